@@ -18,7 +18,7 @@ from tactile_align.errors import DivergedError, InputError, MissingExtra
 from tactile_align.verbs import FAILED, UNUSABLE
 from tactile_align.verbs.calibration import board, calibrate, label, verify
 from tactile_align.verbs.data import convert, inspect, overlay, repair, simulate, trim
-from tactile_align.verbs.training import ablate, demo, doctor, evaluate, report, study, train, watch
+from tactile_align.verbs.training import ablate, demo, doctor, evaluate, report, rollout, study, train, watch
 
 
 def _train_help(config: Positional[Path]) -> int:
@@ -28,7 +28,7 @@ def _train_help(config: Positional[Path]) -> int:
 
 _ON_DATA = (simulate, inspect, trim, repair, convert)
 _ON_RIGS = (board, label, calibrate, verify, overlay)
-_ON_RUNS = (doctor, ablate, evaluate, study, report, watch, demo)
+_ON_RUNS = (doctor, ablate, evaluate, rollout, study, report, watch, demo)
 VERBS: dict[str, Callable[..., int]] = {
     **{verb.__name__: verb for verb in (*_ON_DATA, *_ON_RIGS)},
     "train": _train_help,

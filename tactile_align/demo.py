@@ -1,4 +1,4 @@
-"""Demo that runs every step of the toolkit on a simulated cell, from recording to report."""
+"""Demo that runs every step of the toolkit on a simulated cell, from recording to policies that act."""
 
 import json
 import logging
@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from joblib import Parallel, delayed
 
 from tactile_align.calibration.rig import load_rig
 from tactile_align.config.presets import SMALL_ACT, SMALL_TOWER
 from tactile_align.config.train import TrainConfig
 from tactile_align.diagnostics.evaluation import evaluate, train_to_the_end
 from tactile_align.diagnostics.intervals import interval_text
+from tactile_align.diagnostics.rollout import Filmed, rollout
+from tactile_align.diagnostics.study import load_study
 from tactile_align.diagnostics.summary import Summary
 from tactile_align.files import write_text_atomically
 from tactile_align.policies.build import views_of
@@ -26,7 +29,8 @@ from tactile_align.training.logs import read_metrics
 from tactile_align.verify.verify import verify_episodes
 from tactile_align.viz.features.charts import draw_curves, draw_recall
 from tactile_align.viz.features.run_pictures import draw_maps
-from tactile_align.viz.overlay.overlay import overlay
+from tactile_align.viz.film import film_strip
+from tactile_align.viz.overlay.overlay import overlay, write_png
 from tactile_align.viz.report.report import report
 
 logger = logging.getLogger(__name__)
@@ -46,6 +50,9 @@ class Plan:
         steps: Number of training steps.
         batch_size: Number of moments (synchronised instants of an episode) in a training batch.
         held_out: Episodes that are not used for training: below 1, their share of all episodes; else their number.
+        demonstrations: Number of recorded demonstrations of the closed-loop task "feel".
+        policy_steps: Number of training steps of each policy that acts.
+        pairs: Number of seeds that each policy plays, each with both classes of object.
     """
 
     regrasp: int
@@ -54,11 +61,14 @@ class Plan:
     steps: int
     batch_size: int
     held_out: float
+    demonstrations: int
+    policy_steps: int
+    pairs: int
 
 
 PLANS: dict[Size, Plan] = {
-    "full": Plan(regrasp=260, expert=8, poses=500, steps=320, batch_size=128, held_out=0.15),
-    "smoke": Plan(regrasp=4, expert=1, poses=20, steps=4, batch_size=16, held_out=2),
+    "full": Plan(260, 8, 500, 240, 128, 0.15, demonstrations=80, policy_steps=500, pairs=15),
+    "smoke": Plan(4, 1, 20, 4, 16, 2, demonstrations=12, policy_steps=2, pairs=1),
 }
 
 
@@ -88,10 +98,19 @@ def demo_config(out: Path, plan: Plan) -> TrainConfig:
     )
 
 
+def acting_config(out: Path, plan: Plan, row: str) -> TrainConfig:
+    """Return the training config of a policy that acts: a row of the study closed_loop_quick."""
+    recording, run = out / "data" / "feel", out / "closed_loop" / row
+    data = [{"path": str(recording), "rig": str(recording / "rig.toml")}]
+    entries = {"data": data, "out": str(run), "steps": plan.policy_steps, "cache": str(out / "cache")}
+    return load_study("closed_loop_quick").train_config(row, **entries)
+
+
 def run_demo(size: Size, out: Path) -> int:
     """Run the demo and return its exit status.
 
-    The steps are: record, compare the boxes with MuJoCo, verify the rig, draw overlays, train, evaluate, summarise.
+    The steps are: record, compare the boxes with MuJoCo, verify the rig, draw overlays, train, evaluate, let two
+    policies act, summarise.
 
     Args:
         size: full: the whole demo. smoke: a small demo that takes a few minutes and only tests that every step runs.
@@ -140,8 +159,11 @@ def run_demo(size: Size, out: Path) -> int:
     summary = evaluate(config.out, data=data, baseline_rates=(config.optimiser.lr_head,))
     print(summary.text(), flush=True)
     _draw_run(config, data, summary, pictures)
+    _say(7, "train a policy without and one with touch from SCRATCH, and let both act")
+    proof_of_touch = _let_act(out, plan, cores, pictures)
+    print(proof_of_touch, flush=True)
     minutes = (time.perf_counter() - began) / 60
-    text = _summary(size, proof, verdicts, summary, minutes)
+    text = _summary(size, proof, verdicts, summary, proof_of_touch, minutes)
     write_text_atomically(out / "summary.md", text)
     page = report(config.out, pictures=pictures, out=out / "report.html", overwrite=True)
     print(f"\n{text}\npictures: {pictures}\nsummary:  {out / 'summary.md'}\nreport:   {page}", flush=True)
@@ -149,7 +171,7 @@ def run_demo(size: Size, out: Path) -> int:
 
 
 def _say(step: int, text: str) -> None:
-    logger.info(f"\n[{step}/6] {text}")
+    logger.info(f"\n[{step}/7] {text}")
 
 
 def _box_proof(regrasp: list[Path], commanded: list[Path], out: Path, plan: Plan) -> str:
@@ -170,6 +192,30 @@ def _box_proof(regrasp: list[Path], commanded: list[Path], out: Path, plan: Plan
     )
 
 
+ACTING = {"feel_vision": "vision", "feel_touch": "vision and touch"}
+"""Rows of the study closed_loop_quick whose policies act in the demo, with their titles."""
+_FIRST = 2000  # first seed of the roll-outs; no study uses these seeds
+
+
+def _let_act(out: Path, plan: Plan, cores: int, pictures: Path) -> str:
+    """Train the policies that act, roll them out and return their success as a table."""
+    recording = out / "data" / "feel"
+    simulate(recording, episodes=plan.demonstrations, seed=3, task="feel", gripper="measured", processes=cores)
+    configs = {row: acting_config(out, plan, row) for row in ACTING}
+    for config in configs.values():
+        load_data(config, cores)  # fills the cache, which both policies share
+    Parallel(n_jobs=min(cores, len(configs)))(delayed(_train_acting)(config) for config in configs.values())
+    films: dict[str, list[Filmed]] = {}
+    seeds = range(_FIRST, _FIRST + plan.pairs)
+    played = rollout([config.out for config in configs.values()], "feel", seeds, film=films)
+    write_png(pictures / "film.png", film_strip(films, "task feel, simulated cell, encoders from SCRATCH"))
+    return played.text()
+
+
+def _train_acting(config: TrainConfig) -> None:
+    train_to_the_end(config, load_data(config, 1, progress=False), progress=False)
+
+
 def _draw_run(config: TrainConfig, data: Data, summary: Summary, pictures: Path) -> None:
     title = "demo run, encoders from SCRATCH"
     draw_curves(read_metrics(Path(config.out) / "metrics.jsonl"), pictures / "curves.png", title)
@@ -178,7 +224,9 @@ def _draw_run(config: TrainConfig, data: Data, summary: Summary, pictures: Path)
     draw_maps(config.out, pictures, data=data, overwrite=True)
 
 
-def _summary(size: Size, proof: str, verdicts: Mapping[str, str], summary: Summary, minutes: float) -> str:
+def _summary(
+    size: Size, proof: str, verdicts: Mapping[str, str], summary: Summary, proof_of_touch: str, minutes: float
+) -> str:
     view, error = next(iter(summary.views.values())), summary.action_error
     assert view.opening_only is not None and error is not None and error.standing_still_per_column is not None
     loss, box, opening = view.loss, view.retrieval["both"], view.opening_only.retrieval["both"]
@@ -219,8 +267,19 @@ Intervals: 95 %, over {box.episodes} episodes. A gallery contains at most one mo
 The mean absolute action error is {np.mean(error.per_column):.4f}, over joints (rad) and gripper (share of its stroke).
 A policy that stands still has an error of {np.mean(error.standing_still_per_column):.4f}.
 
+## Does touch make a policy act better?
+
+In the task `feel`, only the touch tells to which side an object belongs. Both policies learnt from the same
+demonstrations with the same number of steps; each seed is played with an object of either side, so a policy that does
+not use touch is right at most half of the time.
+
+```
+{proof_of_touch}
+```
+
 ## Pictures
 
+film.png: both policies act; each row is one episode, with wrist image, top image and touch.
 overlay_*.png: the projected box, its tokens and the touch. curves.png: loss and chance. recall.png: retrieval and its
 baselines. Before and after training: gallery_*.png, touches and their nearest views; map_*.png, similarity of touches
 to all tokens; matrix_*.png, cosines; attention_*.png, attention of the policy. After it: embedding_*.png, features.

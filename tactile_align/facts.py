@@ -4,6 +4,7 @@ A fact file either ships with this package or is written by a lab.
 """
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -69,7 +70,11 @@ def read_fact(kind: Kind, name_or_path: str | Path) -> tuple[dict[str, Any], str
         entry = fact_folder(kind) / f"{text}.toml"
         if text not in fact_names(kind):
             names = ", ".join(fact_names(kind))
-            raise FactError(f"no file '{text}' in {kind}/. Use a shipped name ({names}) or the path of a .toml file")
+            near = difflib.get_close_matches(re.sub(r"[\W_]", "", text).lower(), fact_names(kind), n=1)
+            meant = f"Did you mean '{near[0]}'? " if near else ""
+            raise FactError(
+                f"no file '{text}' in {kind}/. {meant}Use a shipped name ({names}) or the path of a .toml file"
+            )
         raw, source = entry.read_bytes(), f"{kind}/{text}.toml"
     try:
         return tomllib.loads(raw.decode("utf-8")), source

@@ -4,6 +4,7 @@ The readers accept text, JSON, TOML, CSV and .npz; their errors contain the path
 """
 
 import csv
+import errno
 import glob
 import io
 import json
@@ -14,7 +15,8 @@ import time
 import tomllib
 import zipfile
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from tactile_align.errors import InputError
 
 # No write takes a day, so an older partial file of another machine is abandoned.
 FORGOTTEN_S = 86_400
+NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+"""Error numbers of the system for a full disk, a file that exceeds a limit of size, and a full quota."""
 
 
 def read_text(path: Path) -> str:
@@ -101,6 +105,29 @@ def read_npz(
         raise InputError(f"{path}: {text}. {remedy}") from error
 
 
+_KINDS = (
+    (b"version https://git-lfs", "a Git LFS pointer instead of the file itself. Run git lfs pull in its repository"),
+    (b"\x1f\x8b", "a file compressed by gzip. Unpack it with gunzip"),
+    (b"\x89HDF\r\n", "an HDF5 file. Check the path"),
+)
+
+
+def foreign_file(path: Path) -> str:
+    """Return what an unreadable file is by its first bytes, with advice, such as a Git LFS pointer; "" if unknown."""
+    with path.open("rb") as file:
+        first = file.read(512)
+    if not first:
+        return "an empty file. Copy or download it again"
+    for start, kind in _KINDS:
+        if first.startswith(start):
+            return kind
+    if first.lstrip().startswith(b"<") and first.isascii():
+        return "a web page (HTML or XML), as a failed download leaves. Download the file again from its direct link"
+    if first.lstrip().startswith((b"{", b"[")) and first.isascii():
+        return "text in JSON, as a failed download leaves. Download the file again from its direct link"
+    return ""
+
+
 def part_of(path: Path) -> Path:
     """Return the hidden temporary path, in the same folder as `path`, at which this process builds `path`."""
     host = socket.gethostname().replace(".", "-")
@@ -133,22 +160,56 @@ def clear_parts(folder: Path, name: str | None = None) -> None:
             part.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that it appears under its name only when it is complete.
+@contextmanager
+def building(path: Path) -> Iterator[Path]:
+    """Yield the temporary path at which a file or folder is built, and remove it when the `with` block ends.
 
-    `write` fills a temporary file in the same folder, which is flushed to disk and then renamed to `path`. Partial
-    files of `path` that a killed process left behind are removed.
+    The block renames the temporary path to `path` when it is complete. Partial files of `path` that a killed process
+    left behind are removed.
+
+    Raises:
+        OSError: The disk is full; the message contains the path, the space that it needs and the free space.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_parts(path.parent, path.name)
-    temporary = part_of(path)
+    part = part_of(path)
     try:
+        yield part
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise no_room(
+            path, error, sum(file.stat().st_size for file in (part, *part.rglob("*")) if file.is_file())
+        ) from error
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+
+
+def no_room(path: Path, error: OSError, needed: int) -> OSError:
+    """Return the error for a file or folder at `path` that does not fit on its disk.
+
+    `error` is the error of the system, with an error number of NO_ROOM; `needed` the smallest number of bytes that the
+    file or folder needs.
+    """
+    sizes = f"{needed / 1e6:,.1f} MB or more are needed, {shutil.disk_usage(path.parent).free / 1e6:,.1f} MB are free"
+    text = f"{path}: not enough disk space ({error.strerror}): {sizes}. Free some space, or write to another disk"
+    return OSError(text)
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file so that it appears under its name only when it is complete.
+
+    `write` fills a temporary file in the same folder, which is flushed to disk and then renamed to `path`. The errors
+    are those of `building`.
+    """
+    with building(path) as temporary:
         write(temporary)
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def refuse_existing(*files: Path, overwrite: bool) -> None:

@@ -148,10 +148,19 @@ def test_the_smoke_demo_runs_every_step(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "cpu_count", lambda: 1)  # helpers would import for longer than they work
     monkeypatch.setattr(demo, "SMALL_TOWER", {**demo.SMALL_TOWER, "image_size": [48, 32]})
     assert run(["demo", "--size", "smoke", "--out", str(tmp_path / "demo")]) == 0
-    for name in ("overlay_regrasp", "overlay_expert", "curves", "recall", "gallery_step_000000", "embedding_by_object"):
+    for name in (
+        "overlay_regrasp",
+        "overlay_expert",
+        "curves",
+        "recall",
+        "gallery_step_000000",
+        "embedding_by_object",
+        "film",
+    ):
         assert (tmp_path / "demo" / "pictures" / f"{name}.png").stat().st_size > 5000
     summary = (tmp_path / "demo" / "summary.md").read_text(encoding="utf-8")
     assert "SCRATCH" in summary and "chance" in summary and "opening alone" in summary
+    assert "feel_vision" in summary and "feel_touch" in summary and "seeds that differ" in summary
 
 
 @pytest.mark.parametrize(

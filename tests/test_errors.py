@@ -18,7 +18,7 @@ from tactile_align.config.train import TrainConfig, config_text
 from tactile_align.diagnostics.study import results
 from tactile_align.errors import DivergedError, EpisodeError, FactError, Fault, InputError, MissingExtra
 from tactile_align.extras import need
-from tactile_align.policies.checkpoint import read_tensors
+from tactile_align.features.tensor_files import read_tensors
 from tactile_align.training.loop import train
 from tests.calibration.cell import capture
 from tests.datasets.containers.test_raw_xtrainer import recording as raw_recording

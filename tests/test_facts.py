@@ -4,7 +4,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from tactile_align.errors import FactError
-from tactile_align.facts import parse
+from tactile_align.facts import parse, read_fact
 
 
 class Part(BaseModel):
@@ -36,3 +36,13 @@ def test_an_unknown_key_names_the_one_that_was_meant(data: dict, message: str) -
     with pytest.raises(FactError) as caught:
         parse(Whole, data, "f.toml")
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("stated", "meant"), [("Nova 2", "nova2"), ("NOVA-5", "nova5"), ("nova_2", "nova2"), ("xnova2", "nova2")]
+)
+def test_a_name_in_another_spelling_is_refused_with_the_name_that_was_meant(stated: str, meant: str) -> None:
+    with pytest.raises(FactError, match=rf"no file '{stated}' in kinematics/\. Did you mean '{meant}'\?"):
+        read_fact("kinematics", stated)
+    with pytest.raises(FactError, match=r"no file 'panda' in kinematics/\. Use a shipped name"):
+        read_fact("kinematics", "panda")

@@ -47,10 +47,15 @@ def write_page(board: Board, out: str | Path, paper: str = "A4") -> tuple[Path, 
     width, height = board_size(board)
     page = PAPERS_M[paper]
     lost = 2 * MARGIN_M
-    room = next((p for p in (page, page[::-1]) if width <= p[0] - lost and height <= p[1] - lost - FOOT_M), None)
+    rooms = [(min((p[0] - lost) / width, (p[1] - lost - FOOT_M) / height), p) for p in (page, page[::-1])]
+    room = next((p for scale, p in rooms if scale > 1 - 1e-9), None)
     if room is None:
         text = f"the board is {width * 1e3:.0f} x {height * 1e3:.0f} mm and does not fit on {paper} with its margins"
-        raise InputError(f"{text}. Use smaller squares, fewer squares, or larger paper")
+        sides = {"--square-mm": board.square_m, "--marker-mm": board.marker_m or 0.0}
+        most = " ".join(
+            f"{flag} {np.floor(max(rooms)[0] * side * 1e4 + 1e-6) / 10:g}" for flag, side in sides.items() if side
+        )
+        raise InputError(f"{text}. Use smaller squares (at most {most}), fewer squares, or larger paper")
     origin = ((room[0] - width) / 2, MARGIN_M + (room[1] - 2 * MARGIN_M - FOOT_M - height) / 2)
     shapes = [(kind, x + origin[0], y + origin[1], w, h) for kind, x, y, w, h in _shapes(board)]
     bar_y = room[1] - MARGIN_M - 0.012

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict
+from tactile_align.geometry.images import exif_orientation
 
 
 def flag(name: str) -> int:
@@ -63,20 +64,32 @@ def warn_of_two_opencvs() -> None:
         warnings.warn(f"{text}. Uninstall both, then install one of them", stacklevel=2)
 
 
+AS_STORED = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+
+
 def read_grey(path: Path) -> np.ndarray:
     """Return an image file as (H, W) uint8 grey levels; the file name may contain any characters.
 
+    Pixels are used as stored, whatever the EXIF orientation is. An image with more than 8 bits is scaled by the number
+    of bits that its brightest pixel needs, because cameras of 10 and 12 bits write 16-bit files.
+
     Raises:
         FileNotFoundError: No such file.
-        InputError: The file is not a readable image.
+        InputError: The file is not a readable image, or cannot be read as stored.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such image. Correct the path")
     raw = np.fromfile(path, dtype=np.uint8)
-    image = cv2.imdecode(raw, cv2.IMREAD_GRAYSCALE) if raw.size else None
+    image = cv2.imdecode(raw, AS_STORED) if raw.size else None
     if image is None:
         text = f"expected an image (PNG, JPEG, ...), found {raw.size} bytes that cannot be decoded"
         raise InputError(f"{path}: {text}. Record the image again, or remove the file")
+    if raw[:2].tobytes() in (b"II", b"MM") and (tag := exif_orientation(raw)) != 1:  # OpenCV always turns a TIFF
+        raise InputError(f"{path}: expected a TIFF with pixels as stored; its orientation tag is {tag}. Remove the tag")
+    if image.dtype == np.uint16:
+        image = (image // 2 ** max(int(image.max()).bit_length() - 8, 0)).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise InputError(f"{path}: expected pixels of 8 to 16 bits, found {image.dtype}. Save the image as PNG")
     return np.asarray(image)
 
 

@@ -185,6 +185,9 @@ class Camera:
             wanted = f"model '{self.model}' needs {' or '.join(map(str, counts))} distortion coefficients"
             got = f"{wanted}, got {len(self.distortion)}"
             raise InputError(f"camera {self.name}: {got}. Correct `distortion` or `model`")
+        if not np.isfinite(self.distortion).all():
+            got = f"distortion must be finite numbers; got {list(self.distortion)}"
+            raise InputError(f"camera {self.name}: {got}. Calibrate the lens again")
         fault = ""
         if K.shape != (3, 3):
             fault = f"has shape {K.shape}"
@@ -211,6 +214,32 @@ class Camera:
         """
         limit = LENS_MODELS[self.model].radius_limit(self.distortion)
         return limit if self.valid_radius is None else min(limit, self.valid_radius)
+
+    @cached_property
+    def early_end(self) -> tuple[str, str]:
+        """Fact and advice on a lens model that ends (folds back, or has a pole) inside the image; ("", "") if not.
+
+        The fact states the share of pixels that no ray reaches. The advice proposes the `valid_radius` up to which the
+        image grows with the angle at a third to three times the rate of the same lens without distortion. A camera
+        whose `valid_radius` is smaller than the model's own limit has no early end.
+        """
+        lens = LENS_MODELS[self.model]
+        limit = lens.radius_limit(self.distortion)
+        if self.radius_limit < limit or not np.isfinite(limit):
+            return "", ""
+        cells = (np.arange(0.5, 64) * side / 64 - 0.5 for side in (self.width, self.height))
+        uv = np.stack(np.meshgrid(*cells), axis=-1)
+        lost = float(np.isnan(self.unproject(uv, np.ones(uv.shape[:-1]))[..., 0]).mean())
+        if lost == 0.0:
+            return "", ""
+        r = np.tan(np.linspace(0.0, np.arctan(limit), 1000)[1:-1])
+        plain, bent = (np.hypot(*lens.distort(k, r, 0 * r)) for k in ((0.0,) * len(self.distortion), self.distortion))
+        rate = np.gradient(bent, plain)
+        trusted = r[max(int(np.argmax((rate < 1 / 3) | (rate > 3))) - 1, 0)]
+        return (
+            f"the {self.model} lens ends at radius {limit:.3f}, inside the image: {lost:.1%} of the pixels have no ray",
+            f"Set valid_radius = {trusted:.3g}, or calibrate the lens again with points in the image's corners.",
+        )
 
     @cached_property
     def limit_extremes(self) -> np.ndarray:

@@ -4,8 +4,10 @@ Kalibr's `T_cn_cnm1` converts coordinates of camera n-1 to camera n, so it is T_
 """
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import yaml
@@ -13,13 +15,13 @@ import yaml
 from tactile_align.calibration.camera import LENS_MODELS, Camera, LensModel
 from tactile_align.errors import InputError
 from tactile_align.files import read_text
-from tactile_align.geometry.frames import pose, rotation_fault, rotation_from_quaternion
+from tactile_align.geometry.frames import pose, pose_fault, rotation_from_quaternion
 
 MAX_BYTES = 2**20
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
-    """Return the keys and values of a YAML file.
+    """Return the keys and values of a YAML file, or of an XML file of OpenCV.
 
     Raises:
         FileNotFoundError, InputError: The file does not exist, is too large, contains anchors, or is not a YAML
@@ -31,18 +33,42 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     size = file.stat().st_size
     if size > MAX_BYTES:
         raise InputError(f"{file}: has {size:,} bytes, but at most {MAX_BYTES:,} are accepted. Choose another file")
-    # OpenCV writes a directive that is not valid YAML 1.1.
-    text = re.sub(r"\A%YAML:1\.0\s*\n(---\s*\n)?", "", read_text(file))
+    text = read_text(file)
+    if text.lstrip().startswith("<"):
+        return _xml(text, file)
+    # OpenCV writes a directive that is not valid YAML 1.1, and some tools add comments before it and behind it.
+    text = re.sub(r"\A((?:[ \t]*(?:#[^\n]*)?\n)*)%YAML[^\n]*\n", r"\1", text)
     if re.search(r"(?m)^[^#\n]*[:\s\[-]\s*&\w", text):
         raise InputError(f"{file}: contains YAML anchors, which are not supported. Replace them with their values")
     try:
         # OpenCV's matrices are plain mappings under a tag that safe loading would refuse.
-        data = yaml.safe_load(text.replace("!!opencv-matrix", ""))
+        data = yaml.safe_load(re.sub("!!opencv-(nd-)?matrix", "", text))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: not valid YAML: {' '.join(str(error).split())}. Correct that line") from error
     if not isinstance(data, dict):
         raise InputError(f"{file}: expected keys and values, found {type(data).__name__}. Choose a calibration file")
     return data
+
+
+def _xml(text: str, path: Path) -> dict[str, Any]:
+    """Return the keys and values of an XML file that OpenCV's FileStorage wrote."""
+    try:
+        if "<!DOCTYPE" in text:
+            raise ElementTree.ParseError("a DOCTYPE is not allowed")
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise InputError(f"{path}: not valid XML: {error}. Correct that line") from error
+    if root.tag != "opencv_storage":
+        text = f"the XML starts with <{root.tag}>, but a file of OpenCV starts with <opencv_storage>"
+        raise InputError(f"{path}: {text}. Choose a calibration file")
+    return {element.tag: _xml_value(element) for element in root}
+
+
+def _xml_value(element: ElementTree.Element) -> Any:
+    if len(element):
+        return {child.tag: _xml_value(child) for child in element}
+    words = (element.text or "").split()
+    return words[0].strip('"') if len(words) == 1 else words
 
 
 def need(data: Any, key: str, path: str | Path) -> Any:
@@ -67,8 +93,8 @@ def numbers(entry: Any, key: str, path: str | Path, shape: tuple[int, ...] = (-1
         where: Place of `entry` in the file, for messages, such as "cam0.".
 
     Raises:
-        InputError: The key is missing, its value is not numbers, or their count is wrong. The message contains file
-            and key.
+        InputError: The key is missing, its value is not finite numbers, or their count is wrong. The message contains
+            file and key.
     """
     value = need(entry, key, path)
     value = need(value, "data", path) if isinstance(value, dict) else value
@@ -76,6 +102,8 @@ def numbers(entry: Any, key: str, path: str | Path, shape: tuple[int, ...] = (-1
         values = np.ravel(np.asarray(value, dtype=np.float64))
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: {where}{key} must be numbers; got {value!r}. Replace it with numbers") from error
+    if not np.isfinite(values).all():
+        raise InputError(f"{path}: {where}{key} must be finite numbers; got {value!r}. Calibrate again")
     if shape != (-1,) and values.size != np.prod(shape):
         count = int(np.prod(shape))
         text = f"{where}{key} needs {'x'.join(map(str, shape))} numbers, {count} in all; got {values.size}"
@@ -118,10 +146,18 @@ def read_ros_camera(path: str | Path, rectified: bool = False) -> Camera:
         if np.abs(P[:, 3]).max() > 1e-9:
             text = f"projection_matrix has a fourth column {P[:, 3].tolist()}, as in the right camera of a stereo pair"
             raise InputError(f"{path}: {text}. Use the left camera, or the raw images")
-        return Camera(name, width, height, P[:, :3])
+        return _camera(name, width, height, P[:, :3], "pinhole", P[:0, 0], path, "projection_matrix")
     K = numbers(data, "camera_matrix", path, (3, 3))
-    model = _model(data, ROS_MODELS, path)
-    return _camera(name, width, height, K, model, numbers(data, "distortion_coefficients", path), path)
+    stated = bool(data.get("distortion_model"))
+    model: LensModel = _model(data, ROS_MODELS, path) if stated else "brown"
+    k = numbers(data, "distortion_coefficients", path)
+    if not stated and k.size not in (0, 5):
+        text = f"distortion_model is missing, and the {k.size} coefficients do not tell which lens they describe"
+        raise InputError(f"{path}: {text}. Add this key: {', '.join(ROS_MODELS)}")
+    if not stated and k.size:
+        text = "distortion_model is missing, and the lens is read as plumb_bob, as ROS does. Add this key to be sure"
+        warnings.warn(f"{path}: {text}", stacklevel=2)
+    return _camera(name, width, height, K, model, k, path)
 
 
 def read_kalibr(path: str | Path) -> tuple[dict[str, Camera], dict[str, np.ndarray]]:
@@ -150,14 +186,14 @@ def read_kalibr(path: str | Path) -> tuple[dict[str, Camera], dict[str, np.ndarr
         cameras[name] = _camera(name, *sides, K, model, k, path)
         if "T_cn_cnm1" in entry:
             chain[name] = T = numbers(entry, "T_cn_cnm1", path, (4, 4), f"{name}.")
-            fault = rotation_fault(T[:3, :3], 1e-4)
+            fault = pose_fault(T, 1e-4)
             if fault:
                 raise InputError(f"{path}: {name}.T_cn_cnm1 is not a valid pose: {fault}. Calibrate again")
     return cameras, chain
 
 
 def read_opencv(path: str | Path) -> Camera:
-    """Return the camera of an OpenCV FileStorage YAML (camera_matrix, distortion_coefficients, image size).
+    """Return the camera of an OpenCV FileStorage, YAML or XML (camera_matrix, distortion_coefficients, image size).
 
     Raises:
         FileNotFoundError, InputError: The file does not exist, or a key is missing or has the wrong shape. The message
@@ -165,7 +201,7 @@ def read_opencv(path: str | Path) -> Camera:
     """
     data = load_yaml(path)
     K, k = numbers(data, "camera_matrix", path, (3, 3)), numbers(data, "distortion_coefficients", path)
-    fisheye = bool(data.get("fisheye_model", 0))
+    fisheye = bool(numbers({"fisheye_model": 0, **data}, "fisheye_model", path, (1,))[0])
     model: LensModel = "fisheye" if fisheye else "rational" if k.size >= 8 else "brown" if k.any() else "pinhole"
     return _camera(*_image(data, path), K, model, k, path)
 
@@ -184,7 +220,7 @@ def _model(data: dict[str, Any], known: dict[str, LensModel], path: str | Path) 
 
 
 def _camera(
-    name: str, width: int, height: int, K: np.ndarray, model: LensModel, k: np.ndarray, path: str | Path
+    name: str, width: int, height: int, K: np.ndarray, model: LensModel, k: np.ndarray, path: str | Path, key: str = ""
 ) -> Camera:
     if not k.any() and model == "brown":
         model, k = "pinhole", k[:0]
@@ -194,9 +230,20 @@ def _camera(
         remedy = "Add the missing coefficients" if k.size < wanted else "Choose a lens model with more coefficients"
         raise InputError(f"{path}: found {k.size} lens coefficients; a {model} lens has {wanted}. {remedy}")
     try:
-        return Camera(name, width, height, K, model, tuple(k[:wanted].tolist()))
+        camera = Camera(name, width, height, K, model, tuple(k[:wanted].tolist()))
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {key}{': ' if key else ''}{error}") from error
+    fact, advice = camera.early_end
+    if fact:
+        warnings.warn(f"{path}: camera {name}: {fact}. {advice}", stacklevel=3)
+    return camera
+
+
+MOUNTS = {
+    "eye_on_hand": {"true": True, "false": False},
+    "calibration_type": {"eye_in_hand": True, "eye_on_base": False},
+}
+"""Keys of easy_handeye v1 and v2 that state the mount, and whether each of their values puts the camera on the hand."""
 
 
 def read_easy_handeye(path: str | Path) -> tuple[bool, np.ndarray]:
@@ -207,14 +254,23 @@ def read_easy_handeye(path: str | Path) -> tuple[bool, np.ndarray]:
         T: (4, 4) T_effector_camera if the camera is on the hand, otherwise T_base_camera, m.
 
     Raises:
-        FileNotFoundError, InputError: The file does not exist, or a key is missing. The message contains file and key.
+        FileNotFoundError, InputError: The file does not exist, a key is missing, or the mount is not one of MOUNTS. The
+            message contains file and key.
     """
     data = load_yaml(path)
     parameters = need(data, "parameters", path)
-    if not isinstance(parameters, dict) or not {"eye_on_hand", "calibration_type"} & {*parameters}:
+    if not isinstance(parameters, dict) or not {*MOUNTS} & {*parameters}:
         text = "`parameters` does not contain eye_on_hand (easy_handeye v1) or calibration_type (v2)"
         raise InputError(f"{path}: {text}. Choose a file that easy_handeye wrote")
-    in_hand = parameters.get("eye_on_hand", parameters.get("calibration_type") == "eye_in_hand")
+    stated = {key: str(parameters[key]).lower() for key in MOUNTS if key in parameters}
+    for key, value in stated.items():
+        if value not in MOUNTS[key]:
+            known = " or ".join(MOUNTS[key])
+            raise InputError(f"{path}: parameters.{key} must be {known}; got {parameters[key]!r}. Correct this value")
+    in_hand = {MOUNTS[key][value] for key, value in stated.items()}
+    if len(in_hand) > 1:
+        text = f"parameters must state one mount; got {', '.join(f'{k}: {v}' for k, v in stated.items())}"
+        raise InputError(f"{path}: {text}. Remove the wrong one")
     t = q = need(data, "transformation" if "transformation" in data else "transform", path)
     prefix = "q"
     if isinstance(t, dict) and "translation" in t:
@@ -224,4 +280,4 @@ def read_easy_handeye(path: str | Path) -> tuple[bool, np.ndarray]:
     norm = float(np.linalg.norm(quaternion))
     if not abs(norm - 1) < 1e-2:
         raise InputError(f"{path}: the quaternion of the pose has norm {norm:.4g}, not 1. Calibrate again")
-    return bool(in_hand), np.asarray(pose(rotation_from_quaternion(quaternion / norm), xyz))
+    return in_hand.pop(), np.asarray(pose(rotation_from_quaternion(quaternion / norm), xyz))

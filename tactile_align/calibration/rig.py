@@ -1,7 +1,7 @@
 """Rig: arms, cameras and touch sensors in one frame tree rooted at `world`; reading, checking and writing it."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -12,7 +12,7 @@ from tactile_align.errors import InputError
 from tactile_align.facts import Strict, parse, read_fact, toml_text
 from tactile_align.files import write_text_atomically
 from tactile_align.geometry.frames import Array, invert, pose
-from tactile_align.kinematics.arm import forward_kinematics, link_poses, require_within_limits
+from tactile_align.kinematics.arm import forward_kinematics, joint_values, link_poses, require_within_limits
 from tactile_align.kinematics.gripper import Gripper
 
 __all__ = ["Gripper", "Override", "Rig", "RigArm", "RigCamera", "Sensor", "Verified", "load_rig"]
@@ -26,7 +26,7 @@ class Rig(Strict):
     name: str
     status: Literal["nominal", "calibrated", "exact"] = "calibrated"
     """nominal: values from drawings, not yet calibrated. calibrated: measured values. exact: values of a simulation."""
-    arms: Annotated[dict[str, RigArm], Field(min_length=1)]
+    arms: dict[str, RigArm] = Field(default_factory=dict)
     cameras: dict[str, RigCamera] = Field(default_factory=dict)
     sensors: dict[str, Sensor] = Field(default_factory=dict)
     override: tuple[Override, ...] = ()
@@ -56,8 +56,8 @@ class Rig(Strict):
             return "", "world"
         arm, _, node = frame.partition("/")
         if arm not in self.arms:
-            arms = ", ".join(f"{name}/..." for name in self.arms)
-            raise InputError(f"{where}: '{frame}' does not start with an arm of this rig. Use world or {arms}")
+            known = ", ".join(["world", *(f"{name}/..." for name in self.arms)])
+            raise InputError(f"{where}: '{frame}' does not start with an arm of this rig. Use one of: {known}")
         links = [f"link{i + 1}" for i in range(self.arms[arm].arm.dof)]
         fingers = ["finger1", "finger2"] if self.arms[arm].gripper else []
         nodes = ["base", *links, "flange", *fingers]
@@ -169,7 +169,7 @@ class Rig(Strict):
         return entries[name]
 
     def joints(self, arm: str, qpos: Array) -> Array:
-        """Return the joint angles (..., n), rad, of an arm, taken from the raw recorded state qpos (..., D).
+        """Return the joint values (..., n), rad (m where a joint slides), of an arm from the raw state qpos (..., D).
 
         Raises:
             InputError: qpos has too few columns, or angles lie outside the arm's limits (often degrees or normalised).
@@ -180,9 +180,7 @@ class Rig(Strict):
             text = f"arm '{arm}' reads columns {list(columns)} of qpos, whose last column is {qpos.shape[-1] - 1}"
             raise InputError(f"{text}. Correct joints.columns in the rig file")
         xp = array_namespace(qpos)
-        q = xp.stack([qpos[..., i] for i in columns], axis=-1)
-        if entry.joints.unit == "deg":
-            q = q * (np.pi / 180.0)
+        q = joint_values(entry.arm, xp.stack([qpos[..., i] for i in columns], axis=-1), entry.joints.unit)
         require_within_limits(entry.arm, q)
         return q
 

@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from tactile_align.calibration.camera import Camera, LensModel
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict
-from tactile_align.geometry.frames import pose, quaternion_from_rotation, rotation_fault, rotation_from_quaternion
+from tactile_align.geometry.frames import pose, pose_fault, quaternion_from_rotation, rotation_from_quaternion
 from tactile_align.geometry.images import ImageMap
 from tactile_align.kinematics.arm import Arm, load_arm
 from tactile_align.kinematics.gripper import Gripper
@@ -27,6 +34,8 @@ class Checked(Strict):
 
     Comparisons and hashes of parts ignore the cached arrays. A changed copy is validated and computes its own arrays.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Checked) and type(self) is type(other) and self.model_dump() == other.model_dump()
@@ -59,13 +68,10 @@ class Mount(Checked):
         if "translation_m" in data or "quat_wxyz" in data:
             raise InputError("the pose is given twice: as matrix and as translation_m, quat_wxyz. Remove one of them")
         T = np.asarray(data["matrix"], dtype=np.float64)
-        if T.shape != (4, 4) or abs(T[3] - [0, 0, 0, 1]).max() > 0:
-            got = f"has shape {T.shape}" if T.shape != (4, 4) else f"has the last row {T[3].tolist()}"
-            needed = "expected a 4x4 pose with the last row 0 0 0 1"
-            raise InputError(f"matrix {got}; {needed}. Write it row by row, with the translation in the last column")
-        fault = rotation_fault(T[:3, :3])
+        fault = pose_fault(T) if T.shape == (4, 4) else f"its shape is {T.shape}"
         if fault is not None:
-            raise InputError(f"`matrix` does not contain a rotation: {fault}. Copy the matrix again, row by row")
+            needed = "Write it row by row, with the translation in the last column"
+            raise InputError(f"matrix is not a 4x4 pose: {fault}. {needed}")
         entry = {key: value for key, value in data.items() if key != "matrix"}
         quat = tuple(quaternion_from_rotation(T[:3, :3]).tolist())
         return {**entry, "translation_m": tuple(T[:3, 3].tolist()), "quat_wxyz": quat}
@@ -112,7 +118,7 @@ class Pad(Solid):
 
 
 class Joints(Strict):
-    """Columns of qpos that contain an arm's joint angles, and their unit."""
+    """Columns of qpos that contain an arm's joint values, and the unit of the angles; sliding joints are in metres."""
 
     columns: tuple[Annotated[int, Field(ge=0)], ...]
     unit: Literal["rad", "deg"]

@@ -19,6 +19,8 @@ class DataConfig(Strict):
     """Name or path of the rig that recorded these episodes."""
     layout: str | None = None
     """Name or path of the episode layout. None: detect the layout from the files."""
+    episodes: Annotated[int, Field(ge=1)] | None = None
+    """Number of episodes that are used: the first ones, in the natural order of their paths. None: all episodes."""
 
 
 class ViewConfig(Strict):

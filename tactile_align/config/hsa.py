@@ -20,6 +20,16 @@ class HSAConfig(Strict):
     kind: Literal["hsa", "mse"] = "hsa"
     """Kind of loss. hsa: contrastive loss. mse: squared distance within pairs, without negatives or temperature; use it
     only to debug a training that fails."""
+    pairs: Literal["true", "permuted", "two_crops"] = "true"
+    """What the loss compares in training steps; permuted and two_crops are controls of true. true: each touch with the
+    region of its own moment. permuted: each touch with the region of another moment, in a new permutation at each step,
+    among the valid rows of a process (and of a micro-batch). Rows whose touch and region are of one contact, or
+    otherwise no negatives of each other, are not used, and negatives also exclude the moment of the touch, so the loss
+    stays at chance, except that region_negatives, finger_negative and camera_negative can be told from the sensor's box
+    without any touch. Validation uses true pairs. two_crops: two random augmentations (`augment`) of the same image
+    region, without any touch; touch facts only choose the moments (require_contact) and the negatives
+    (exclude_same_contact). The touch tower gets no gradient from this loss; it stays as it is, unless the policy trains
+    it or it is also the vision tower. Validation compares the plain region with one augmentation."""
     temperature: Annotated[float, Field(gt=0)] = 0.07
     """Temperature kappa of the contrastive loss. If kappa is learnt or scheduled, this is its initial value."""
     learn_temperature: bool = False
@@ -89,6 +99,11 @@ class HSAConfig(Strict):
             raise InputError(
                 f"bank = {self.bank} needs symmetric = true; got false. With a bank, candidates get no gradient, so "
                 f"the region features would get none. Set symmetric = true, or set bank = 0"
+            )
+        if self.pairs == "two_crops" and self.touch_ceiling is not None:
+            raise InputError(
+                f"touch_ceiling = {self.touch_ceiling:g} compares touches, but pairs = 'two_crops' uses none. Omit "
+                f"touch_ceiling, or set pairs = 'true'"
             )
         # Options that MSE ignores must keep their defaults.
         usual = {name: field.default for name, field in type(self).model_fields.items() if name not in READ_BY_MSE}

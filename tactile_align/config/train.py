@@ -177,7 +177,7 @@ class TrainConfig(Strict):
     the most similar, on held-out episodes, which must contain at least 64 contacts. hsa: alignment loss, which needs a
     fixed temperature. last: the last step. auto: weights selected by action are used for acting and for action errors,
     weights selected by retrieval for everything else; `patience` follows action if the run trains a policy, otherwise
-    retrieval."""
+    retrieval. Unless hsa.pairs = "true", nothing is selected by retrieval, and the last step takes its place."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Number of validation passes. Training stops if the measure of `select_by` has no new best in this many
     consecutive passes. Passes within alignment.pretrain_steps do not count. None: training never stops early."""
@@ -227,10 +227,27 @@ class TrainConfig(Strict):
                 f"select_by = 'hsa' compares losses, which needs a fixed temperature; got hsa.{changing}. Set "
                 f"select_by = 'retrieval', or fix the temperature"
             )
-        if self.select_by == "last" and self.patience is not None:
+        if (hsa.pairs, self.select_by) in {("permuted", "retrieval"), ("permuted", "hsa"), ("two_crops", "retrieval")}:
             raise InputError(
-                f"patience = {self.patience} needs a measure; got select_by = 'last'. Omit patience, or set "
-                f"select_by = 'auto'"
+                f"select_by = '{self.select_by}' needs a loss that pairs touches with their regions; got hsa.pairs = "
+                f"'{hsa.pairs}'. Set select_by = 'last'"
+            )
+        if self.unselected and self.patience is not None:
+            advice = " with true pairs or a policy" if self.select_by == "auto" else ""
+            raise InputError(
+                f"patience = {self.patience} needs a measure; got select_by = '{self.select_by}'"
+                f"{f' with hsa.pairs = {hsa.pairs!r} and no policy' if advice else ''}. Omit patience, or set "
+                f"select_by = 'auto'{advice}"
+            )
+        if hsa.pairs == "two_crops" and self.augment == AugmentConfig():
+            raise InputError(
+                "hsa.pairs = 'two_crops' compares two random augmentations, but all options of augment are 0, so both "
+                "would be equal. Set augment.shift_px, gain or shuffle_channels, or hsa.pairs = 'true'"
+            )
+        if hsa.pairs == "two_crops" and self.region == "opening":
+            raise InputError(
+                "hsa.pairs = 'two_crops' needs image regions, but region = 'opening' uses no image. Set region = "
+                "'box', or hsa.pairs = 'true'"
             )
         if self.train_policy and policy.vision == "resnet18" and not (policy.cameras and policy.vision_weights):
             raise InputError(
@@ -279,12 +296,23 @@ class TrainConfig(Strict):
                 f"[[views]] has several entries with the name {twice}, but each needs its own (default CAMERA-SENSOR). "
                 f"Remove the duplicates, or set a different `name` in each"
             )
+        if shared := sorted({view.sensor for view in self.views} & set(keys)):
+            raise InputError(
+                f"[[views]] has a view with the name {', '.join(shared)}, which is also the name of a sensor, but "
+                f"their images need different names. Set another `name` in this view"
+            )
         if hsa.camera_negative and len(cameras) < 2:
             raise InputError(
                 f"hsa.camera_negative needs [[views]] of at least two cameras; got {', '.join(cameras) or 'none'}. "
                 f"Add a view, or set hsa.camera_negative = false"
             )
         return self
+
+    @property
+    def unselected(self) -> bool:
+        """Whether the last step is used in all cases, because no measure can select weights."""
+        learns_pairs = self.train_policy or self.hsa.pairs == "true"
+        return self.select_by == "last" or (self.select_by == "auto" and not learns_pairs)
 
 
 def load_config(path: str | Path) -> TrainConfig:

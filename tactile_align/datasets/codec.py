@@ -5,6 +5,7 @@ bgr: the recorder passed RGB pixels to an encoder that expects BGR (OpenCV). The
 RGB. The error messages of this module do not name the frame; the caller puts the frame's name before the message.
 """
 
+import re
 import struct
 from collections.abc import Iterator
 from functools import cache
@@ -19,6 +20,11 @@ from tactile_align.errors import InputError
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
 MAX_PIXELS = 2**25  # largest accepted image: 33 megapixels, far more than any camera on a robot
+
+
+def is_image(data: np.ndarray | bytes) -> bool:
+    """Return whether `data` begins like a JPEG or a PNG."""
+    return bytes(data[:8]).startswith((JPEG_MAGIC, PNG_MAGIC))
 
 
 def codec_of(data: np.ndarray | bytes) -> str:
@@ -41,12 +47,16 @@ def width_height(data: np.ndarray | bytes) -> tuple[int, int]:
     """Return (width, height), px, of a JPEG or PNG, read from its header without decoding the image.
 
     Raises:
-        InputError: The header is damaged, or states a width or height of 0 or more than MAX_PIXELS pixels.
+        InputError: The header is damaged, states a width or height of 0 or more than MAX_PIXELS pixels, or states more
+            than 8 bits per channel.
     """
     if codec_of(data) == "png":
-        if len(data) < 24:
+        if len(data) < 25:
             raise InputError("is a PNG that is cut off within its header. Encode the image again")
-        width, height = struct.unpack(">II", bytes(data[16:24]))
+        width, height, bits = struct.unpack(">IIB", bytes(data[16:25]))
+        if bits > 8:
+            text = f"is a PNG of {bits} bits per channel, but images have 8 bits, so it may be a depth image"
+            raise InputError(f"{text}. Leave the stream out, store depth as an array, or write the frames with 8 bits")
     else:
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
@@ -103,7 +113,9 @@ def _tables_by_quality() -> np.ndarray:
 
 
 def decode(data: np.ndarray | bytes, order: Channels = "rgb", at_least: tuple[int, int] | None = None) -> np.ndarray:
-    """Return the decoded frame of a JPEG or PNG; bytes after the end of the image (padding) are ignored.
+    """Return the decoded frame of a JPEG or PNG, with pixels as stored: an EXIF orientation is ignored.
+
+    Bytes after the end of the image (padding) are ignored, too.
 
     Args:
         data: (n,) uint8 or bytes of a JPEG or PNG, recognised by its first bytes.
@@ -119,7 +131,7 @@ def decode(data: np.ndarray | bytes, order: Channels = "rgb", at_least: tuple[in
     """
     width_height(data)  # refuses huge images before memory is allocated for their pixels
     if codec_of(data) == "png":
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is None:
             raise InputError("is a damaged or truncated PNG. Encode the image again")
         # OpenCV 4.10 cannot decode directly to RGB.
@@ -132,19 +144,50 @@ def decode(data: np.ndarray | bytes, order: Channels = "rgb", at_least: tuple[in
     return np.asarray(frame)
 
 
-def without_padding(data: np.ndarray) -> bytes:
-    """Return the bytes of a JPEG or PNG without the zeros that follow it in a row of fixed length.
+def octets(row: np.ndarray) -> np.ndarray:
+    """Return a stored row of bytes as (n,) uint8; files also type bytes as int8, fixed-length text or opaque data."""
+    return row if row.dtype == np.uint8 else np.frombuffer(row.tobytes(), np.uint8)
+
+
+def image_end(data: np.ndarray | bytes) -> int:
+    """Return the number of bytes of the JPEG or PNG with which `data` begins; 0 if its end marker is missing.
+
+    The segments of the image are followed, because bytes behind the image, such as those of an earlier image in a
+    reused buffer, may contain an end marker too.
 
     Raises:
-        InputError: The row contains neither JPEG nor PNG, the image has no end marker, or the padding is not zeros.
+        InputError: The data are neither JPEG nor PNG.
     """
-    kind, text = codec_of(data), data.tobytes()
-    # Entropy-coded JPEG data never contain FF D9, and the padding is zeros, so the last marker ends the image.
-    end = text.rfind(b"\xff\xd9") + 2 if kind == "jpeg" else text.rfind(b"IEND\xaeB`\x82") + 8
-    if end < 8 or any(text[end:]):
-        wrong = "its end marker is missing" if end < 8 else "bytes other than zero follow its end marker"
-        raise InputError(f"is a damaged or truncated {kind.upper()} ({wrong}). Encode the image again")
-    return text[:end]
+    text = bytes(data)
+    if codec_of(data) == "png":
+        at, kind = len(PNG_MAGIC), b""
+        while kind != b"IEND" and at < len(text):
+            length, kind = int.from_bytes(text[at : at + 4]), text[at + 4 : at + 8]
+            at += 12 + length
+        return at if kind == b"IEND" and at <= len(text) else 0
+    at = 2
+    while segment := _SEGMENT.match(text, at):
+        at = segment.end() + int.from_bytes(segment[2]) - 2
+        if segment[1] == _SCAN:  # entropy-coded data follow, which never contain an end marker
+            end = text.find(b"\xff\xd9", at)
+            return end + 2 if end >= 0 else 0
+    return 0
+
+
+_SEGMENT, _SCAN = re.compile(rb"\xff+([\xc0-\xfe])(..)", re.DOTALL), b"\xda"
+
+
+def without_padding(data: np.ndarray) -> bytes:
+    """Return the bytes of a JPEG or PNG without the bytes that follow it in a row of fixed length.
+
+    Raises:
+        InputError: The row contains neither JPEG nor PNG, or the image has no end marker.
+    """
+    end = image_end(data)
+    if not end:
+        kind = codec_of(data).upper()
+        raise InputError(f"is a damaged or truncated {kind} (its end marker is missing). Encode the image again")
+    return data[:end].tobytes()
 
 
 def encode_jpeg(frame: np.ndarray, quality: int, order: Channels = "rgb", full_chroma: bool = False) -> bytes:

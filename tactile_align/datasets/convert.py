@@ -12,18 +12,21 @@ from tactile_align.datasets import hdf5
 from tactile_align.datasets.episodes import Episode, EpisodeRef, list_episodes, open_episode
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.layout import Layout, load_layout
-from tactile_align.datasets.refs import locate
-from tactile_align.datasets.streams import Found, frame_places
+from tactile_align.datasets.refs import episode_groups, locate
+from tactile_align.datasets.streams import Found, described, frame_places
 from tactile_align.datasets.writer import ABOUT_STORAGE, write_episode
-from tactile_align.errors import EpisodeError, InputError
+from tactile_align.errors import EpisodeError, InputError, printable
 
+MOST_NAMED = 8  # largest number of arrays of one group that a loss lists by name
 DEEPEST = 8  # largest depth of nested groups that are searched
 
 
 def other_arrays(
     group: h5py.Group, layout: Layout, places: Iterable[tuple[str, str, str]], file: Path
 ) -> dict[str, h5py.Dataset]:
-    """Return the numeric arrays of an episode that its layout does not list, by their path below `group`.
+    """Return the arrays of an episode that its layout does not list, by their path below `group`.
+
+    Arrays whose entries have no fixed size, such as texts of variable length, are excluded; `left_behind` names them.
 
     Args:
         group: The episode.
@@ -56,9 +59,10 @@ def untaken_streams(
     taken = (_at(group, key, file) for key in ("", "truth", *layout.state.carried, *_known(layout, places)))
     seen = {_address(item) for item in taken if item is not None}
     return [
-        f"{key} {data.shape} {'variable-length uint8' if _holds_bytes(data) else data.dtype}"
+        described(key, data)
         for key, data in _reached(group, file, "", seen)
-        if data.shape
+        if isinstance(data, h5py.Dataset)
+        and data.shape
         and (data.shape[0] == steps > 0 or _holds_bytes(data) or (len(data.shape) >= 3 and data.dtype.kind in "biuf"))
     ]
 
@@ -73,23 +77,28 @@ def _holds_bytes(data: h5py.Dataset) -> bool:
     return bool(h5py.check_vlen_dtype(data.dtype) == np.uint8)
 
 
-def _reached(group: h5py.Group, file: Path, under: str, seen: set[int]) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Yield every dataset whose address is not in `seen`. Each is yielded once, because hard links may form cycles."""
+def _reached(
+    group: h5py.Group, file: Path, under: str, seen: set[int]
+) -> Iterator[tuple[str, h5py.Group | h5py.Dataset | None]]:
+    """Yield the path and the object of everything below a group, except objects whose address is in `seen`.
+
+    Each object is yielded once, because hard links may form cycles. The object is None for a link, damage, or a path
+    deeper than DEEPEST.
+    """
     holder = _at(group, under, file)
     try:
         inside = hdf5.names(holder, file) if isinstance(holder, h5py.Group) else ()
     except EpisodeError:
         return
-    for name in inside if under.count("/") <= DEEPEST else ():
+    for name in inside:
         key = f"{under}/{name}".strip("/")
-        item = _at(group, key, file)
-        if item is None or _address(item) in seen:
-            continue
-        seen.add(_address(item))
-        if isinstance(item, h5py.Group):
-            yield from _reached(group, file, key, seen)
-        else:
+        item = _at(group, key, file) if key.count("/") <= DEEPEST + 1 else None
+        if item is None or _address(item) not in seen:
             yield key, item
+        if item is not None and _address(item) not in seen:
+            seen.add(_address(item))
+            if isinstance(item, h5py.Group):
+                yield from _reached(group, file, key, seen)
 
 
 def _at(group: h5py.Group, key: str, file: Path) -> h5py.Group | h5py.Dataset | None:
@@ -115,11 +124,55 @@ def _below(group: h5py.Group, known: set[str], file: Path, under: str) -> dict[s
         item = hdf5.reach(group, key, file)
         if isinstance(item, h5py.Group):
             found.update(_below(group, known, file, key))
-        elif isinstance(item, h5py.Dataset) and item.dtype.kind in "biuf" and item.shape is not None:
+        elif isinstance(item, h5py.Dataset) and _has_fixed_size(item):
             data = hdf5.dataset(group, key, file)
             if data is not None:
                 found[key] = data
     return found
+
+
+def _has_fixed_size(item: h5py.Dataset) -> bool:
+    try:
+        return item.shape is not None and not item.dtype.hasobject
+    except TypeError:
+        return False  # numpy has no such type
+
+
+def left_behind(episode: EpisodeRef, taken: Iterable[str]) -> list[str]:
+    """Return a sentence for each kind of content of an episode's file that a copy of the episode does not contain.
+
+    These are arrays (more than MOST_NAMED in a group as its name and their number), links, and the HDF5 attributes of
+    groups and datasets. The attributes of the episode itself, and other episodes in the file, are not listed.
+
+    Args:
+        episode: Complete reference to the episode.
+        taken: Paths, below the episode, of the arrays outside the layout that the copy contains.
+    """
+    with open_file(episode.path) as file:
+        _, layout, group = locate(file, episode, None)
+        places = frame_places(group, layout, episode.path, Found())
+        others = [_at(file, name, episode.path) for name in episode_groups(file, layout, episode.path)]
+        seen = {_address(item) for item in others if item is not None and item != group}
+        known = [hdf5.full_name(group, key) for key in (*_known(layout, places), *taken)]
+        copied = {_address(item) for key in known if (item := _at(file, key, episode.path)) is not None}
+        items = {"": file, **dict(_reached(file, episode.path, "", seen))}
+        lost, attributes = [], []
+        for key, item in items.items():
+            shown = key.removeprefix(f"{episode.group}/")
+            if item is None or (isinstance(item, h5py.Dataset) and _address(item) not in copied):
+                lost.append(shown)
+            if item is not None and key != episode.group:
+                attributes += [f"{shown or '/'}@{name}" for name in item.attrs if name not in _OF_AXES]
+    count = Counter(key.partition("/")[0] for key in lost)
+    many = {top for top, number in count.items() if number > MOST_NAMED}
+    names = [key for key in lost if key.partition("/")[0] not in many]
+    names += [f"{top}/ ({count[top]} arrays)" for top in sorted(many)]
+    kinds = (f"arrays that layout {layout.name} does not list", names), ("attributes of groups and arrays", attributes)
+    return [f"{kind} are left out: {', '.join(map(printable, some))}" for kind, some in kinds if some]
+
+
+_OF_AXES = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "DIMENSION_LABELS")
+"""Attributes by which HDF5 itself connects datasets with the scales of their axes."""
 
 
 @dataclass(frozen=True)
@@ -265,15 +318,15 @@ def _losses(episode: Episode, copy: Episode, fps: float | None) -> Iterator[str]
     Raises:
         InputError: A stream that must be the same in both files differs.
     """
-    for what in ("qpos", "action"):
-        ahead = float(np.abs(getattr(episode, what) - getattr(copy, what)).max())
-        if ahead > 0:
-            yield f"{what} is rounded to {copy.layout.state.dtype}; it changes by at most {_power_of_ten(ahead)}"
+    for what in ("qpos", "action", "qvel"):
+        before, after = getattr(episode, what), getattr(copy, what)
+        if before is not None and after is not None:
+            yield from rounding(what, before, copy.layout.state.dtype)
     if episode.qvel is not None and copy.qvel is None:
         yield f"qvel is left out, because layout {copy.layout.name} cannot store qvel"
-    others = _left_behind(episode)
-    if others:
-        yield f"arrays that layout {episode.layout.name} does not list are left out: {', '.join(others)}"
+    yield from left_behind(episode.ref, episode.carried)
+    if episode.fps is None and "fps" in episode.attributes:
+        yield f"the attribute fps = {episode.attributes['fps']!r} is left out, because it is not one number"
     if episode.fps is None and fps is None and copy.fps is not None:
         yield (
             f"the rate was not recorded; readers of layout {copy.layout.name} assume {copy.fps:g} frames per second. "
@@ -292,14 +345,10 @@ def _losses(episode: Episode, copy: Episode, fps: float | None) -> Iterator[str]
             yield f"{name} is encoded as JPEG again (every frame keeps more than {int(worst)} dB)"
 
 
-def _left_behind(episode: Episode) -> list[str]:
-    """Return the paths of arrays that were not copied, with the arrays of a subgroup summarised as name and count."""
-    with open_file(episode.path) as file:
-        _, layout, group = locate(file, episode.ref, None)
-        places = frame_places(group, layout, episode.path, Found())
-        keys = [key for key in other_arrays(group, layout, places, episode.path) if key not in episode.carried]
-    count = Counter(key.partition("/")[0] for key in keys)
-    return [name if name in keys else f"{name}/ ({number} arrays)" for name, number in count.items()]
+def rounding(name: str, values: np.ndarray, dtype: str) -> list[str]:
+    """Return the sentence that numbers are rounded when they are stored as `dtype`, in a list; [] if they are exact."""
+    change = float(np.abs(values - values.astype(dtype)).max())
+    return [f"{name} is rounded to {dtype}; it changes by at most {_power_of_ten(change)}"] if change > 0 else []
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:

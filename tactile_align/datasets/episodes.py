@@ -63,7 +63,7 @@ class Episode:
             which).
         action: (T, A) float64 raw actions, A columns, in the units of the recording.
         qvel: (T, D) float64 joint velocities, None if not recorded. The qvel of X-Trainer recordings is a copy of qpos.
-        fps: Frames per second, None when neither the file nor the layout states the rate.
+        fps: Frames per second, None when neither the file nor the layout states the rate as one number.
         attributes: HDF5 attributes of the episode.
     """
 
@@ -174,14 +174,17 @@ class Episode:
         text = f"is {width}x{height} px, row 0 {stream.width}x{stream.height}. Remove it with: tactile-align repair"
         raise hdf5.fault("frame-size", self.path, stream.key, text, t)
 
-    def encoded(self, name: str, t: int) -> bytes | None:
-        """Return the JPEG or PNG bytes of frame t as stored, without padding; None if the frames are stored raw."""
+    def encoded(self, name: str, t: int, padded: bool = False) -> bytes | None:
+        """Return the JPEG or PNG bytes of frame t as stored; None if the frames are stored raw.
+
+        Bytes that follow the image in its row are included only if `padded`.
+        """
         stream = self.stream(name)
         if stream.kind == "raw":
             return None
         row = self._row(name, t)
         try:
-            return codec.without_padding(row)
+            return row.tobytes() if padded else codec.without_padding(row)
         except ValueError as cause:
             text = f"{cause}, or remove the frame with: tactile-align repair"
             raise hdf5.fault("frame", self.path, stream.key, text, t) from cause
@@ -222,7 +225,7 @@ class Episode:
         return int(t)
 
     def _row(self, name: str, t: int) -> np.ndarray:
-        return HANDLES.read_row(self._stamp, self.stream(name).key, self._index(t))
+        return codec.octets(HANDLES.read_row(self._stamp, self.stream(name).key, self._index(t)))
 
 
 def read_attributes(group: h5py.Group, path: Path) -> dict[str, Any]:
@@ -236,8 +239,21 @@ def _fps(attributes: dict[str, Any], layout: Layout, path: Path, contents: Found
     stated = attributes.get("fps")
     if stated is None:
         return layout.fps
-    if isinstance(stated, (int, float)) and np.isfinite(stated) and stated > 0:
-        return float(stated)
-    text = f"has the attribute fps = {stated!r}; expected a positive number. Correct or remove the attribute"
-    contents.faults.append(Fault("attribute", path, "", text))
-    return None
+    rate = _one_number(stated)
+    if rate is not None and not 0 < rate < np.inf:
+        text = f"has the attribute fps = {stated!r}; expected a positive number. Correct or remove the attribute"
+        contents.faults.append(Fault("attribute", path, "", text))
+        return None
+    return rate
+
+
+def _one_number(stated: Any) -> float | None:
+    """Return the number in an attribute, also if it is text or an array of equal numbers; None if it is no number."""
+    values = np.asarray(stated)
+    if values.dtype.kind not in "fiuSUO":
+        return None
+    try:
+        numbers = np.unique(values.astype(np.float64))
+    except (TypeError, ValueError):
+        return None
+    return float(numbers[0]) if len(numbers) == 1 and not np.isnan(numbers[0]) else None

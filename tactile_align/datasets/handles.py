@@ -6,6 +6,7 @@ opens its own handles. A file is opened on the first read.
 
 import os
 import threading
+import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,8 +114,69 @@ def open_file(path: Path) -> h5py.File:
         return h5py.File(path, "r")
     except (OSError, RuntimeError, ValueError) as cause:
         reason = " ".join(str(cause).split())
-        text = f"is not a readable HDF5 file ({reason}); it may be incomplete. Copy or record it again"
-        raise hdf5.fault("not-hdf5", path, "", text) from cause
+        known = what_it_is(path)
+        if "h5clear" in reason:
+            known = "left open by a recorder that crashed", f"Copy it and clear the mark: h5clear -s {path.name}"
+        text = f"it is {known[0]}. {known[1]}" if known else "it may be incomplete. Copy or record it again"
+        raise hdf5.fault("not-hdf5", path, "", f"is not a readable HDF5 file ({reason}); {text}") from cause
+
+
+CONVERT_FIRST = "Export its streams to HDF5 or to a LeRobotDataset first"
+UNPACK = "Unpack it first"
+DOWNLOAD = "Download the file again"
+BEGINNINGS = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "Fetch the file with: git lfs pull"),
+    (b"\x89MCAP", "an MCAP recording", CONVERT_FIRST),
+    (b"#ROSBAG", "a ROS bag", CONVERT_FIRST),
+    (b"SQLite format 3", "an SQLite database, such as a ROS 2 bag", CONVERT_FIRST),
+    (b"PAR1", "a Parquet table", "Convert the folder of the LeRobotDataset to which it belongs"),
+    (b"MATLAB 5.0", "a MATLAB file of version 5", "Save it in MATLAB with the option '-v7.3', which writes HDF5"),
+    (b"\x93NUMPY", "a NumPy array", CONVERT_FIRST),
+    (b"\x80", "a Python pickle", CONVERT_FIRST),
+    (b"\x1f\x8b", "packed by gzip", UNPACK),
+    (b"BZh", "packed by bzip2", UNPACK),
+    (b"\xfd7zXZ", "packed by xz", UNPACK),
+    (b"\x28\xb5\x2f\xfd", "packed by zstd", UNPACK),
+    (b"7z\xbc\xaf", "a 7z archive", UNPACK),
+    (b"Rar!", "a RAR archive", UNPACK),
+    (b"\xff\xd8\xff", "a JPEG image", CONVERT_FIRST),
+    (b"\x89PNG", "a PNG image", CONVERT_FIRST),
+    (b"%PDF", "a PDF document", DOWNLOAD),
+)
+"""First bytes of files that are met under the name of an episode, what they are, and what to do."""
+
+
+def what_it_is(path: Path) -> tuple[str, str] | None:
+    """Return what a file that HDF5 cannot open is, by its first bytes, and what to do; None if that is unknown."""
+    with path.open("rb") as handle:
+        head = handle.read(512)
+    if not head.strip(b"\0"):
+        return "empty" if not head else "filled with zeros where its header belongs", "Copy or record it again"
+    if head.startswith(b"PK\x03\x04"):
+        return _what_zip_it_is(path), CONVERT_FIRST
+    if head[257:262] == b"ustar":
+        return "a tar archive", UNPACK
+    if head[4:8] == b"ftyp":
+        return "a video", CONVERT_FIRST
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "a web page, such as a page of login or error", DOWNLOAD
+    found = next(((what, todo) for begin, what, todo in BEGINNINGS if head.startswith(begin)), None)
+    if found is None and text.startswith((b"{", b"[", b"<?xml")):
+        return "a text file in JSON or XML", DOWNLOAD
+    return found
+
+
+def _what_zip_it_is(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, NotImplementedError):
+        return "a zip archive"
+    if names and all(name.endswith(".npy") for name in names):
+        return "an .npz file of NumPy arrays"
+    zarr = ".zarr" in path.name or any(name.endswith((".zgroup", ".zarray", "zarr.json")) for name in names)
+    return "a zip archive with a Zarr store" if zarr else "a zip archive"
 
 
 HANDLES = Handles()

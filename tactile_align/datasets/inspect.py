@@ -14,11 +14,13 @@ from tactile_align.checks import Check, Limit, Report, graded
 from tactile_align.datasets import codec, hdf5, stream_faults
 from tactile_align.datasets.contact import contact_of, contacts
 from tactile_align.datasets.convert import untaken_streams
+from tactile_align.datasets.copies import copies
 from tactile_align.datasets.episodes import Episode, EpisodeRef, examine_episode, list_episodes
 from tactile_align.datasets.handles import open_file
-from tactile_align.datasets.refs import locate
+from tactile_align.datasets.refs import how_it_fits, locate
 from tactile_align.datasets.streams import Found, Stream, frame_places
 from tactile_align.errors import EpisodeError, Fault, InputError, printable
+from tactile_align.geometry.images import exif_orientation
 
 MOST_UNTAKEN = 8
 """Largest number of unread datasets that `Inspection.text` lists; the JSON form lists all of them."""
@@ -198,16 +200,20 @@ def inspect_path(path: str | Path, layout: str | Path | None = None, *, timing: 
     """
     alone = "#" in str(path) and not Path(path).exists()
     refs: tuple[EpisodeRef | str, ...] = (str(path),) if alone else list_episodes(path, layout)
-    seen: dict[bytes, str] = {}
-    inspection = Inspection(Path(path), [])
+    inspection, usable = Inspection(Path(path), []), list[Episode]()
     for number, ref in enumerate(refs):
-        inspection.episodes.append(_inspect(ref, layout, timing and number < 3, inspection, seen))
+        inspection.episodes.append(_inspect(ref, layout, timing and number < 3, inspection, usable))
     _compare(inspection)
+    for copy in copies([np.hstack([episode.qpos, episode.action]) for episode in usable]):
+        first, second = usable[copy.first], usable[copy.second]
+        text = f"shares {copy.share:.0%} of its joints and actions with {place_below(inspection.root, str(first.ref))}"
+        key = second.layout.state.qpos[0]
+        inspection.faults.append(Fault("duplicate", second.path, key, f"{text}; keep only one of the two episodes"))
     return inspection
 
 
 def _inspect(
-    ref: EpisodeRef | str, layout: str | Path | None, timing: bool, inspection: Inspection, seen: dict[bytes, str]
+    ref: EpisodeRef | str, layout: str | Path | None, timing: bool, inspection: Inspection, usable: list[Episode]
 ) -> EpisodeFacts:
     result = EpisodeFacts(place_below(inspection.root, str(ref)))
     try:
@@ -222,18 +228,32 @@ def _inspect(
         result.qvel, result.depth = episode.qvel is not None, list(episode.depth)
         result.faults.extend(examined.faults)
         result.untaken = _untaken(episode)
+        if examined.strays:
+            title = f"Arrays without frames in {result.name}"
+            advice = "They are called like streams, but are not read as streams."
+            result.remark("no-frames", title, printable(", ".join(examined.strays)), advice, info=True)
         if examined.faults:
+            if layout is None and (against := _against(episode)):
+                result.title = f"perhaps {result.title} (against it: {against})"
             return result
+        if half := stream_faults.second_arm(episode, result.untaken):
+            result.remark("second-arm", "Joints of a second arm", *half)
         if episode.fps is None:
-            result.remark("rate", "Rate", "not recorded", "Give --fps to each command that needs the rate.", info=True)
-        numbers = episode.qpos.tobytes() + episode.action.tobytes()
-        if numbers in seen:
-            text = f"has the same joints and actions as {seen[numbers]}; keep only one of the two episodes"
-            inspection.faults.append(Fault("duplicate", episode.path, episode.layout.state.qpos[0], text))
-        seen[numbers] = result.name
+            stated = episode.attributes.get("fps")
+            measured = (
+                "not recorded" if stated is None else printable(f"the attribute fps = {stated!r} is not one number")
+            )
+            result.remark("rate", "Rate", measured, "Give --fps to each command that needs the rate.", info=True)
+        usable.append(episode)
         if _look(episode, result) and timing:
             result.items_a_second, result.slowest = _measure(episode)
     return result
+
+
+def _against(episode: Episode) -> str:
+    """Return what speaks against the recognised layout of an episode; "" if nothing does."""
+    with open_file(episode.path) as file:
+        return how_it_fits(file, episode.layout, episode.path, episode.ref.group or None).why
 
 
 def _untaken(episode: Episode) -> list[str]:
@@ -278,6 +298,10 @@ def _look(episode: Episode, result: EpisodeFacts) -> bool:
                 measured = f"{contact.drift:.1f} grey levels within the episode"
                 advice = "Weak contacts may be missed. Warm up the sensor's lamps before recording."
                 result.remark("touch-drift", f"Drift of {name} in {result.name}", measured, advice, name)
+        if behind := stream_faults.bytes_behind(episode, name):
+            advice = "They are ignored. `tactile-align repair` writes a copy without them."
+            title = f"Rows of {name} in {result.name}"
+            result.remark("bytes-behind", title, f"up to {behind} bytes behind the image", advice, name, info=True)
         quality = stream_faults.stored_quality(episode, name)
         if touch and quality is not None:
             advice = "Convert the raw recording again if you have it; record the next one at quality 95 or as PNG."
@@ -313,7 +337,7 @@ def _scan(episode: Episode, name: str, result: EpisodeFacts) -> tuple[np.ndarray
     """
     stream = episode.stream(name)
     before: bytes | None = None
-    same, total = np.zeros(max(0, len(episode) - 1), bool), 0
+    same, total, tags = np.zeros(max(0, len(episode) - 1), bool), 0, set[int]()
     for t in range(len(episode)):
         try:
             data = episode.encoded(name, t)
@@ -322,6 +346,8 @@ def _scan(episode: Episode, name: str, result: EpisodeFacts) -> tuple[np.ndarray
             elif (size := codec.width_height(data)) != (stream.width, stream.height):
                 text = f"is {size[0]}x{size[1]} px, row 0 {stream.width}x{stream.height}. Remove it with"
                 raise hdf5.fault("frame-size", episode.path, stream.key, f"{text}: tactile-align repair", t)
+            else:
+                tags.add(exif_orientation(data))
         except InputError as error:
             text = f"{error}; remove it with: tactile-align repair"
             own = (
@@ -334,6 +360,9 @@ def _scan(episode: Episode, name: str, result: EpisodeFacts) -> tuple[np.ndarray
         if t:
             same[t - 1] = data == before
         before, total = data, total + len(data)
+    if tags - {1}:
+        measured = f"{' and '.join(map(str, sorted(tags)))} (1: none); pixels are used as stored"
+        result.remark("orientation", f"EXIF orientation of {name} in {result.name}", measured, "", name, info=True)
     return same, total / max(1, len(episode))
 
 

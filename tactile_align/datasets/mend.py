@@ -1,5 +1,6 @@
 """Trimming and repair of episodes into new files; the source is never changed."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +10,17 @@ import h5py
 import numpy as np
 
 from tactile_align.datasets import codec, hdf5
-from tactile_align.datasets.convert import other_arrays
+from tactile_align.datasets.convert import left_behind, other_arrays, rounding
 from tactile_align.datasets.episodes import read_attributes
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.layout import Layout
 from tactile_align.datasets.refs import EpisodeRef, locate, parse_ref
 from tactile_align.datasets.stream_faults import true_runs
-from tactile_align.datasets.streams import Found, frame_places, kind_of, state_array
+from tactile_align.datasets.streams import Found, frame_places, kind_of, length_fault, rate_ratio, state_array
 from tactile_align.datasets.writer import ABOUT_STORAGE, write_episode
 from tactile_align.errors import EpisodeError, Fault, InputError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,9 @@ def trim_episode(
     to: int | None = None,
     layout: str | Path | None = None,
     overwrite: bool = False,
+    same_rate: bool = False,
 ) -> Path:
-    """Write the rows `start` <= row < `to` of an episode to a new file. The streams may differ in length.
+    """Write the rows `start` <= row < `to` of an episode to a new file. The streams may differ in length by some rows.
 
     Encoded frames are copied byte for byte. Other arrays with one entry per row are cut in the same way.
 
@@ -48,16 +52,18 @@ def trim_episode(
         to: First row after the kept rows; None: the end of the shortest stream.
         layout: The episode's layout; recognised from the file when None.
         overwrite: Whether an existing `out` may be replaced.
+        same_rate: Cut streams whose lengths differ much; only for streams of equal rates, some of which ended early.
 
     Returns:
         The path of the new file.
 
     Raises:
         FileExistsError: `out` exists.
-        InputError: The range is empty or exceeds the shortest stream, or the episode cannot be read.
+        InputError: The range is empty or exceeds the shortest stream, the lengths suggest different rates, or the
+            episode cannot be read.
     """
     with open_file(parse_ref(where).path) as file:
-        source = _Source(file, where, layout)
+        source = _Source(file, where, layout, same_rate)
         end = source.shortest if to is None else to
         if not 0 <= start < end <= source.shortest:
             text = f"got start {start} and to {end}, but the shortest stream has {source.shortest} rows"
@@ -72,6 +78,7 @@ def repair_episode(
     min_steps: int = 10,
     layout: str | Path | None = None,
     overwrite: bool = False,
+    same_rate: bool = False,
 ) -> Mended:
     """Write an episode to new files without the rows that have a damaged frame or a non-finite number.
 
@@ -85,14 +92,16 @@ def repair_episode(
         min_steps: Smallest number of rows of a part.
         layout: The episode's layout; recognised from the file when None.
         overwrite: Whether existing files may be replaced.
+        same_rate: As for `trim_episode`.
 
     Raises:
         FileExistsError: A new file exists already.
-        InputError: No undamaged part remains, or the damage cannot be repaired (a missing stream, a link).
+        InputError: No undamaged part remains, the lengths suggest different rates, or the damage cannot be repaired (a
+            missing stream, a link).
     """
     target = Path(out)
     with open_file(parse_ref(where).path) as file:
-        source = _Source(file, where, layout)
+        source = _Source(file, where, layout, same_rate)
         damage = source.damage()
         damaged = {fault.row for fault in damage if fault.row is not None}
         runs = true_runs(~np.isin(np.arange(source.shortest), list(damaged)), min_steps)
@@ -112,7 +121,9 @@ def repair_episode(
 class _Source:
     """Stored arrays and frames of an episode; their lengths may differ."""
 
-    def __init__(self, file: h5py.File, where: EpisodeRef | str | Path, layout: str | Path | None) -> None:
+    def __init__(
+        self, file: h5py.File, where: EpisodeRef | str | Path, layout: str | Path | None, same_rate: bool
+    ) -> None:
         self.ref, self.layout, group = locate(file, where, layout)
         self.path = self.ref.path
         _refuse_unwritable(self.layout, self.path)
@@ -125,9 +136,15 @@ class _Source:
             raise EpisodeError(contents.faults)
         self.attributes: dict[str, Any] = read_attributes(group, self.path)
         self.others = other_arrays(group, self.layout, self.places, self.path)
-        lengths = [len(array) for array in self.state.values() if array is not None]
-        self.shortest = min([*lengths, *(len(data) for data in self.frames.values())])
-        self.longest_state = max(lengths)
+        states = {keys[0]: len(a) for name, keys, _ in arrays if (a := self.state[name]) is not None}
+        lengths = states | {key: len(self.frames[name]) for _, name, key in self.places}
+        self.shortest, self.longest_state = min(lengths.values()), max(states.values())
+        base, steps = arrays[0][1][0], len(_there(self.state["qpos"]))
+        rates = {key: rows for key, rows in lengths.items() if rate_ratio(rows, steps) and not same_rate}
+        if rates:
+            raise EpisodeError(
+                [length_fault(self.path, k, f"{n} rows", n, base, steps, self.shortest) for k, n in rates.items()]
+            )
 
     def _frames(self, group: h5py.Group, key: str, role: str) -> h5py.Dataset:
         data = hdf5.dataset(group, key, self.path)
@@ -150,7 +167,7 @@ class _Source:
             sizes: dict[tuple[int, int], list[int]] = {}
             for row in range(min(len(data), self.shortest)):
                 try:
-                    frame = codec.decode(hdf5.read_row(data, row, self.path, key))
+                    frame = codec.decode(codec.octets(hdf5.read_row(data, row, self.path, key)))
                 except InputError as cause:
                     faults.append(Fault("frame", self.path, key, str(cause), row))
                 else:
@@ -163,7 +180,7 @@ class _Source:
         return faults
 
     def write(self, out: Path, start: int, end: int, overwrite: bool) -> Path:
-        """Write the rows `start` <= row < `end` to the new file `out` and return its path."""
+        """Write the rows `start` <= row < `end` to the new file `out` and return its path; log what it leaves out."""
         if out.resolve() == self.path.resolve():
             raise InputError(f"{out} is the source file, which is never changed. Choose another name")
         roles: dict[str, dict[str, Any]] = {"camera": {}, "touch": {}, "depth": {}}
@@ -174,6 +191,12 @@ class _Source:
         rows = self.longest_state
         qpos, action = (_there(self.state[name])[start:end] for name in ("qpos", "action"))
         qvel = self.state["qvel"]
+        dtype = self.layout.state.dtype
+        rounded = [
+            said for name, values in self.state.items() if values is not None for said in rounding(name, values, dtype)
+        ]
+        for sentence in (*rounded, *left_behind(self.ref, self.others)):
+            logger.warning(f"not kept: {sentence}")
         return write_episode(
             out,
             qpos=qpos,
@@ -197,7 +220,7 @@ class _Source:
                 yield frame[..., ::-1] if swap else frame
                 continue
             try:
-                yield codec.without_padding(frame)
+                yield codec.without_padding(codec.octets(frame))
             except InputError as cause:
                 text = f"{cause}, or remove the row with: tactile-align repair"
                 raise hdf5.fault("frame", self.path, key, text, row) from cause

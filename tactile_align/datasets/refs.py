@@ -9,9 +9,9 @@ from pathlib import Path
 import h5py
 
 from tactile_align.datasets import hdf5
-from tactile_align.datasets.handles import open_file
+from tactile_align.datasets.handles import CONVERT_FIRST, open_file
 from tactile_align.datasets.layout import Layout, all_layouts, load_layout
-from tactile_align.datasets.streams import kind_of
+from tactile_align.datasets.streams import Found, described, frame_places, kind_of
 from tactile_align.errors import EpisodeError
 
 
@@ -57,12 +57,26 @@ def guess_layout(file: h5py.File, path: Path, group: str | None = None) -> Layou
             return near[0]
         because = "; ".join(f"{name}: {fit.why}" for name, fit in fits.items())
         remedy = "Choose one with --layout (in Python layout=), or write your own as TOML: see datasets/README.md"
-        raise hdf5.fault("layout", path, "", f"matches no known layout ({because}). {remedy}")
+        seen = f"contains {', '.join(_first_arrays(file, path)) or 'no arrays'} and matches no known layout ({because})"
+        raise hdf5.fault("layout", path, "", f"{seen}. {remedy}")
     readings = {_reading(file, layout, path, group) for layout in fitting}
     if len(readings) > 1:
         text = f"matches several layouts that read it differently ({', '.join(layout.name for layout in fitting)})"
         raise hdf5.fault("layout", path, "", f"{text}. Choose one with --layout (in Python layout=)")
     return max(fitting, key=lambda layout: len(layout.requires))
+
+
+def _first_arrays(file: h5py.File, path: Path, most: int = 8) -> list[str]:
+    shown: list[str] = []
+
+    def add(key: str, item: h5py.Group | h5py.Dataset) -> bool | None:
+        if isinstance(item, h5py.Dataset):
+            shown.append(described(key, item))
+        return True if len(shown) == most else None  # True ends the visit
+
+    with hdf5.reading(path, ""):
+        file.visititems(add)
+    return shown
 
 
 @dataclass(frozen=True)
@@ -102,9 +116,11 @@ def how_it_fits(file: h5py.File, layout: Layout, path: Path, group: str | None =
         fit = _how_frames_fit(episode, layout, path)
         if not fit.well:
             return fit
+        there = [key for key in layout.state.qpos if hdf5.reach(episode, key, path) is not None]
         for key in (*layout.state.qpos, *layout.state.action):
             if hdf5.reach(episode, key, path) is None:
-                return Fit(f"no {key}", damaged=True)
+                # Without joints, only cameras by name show that it is this layout and not an unknown one.
+                return Fit(f"no {key}", damaged=bool(there or layout.cameras.known))
         return fit
     except EpisodeError as error:
         return Fit(error.faults[0].text, damaged=True)
@@ -115,17 +131,21 @@ def _how_frames_fit(episode: h5py.Group, layout: Layout, path: Path) -> Fit:
     if not isinstance(holder, h5py.Group):
         near = any(hdf5.reach(episode, key, path) is not None for key in layout.state.qpos)
         return Fit(f"no {layout.cameras.group}", damaged=near)
-    cameras = [name for name in hdf5.names(holder, path) if layout.is_camera(name)]
+    cameras = [name for role, name, _ in frame_places(episode, layout, path, Found()) if role == "camera"]
     strangers = [name for name in cameras if not layout.knows_camera(name)]
     if strangers:
         return Fit(f"the camera {strangers[0]} is unknown")
     if not cameras:
-        return Fit("no camera stream", damaged=True)
+        near = any(hdf5.reach(episode, key, path) is not None for key in layout.state.qpos)
+        return Fit("no camera stream", damaged=near)
     for name in cameras:
         data = hdf5.dataset(holder, name, path)
         kind = None if data is None else kind_of(data)
         if kind is None:
-            return Fit(f"{name} contains no frames", damaged=True)
+            raw = data is not None and data.ndim > 2
+            return Fit(
+                f"{name} contains no frames", damaged=any((found == "raw") == raw for found in layout.storage.found)
+            )
         if kind not in layout.storage.found:
             return Fit(f"{name} is stored as {kind}")
     widths = _row_widths(episode, layout, path)
@@ -138,15 +158,10 @@ def _how_frames_fit(episode: h5py.Group, layout: Layout, path: Path) -> Fit:
 
 def _row_widths(episode: h5py.Group, layout: Layout, path: Path) -> list[int]:
     """Return the row width of every padded camera and touch stream, bytes."""
-    widths = []
-    for place in dict.fromkeys((layout.cameras.group, *layout.touches.groups)):
-        holder = hdf5.reach(episode, place, path)
-        for name in hdf5.names(holder, path) if isinstance(holder, h5py.Group) else ():
-            if layout.is_touch(name) or (place == layout.cameras.group and layout.is_camera(name)):
-                data = hdf5.dataset(holder, name, path)
-                if data is not None and kind_of(data) == "padded_jpeg":
-                    widths.append(int(data.shape[1]))
-    return widths
+    places = frame_places(episode, layout, path, Found())
+    streams = [hdf5.dataset(episode, key, path) for role, _, key in places if role != "depth"]
+    padded = [data for data in streams if data is not None and kind_of(data) == "padded_jpeg"]
+    return [hdf5.byte_count(data.shape[1:], data.dtype.itemsize) for data in padded]
 
 
 def _stated(file: h5py.File) -> str:
@@ -162,12 +177,10 @@ def _reading(file: h5py.File, layout: Layout, path: Path, group: str | None) -> 
     if group is None:
         group = episode_groups(file, layout, path)[0]
     episode = file[group] if group else file
-    holder = hdf5.reach(episode, layout.cameras.group, path)
     channels = []
-    for name in hdf5.names(holder, path) if isinstance(holder, h5py.Group) else ():
-        data = hdf5.dataset(holder, name, path)
+    for role, name, key in frame_places(episode, layout, path, Found()):
+        data = hdf5.dataset(episode, key, path)
         encoded = data is not None and kind_of(data) != "raw"
-        role = "depth" if layout.is_depth(name) else "touch" if layout.is_touch(name) else "camera"
         channels.append((name, role, layout.channel_order(name, encoded)))
     return layout.state.qpos, layout.state.action, layout.cameras.group, tuple(channels)
 
@@ -212,12 +225,29 @@ def list_episodes(path: str | Path, layout: str | Path | None = None) -> tuple[E
         files = [f for s in SUFFIXES for f in place.rglob(f"*{s}") if f.is_file() and not f.name.startswith(".")]
         files.sort(key=lambda f: [natural(part) for part in f.parts])
         if not files:
-            raise FileNotFoundError(f"{place}: no {' or '.join(SUFFIXES)} file found. Choose a folder with episodes")
+            what, todo = _what_folder_it_is(place)
+            raise FileNotFoundError(f"{place}: no {' or '.join(SUFFIXES)} file found{what}. {todo}")
     elif place.is_file():
         files = [place]
     else:
         raise FileNotFoundError(f"{place}: no such file or folder. Give an episode or a folder of episodes")
     return tuple(ref for file in files for ref in _episodes_in(file, layout))
+
+
+def _what_folder_it_is(folder: Path) -> tuple[str, str]:
+    """Return what a folder without episodes is, as the end of a sentence, and what to do."""
+    if (folder / "meta" / "info.json").is_file():
+        return "; it is a LeRobotDataset", f"Convert it first: tactile-align convert {folder} FOLDER --to xtrainer"
+    if any((folder / "observation").glob("*.pkl")):
+        return (
+            "; it is a raw X-Trainer recording",
+            f"Convert it first: tactile-align convert {folder} FOLDER --to xtrainer",
+        )
+    signs = {".zgroup": "a Zarr store", "zarr.json": "a Zarr store", "metadata.yaml": "a ROS 2 bag"}
+    for name, what in signs.items():
+        if (folder / name).is_file():
+            return f"; it is {what}", CONVERT_FIRST
+    return "", "Choose a folder with episodes"
 
 
 def _episodes_in(path: Path, layout: str | Path | None) -> Iterator[EpisodeRef]:

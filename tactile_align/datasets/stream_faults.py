@@ -1,5 +1,7 @@
 """Detection of faults in frames and joints: frozen streams, dead joints, exchanged arms, sensors or colour channels."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -7,7 +9,7 @@ import numpy as np
 
 from tactile_align.datasets import codec
 from tactile_align.datasets.episodes import Episode
-from tactile_align.errors import Fault
+from tactile_align.errors import Fault, printable
 from tactile_align.evenly import evenly
 
 THUMB = (40, 30)  # width, height
@@ -108,6 +110,35 @@ def dead_joints(episode: Episode) -> tuple[list[Fault], list[str]]:
     return faults, remarks
 
 
+TWO_ARMS = 1.5
+"""Number of action columns divided by that of joint columns, above which the joints of a second arm may be missing."""
+
+
+def second_arm(episode: Episode, untaken: Sequence[str]) -> tuple[str, str] | None:
+    """Return (finding, advice) if the layout seems to read the joints of only one of two arms; None otherwise.
+
+    `untaken` lists arrays of the episode that the layout does not read, as `convert.untaken_streams` describes them.
+    """
+    paths, joints, actions = episode.layout.state.qpos, episode.qpos.shape[1], episode.action.shape[1]
+    unread = [text.partition(" (")[0] for text in untaken if " float" in text]
+    plain = [_without_side(path) for path in paths]
+    twins = sorted((key for key in unread if _without_side(key) in plain), key=lambda k: plain.index(_without_side(k)))
+    if not twins and actions < TWO_ARMS * joints:
+        return None
+    measured = f"{actions} action numbers beside {joints} joint numbers"
+    advice = "If the robot has two arms, list the joints of both as `qpos` of a layout (see datasets/README.md)"
+    if twins:
+        measured += f"; not read: {', '.join(twins)}"
+        listed = ", ".join(f'"{path}"' for path in (*paths, *twins))
+        advice = f"To read both arms, use a layout with the line qpos = [{listed}] in [state] (see datasets/README.md)"
+    return printable(measured), printable(advice)
+
+
+def _without_side(path: str) -> str:
+    """Return the path of an array without the words and numbers that tell two arms apart."""
+    return re.sub(r"\d+|left|right", "#", path)
+
+
 def swapped_touch(episode: Episode, looks: dict[str, Look]) -> list[Fault]:
     """Return a fault for each pair of a touch stream and a camera stream that are probably exchanged.
 
@@ -173,6 +204,12 @@ def stored_quality(episode: Episode, name: str) -> int | None:
     stored = (episode.encoded(name, int(t)) for t in evenly(len(episode), 9))
     qualities = [codec.jpeg_quality(data) for data in stored if data is not None]
     return min((quality for quality in qualities if quality is not None), default=None)
+
+
+def bytes_behind(episode: Episode, name: str) -> int:
+    """Return the largest number of bytes, up to the last non-zero one, behind the image in nine rows of a stream."""
+    rows = (episode.encoded(name, int(t), padded=True) for t in evenly(len(episode), 9))
+    return max((len(row.rstrip(b"\0")) - codec.image_end(row) for row in rows if row is not None), default=0)
 
 
 def distinct_share(look: Look, apart: float = 3.0) -> float:

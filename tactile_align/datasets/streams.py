@@ -1,5 +1,6 @@
 """Streams of an episode: their paths, storage and faults, found without decoding the frames."""
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from tactile_align.datasets import codec, hdf5
 from tactile_align.datasets.layout import Channels, Kind, Layout
 from tactile_align.errors import EpisodeError, Fault, InputError
+from tactile_align.evenly import evenly
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,78 @@ def touch_places(group: h5py.Group, place: str, layout: Layout, file: Path) -> I
 
 def kind_of(data: h5py.Dataset) -> Kind | None:
     """Return how an HDF5 dataset stores frames; None when the dataset does not contain frames."""
-    if data.dtype == np.uint8 and data.ndim == 2:
+    if data.dtype in (np.uint8, np.int8) and data.ndim == 2:
         return "padded_jpeg"
+    if data.dtype.kind in "SV" and data.dtype.names is None and data.ndim == 1:
+        return "padded_jpeg"  # the same bytes as fixed-length text or opaque data
     if data.dtype == np.uint8 and data.ndim == 4 and data.shape[3] == 3:
         return "raw"
-    if data.ndim == 1 and h5py.check_vlen_dtype(data.dtype) == np.uint8:
+    if data.ndim == 1 and h5py.check_vlen_dtype(data.dtype) in (np.uint8, np.int8):
         return "vlen_jpeg"
     return None
+
+
+def described(key: str, data: h5py.Dataset) -> str:
+    """Return the path, shape and type of an array in one text, such as 'obs/gel (90, 240, 320, 3) uint8'."""
+    held = h5py.check_vlen_dtype(data.dtype)
+    return f"{key} {data.shape} {data.dtype if held is None else f'variable-length {held}'}"
+
+
+def holds_no_frames(group: h5py.Group, key: str, role: str, file: Path) -> bool:
+    """Return whether an array that is called like a stream contains no frames, not even damaged ones.
+
+    Examples are positions of markers, taxels, forces and time stamps. An array of the shape of frames, or with an
+    encoded image in one of the sampled rows, contains frames. Arrays that cannot be read are judged as frames, because
+    opening the stream names the damage.
+
+    Args:
+        group: The episode.
+        key: Path of the array below the group.
+        role: camera, touch or depth.
+        file: The file's path, for error messages.
+    """
+    try:
+        data = hdf5.dataset(group, key, file)
+        if data is None or 0 in data.shape:
+            return False
+        if role == "depth":
+            return data.dtype.kind not in "uif"
+        kind = kind_of(data)
+        if kind is None or kind == "raw":
+            return kind is None and not _shaped_as_frames(data)
+        row_bytes = hdf5.byte_count(data.shape[1:], data.dtype.itemsize)
+        if row_bytes > hdf5.MAX_FRAME_BYTES:
+            return False
+        short = kind == "padded_jpeg" and row_bytes < LEAST_IMAGE_BYTES
+        heads = [_head(data, int(row), file, key) for row in evenly(len(data), 5)]
+        # A stream of which every row is empty is damaged; one without any image in other bytes never was a stream.
+        return short or (any(map(any, heads)) and not any(map(codec.is_image, heads)))
+    except EpisodeError:
+        return False
+
+
+LEAST_IMAGE_BYTES = 64  # the smallest PNG has 67 bytes, the smallest JPEG more
+
+
+def _head(data: h5py.Dataset, row: int, file: Path, key: str) -> bytes:
+    if data.ndim == 1:
+        return codec.octets(hdf5.read_row(data, row, file, key))[:LEAST_IMAGE_BYTES].tobytes()
+    with hdf5.reading(file, key, row):
+        return bytes(data[row, :LEAST_IMAGE_BYTES].tobytes())
+
+
+def _of_matlab(data: h5py.Dataset) -> bool:
+    return data.ndim == 4 and data.shape[0] in (1, 3) and min(data.shape[1:3]) >= 16 and data.shape[3] not in (1, 3)
+
+
+def _shaped_as_frames(data: h5py.Dataset) -> bool:
+    if _of_matlab(data):
+        return True
+    shape = data.shape[1:]
+    if len(shape) == 2:
+        return bool(data.dtype == np.uint8) and min(shape) >= 32  # grey images; a grid of taxels is smaller
+    places = [(shape[2], shape[:2]), (shape[0], shape[1:])] if len(shape) == 3 else []
+    return any(channels in (1, 3, 4) and min(sides) >= 16 for channels, sides in places)
 
 
 def stream_at(group: h5py.Group, name: str, key: str, layout: Layout, file: Path) -> Stream:
@@ -92,7 +159,7 @@ def stream_at(group: h5py.Group, name: str, key: str, layout: Layout, file: Path
         text = f"states {rows:,} frames in its shape; the limit is {hdf5.MAX_ROWS:,}. Record the episode again"
         raise hdf5.fault("huge", file, full, text)
     row_shape = tuple(int(n) for n in data.shape[1:])
-    row_bytes = hdf5.byte_count(row_shape, 1)
+    row_bytes = hdf5.byte_count(row_shape, data.dtype.itemsize)
     if row_bytes > hdf5.MAX_FRAME_BYTES:
         text = f"has {row_bytes:,} bytes per frame; the limit is {hdf5.MAX_FRAME_BYTES:,}. Record the episode again"
         raise hdf5.fault("huge", file, full, text)
@@ -101,7 +168,7 @@ def stream_at(group: h5py.Group, name: str, key: str, layout: Layout, file: Path
             raise hdf5.fault("shape", file, full, f"has frames without pixels: shape {data.shape}. Record it again")
         height, width = row_shape[:2]
         return Stream(name, full, kind, rows, width, height, layout.channel_order(name, False), "raw", row_shape)
-    row = hdf5.read_row(data, 0, file, full)
+    row = codec.octets(hdf5.read_row(data, 0, file, full))
     try:
         width, height = codec.width_height(row)
     except InputError as cause:
@@ -130,6 +197,8 @@ def _kind(data: h5py.Dataset, file: Path, key: str) -> Kind:
     if kind is None:
         text = f"has dtype {data.dtype} and shape {data.shape}; raw frames must be uint8 (steps, height, width, 3)"
         text += ", encoded frames uint8 (steps, bytes) or variable-length uint8"
+        if _of_matlab(data):
+            text += ". Its axes are reversed, as in files of MATLAB: there, give h5write [3 width height steps]"
         raise hdf5.fault("dtype", file, key, f"{text}. Check the layout, or write the frames again")
     return kind
 
@@ -196,6 +265,7 @@ class Found:
     touches: dict[str, Stream] = field(default_factory=dict)
     depth: dict[str, str] = field(default_factory=dict)  # name -> key
     carried: dict[str, str] = field(default_factory=dict)
+    strays: list[str] = field(default_factory=list)  # arrays called like streams that contain no frames
     faults: list[Fault] = field(default_factory=list)
 
 
@@ -241,7 +311,8 @@ def frame_places(group: h5py.Group, layout: Layout, file: Path, contents: Found)
     """Return each stream of frames as (role, name, path below `group`), cameras in the layout's order.
 
     The role is "camera", "touch" or "depth". Each name occurs once. Duplicate names, a missing camera and groups that
-    cannot be read are added to `contents.faults`.
+    cannot be read are added to `contents.faults`. Arrays that are called like a stream but contain no frames are added
+    to `contents.strays`, except those that the layout lists by their name.
     """
     places: dict[str, tuple[str, str, str]] = {}
     with _Collect(contents):
@@ -254,6 +325,10 @@ def frame_places(group: h5py.Group, layout: Layout, file: Path, contents: Found)
                     contents.faults.append(Fault("twice", file, hdf5.full_name(group, key), text))
                 else:
                     places[name] = role, name, key
+    for role, name, key in list(places.values()):
+        if name not in layout.cameras.order and holds_no_frames(group, key, role, file):
+            contents.strays.append(described(key, group[key]))
+            del places[name]
     if not any(role == "camera" for role, _, _ in places.values()):
         text = "has no camera stream, but an episode needs at least one. Check that the layout is the right one"
         contents.faults.append(Fault("missing", file, hdf5.full_name(group, layout.cameras.group), text))
@@ -277,6 +352,34 @@ def _check_lengths(group: h5py.Group, layout: Layout, file: Path, contents: Foun
     shortest = min([steps, *(n for n, _ in lengths.values())])
     for key, (rows, unit) in lengths.items():
         if rows != steps:
-            text = f"has {rows} {unit} but /{base} has {steps} rows; all streams of an episode must be equally long"
-            remedy = f"Cut all streams with: tactile-align trim {file.name} --to {shortest}"
-            contents.faults.append(Fault("length", file, key, f"{text}. {remedy}"))
+            contents.faults.append(length_fault(file, key, f"{rows} {unit}", rows, base, steps, shortest))
+
+
+SAME_RATE_ROWS, SAME_RATE_SHARE = 2, 0.03
+"""Largest difference in length, in rows and as a share of the longer one, that a recorder may cut off at the end."""
+
+
+def rate_ratio(rows: int, steps: int) -> str:
+    """Return the ratio of two lengths in words, such as "3 to 5"; "" if they differ by no more than a cut-off end.
+
+    The ratio of the smallest numbers that explain the lengths to within one row is that of the rates.
+    """
+    if abs(rows - steps) <= max(SAME_RATE_ROWS, SAME_RATE_SHARE * max(rows, steps)):
+        return ""
+    ratios = ((round(rows * whole / max(steps, 1)), whole) for whole in range(1, 13))
+    near = next((f"{part} to {whole}" for part, whole in ratios if part and abs(steps * part / whole - rows) < 1), "")
+    return near or f"{rows / max(steps, 1):.3g} to 1"
+
+
+def length_fault(file: Path, key: str, length: str, rows: int, base: str, steps: int, shortest: int) -> Fault:
+    """Return the fault of a stream at `key` with `rows` rows beside the `steps` rows at `base`, with what to do.
+
+    `length` is the number of rows with its unit, and `shortest` the length of the shortest stream of the episode.
+    """
+    command = f"tactile-align trim {shlex.quote(str(file))} --out NEW.hdf5 --to {shortest}"
+    text = f"has {length} but /{base} has {steps} rows; all streams of an episode must be equally long"
+    if ratio := rate_ratio(rows, steps):
+        text += f". The ratio of {ratio} suggests streams of different rates, whose rows have different times. Record "
+        text += "the streams at one rate, or resample them by time. Only if their rates are equal and a stream ended "
+        return Fault("rate", file, key, f"{text}early, cut them with: {command} --same-rate")
+    return Fault("length", file, key, f"{text}. Cut all streams with: {command}")

@@ -1,6 +1,12 @@
 """Writer of episodes: stores streams, arrays and attributes at the paths of a layout."""
 
-from collections.abc import Iterable, Mapping
+import errno
+import io
+import math
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,7 +18,7 @@ import numpy as np
 from tactile_align.datasets import codec
 from tactile_align.datasets.layout import Layout, load_layout
 from tactile_align.errors import InputError
-from tactile_align.files import write_atomically
+from tactile_align.files import NO_ROOM, no_room, write_atomically
 
 Frames = Iterable[np.ndarray | bytes]
 
@@ -23,12 +29,65 @@ class _Encoded:
     rows: list[bytes]
 
 
+class Disk(io.FileIO):
+    """File below an HDF5 file. It keeps the first error of a full disk instead of raising it.
+
+    When a write fails while HDF5 closes a file, h5py crashes the interpreter. Here every write succeeds for HDF5, and
+    `check` raises the error outside of HDF5.
+
+    Attributes:
+        error: The first error; the writes after it are ignored.
+        needed: Smallest number of bytes that the whole file needs.
+    """
+
+    error: OSError | None = None
+    needed = 0
+
+    def check(self, ahead: int = 0) -> None:
+        """Raise the error of a full disk.
+
+        Args:
+            ahead: Number of bytes that will be written next.
+
+        Raises:
+            OSError: A write failed, or fewer than `ahead` bytes are free.
+        """
+        self.needed = max(self.needed, self.seek(0, os.SEEK_END) + ahead)
+        if ahead and self.error is None and shutil.disk_usage(Path(str(self.name)).parent).free < ahead:
+            self.error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if self.error is not None:
+            raise self.error
+
+    def write(self, data: Any) -> int:
+        """Write all bytes of a buffer and return their number."""
+        rest = memoryview(data)
+        self.needed = max(self.needed, self.tell() + len(rest))
+        with self._keeping_errors():
+            while self.error is None and rest:
+                rest = rest[super().write(rest) :]
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size of the file, bytes, and return it."""
+        with self._keeping_errors():
+            super().truncate(size)
+        return size or 0
+
+    @contextmanager
+    def _keeping_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.error = error
+
+
 @dataclass
 class Writer:
     """Writer of one episode to an open file. It checks each stream or array before storing it.
 
     Attributes:
         file: The open file, under its temporary name.
+        disk: The file below the HDF5 file.
         layout: Layout that states the paths and the storage of streams and arrays.
         target: The final path, for error messages.
         steps: T, the number of rows that every stream must have.
@@ -36,6 +95,7 @@ class Writer:
     """
 
     file: h5py.File
+    disk: Disk
     layout: Layout
     target: Path
     steps: int
@@ -81,7 +141,9 @@ class Writer:
                 self._raw(name, key, frames)
             return
         encoded = [_Encoded(key, self._encode(name, frames, touch)) for name, key, frames, touch in work]
-        longest = max(len(row) for stream in encoded for row in stream.rows)
+        sizes = [len(row) for stream in encoded for row in stream.rows]
+        longest = max(sizes)
+        self.disk.check(sum(sizes))
         for stream in encoded:
             if layout.storage.kind == "vlen_jpeg":
                 self._vlen(stream)
@@ -140,8 +202,10 @@ class Writer:
             first = self._alike(name, row, self._width_height(name, row, pixels), first)
             if row == 0:
                 shape = (self.steps, *pixels.shape)
+                self.disk.check(math.prod(shape))
                 data = self.file.create_dataset(key, shape, np.uint8, chunks=(1, *pixels.shape), track_times=False)
             data[row] = pixels[..., ::-1] if order == "bgr" else pixels
+            self.disk.check()
 
     def _padded(self, stream: _Encoded, width: int) -> None:
         shape = (self.steps, width)
@@ -150,12 +214,14 @@ class Writer:
             padded = np.zeros(width, np.uint8)
             padded[: len(text)] = np.frombuffer(text, np.uint8)
             data[row] = padded
+            self.disk.check()
 
     def _vlen(self, stream: _Encoded) -> None:
         kind = h5py.vlen_dtype(np.uint8)
         data = self.file.create_dataset(stream.key, (self.steps,), kind, track_times=False)
         for row, text in enumerate(stream.rows):
             data[row] = np.frombuffer(text, np.uint8)
+            self.disk.check()
 
     def _counted(self, name: str, frames: Frames) -> Iterable[np.ndarray | bytes]:
         count = 0
@@ -188,6 +254,7 @@ class Writer:
         return size
 
     def _store(self, key: str, array: np.ndarray) -> None:
+        self.disk.check(array.nbytes)
         self.file.create_dataset(key, data=array, track_times=False)
 
 
@@ -241,6 +308,7 @@ def write_episode(
         FileExistsError: The file exists and `overwrite` is False.
         InputError: Streams differ in length, a frame has another shape or dtype, or a name or number cannot be
             stored.
+        OSError: The disk is full; the message contains the file, the space that it needs and the free space.
     """
     target, facts = Path(path), load_layout(layout)
     if not facts.writable:
@@ -250,17 +318,26 @@ def write_episode(
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists. Choose another name, or set overwrite=True to replace it")
 
-    def fill(partial: Path) -> None:
-        with h5py.File(partial, "w") as file:
-            writer = Writer(file, facts, target, len(np.asarray(qpos)), quality)
-            writer.low_dim(qpos, action, qvel)
-            writer.frames(dict(images), dict(touches or {}))
-            writer.arrays({f"{facts.cameras.group}/{name}": data for name, data in (depth or {}).items()})
-            writer.arrays(dict(extra or {}), whole=False)
-            stated = {**_rate(target, fps), **(attributes or {}), "layout": facts.name}
-            writer.attributes({**facts.attributes, **stated})
+    def fill(writer: Writer) -> None:
+        writer.low_dim(qpos, action, qvel)
+        writer.frames(dict(images), dict(touches or {}))
+        writer.arrays({f"{facts.cameras.group}/{name}": data for name, data in (depth or {}).items()})
+        writer.arrays(dict(extra or {}), whole=False)
+        stated = {**_rate(target, fps), **(attributes or {}), "layout": facts.name}
+        writer.attributes({**facts.attributes, **stated})
 
-    write_atomically(target, fill)
+    def write(partial: Path) -> None:
+        with Disk(partial, "w+") as disk:
+            try:
+                with h5py.File(disk, "w") as file:
+                    fill(Writer(file, disk, facts, target, len(np.asarray(qpos)), quality))
+                disk.check()
+            except (OSError, RuntimeError) as error:
+                if disk.error is None or disk.error.errno not in NO_ROOM:
+                    raise
+                raise no_room(target, disk.error, disk.needed) from error
+
+    write_atomically(target, write)
     return target
 
 

@@ -105,9 +105,7 @@ def compare(
             `evaluate`.
     """
     folders = [Path(run) for run in runs]
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        given = ", ".join(str(folder) for folder in folders)
-        raise InputError(f"got a run twice: {given}. A comparison needs different runs; give each run once")
+    names = run_names(folders)
     parts = [_judged_episodes(folder) for folder in folders]
     for folder, part in zip(folders, parts, strict=True):
         if part != parts[0]:
@@ -116,8 +114,6 @@ def compare(
                 f"Compare runs with the same [[data]] and the same split"
             )
     judged = [_judge(folder, None, progress, processes, baseline_rates) for folder in folders]
-    plain = [folder.name for folder in folders]
-    names = plain if len(set(plain)) == len(plain) else [str(folder) for folder in folders]
     base, *others = names
     by_name, left_out = dict(zip(names, judged, strict=True)), dict[str, str]()
     recalls = {}
@@ -145,6 +141,19 @@ def compare(
         compare_actions(acting, comparisons) if compares else {},
         left_out,
     )
+
+
+def run_names(folders: Sequence[Path]) -> list[str]:
+    """Return the names under which runs are compared: those of their folders, or the paths where names are equal.
+
+    Raises:
+        InputError: A run is given twice.
+    """
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        given = ", ".join(str(folder) for folder in folders)
+        raise InputError(f"got a run twice: {given}. A comparison needs different runs; give each run once")
+    plain = [folder.name for folder in folders]
+    return plain if len(set(plain)) == len(plain) else [str(folder) for folder in folders]
 
 
 def _judged_episodes(folder: Path) -> tuple[JudgedOn, tuple[str, ...]]:
@@ -182,7 +191,7 @@ def _judge(folder: Path, data: Data | None, progress: bool, processes: int, base
     if loaded.model.aligns:
         trials: tuple[BaselineTrial, ...] = ()
         baseline = None
-        if config.region == "box":
+        if config.region == "box" and config.hsa.pairs != "two_crops":  # two crops have no opening
             trials = baseline_trials(config, data, baseline_rates, progress) if baseline_rates else kept_trials(config)
         if trials:
             best = opening_only(config, best_trial(trials).rate)
@@ -191,7 +200,7 @@ def _judge(folder: Path, data: Data | None, progress: bool, processes: int, base
         views = {key: _view_summary(loaded, baseline, key, found, trials) for key, found in features.items()}
         reading = _readings(data, config)
         weights["retrieval"] = loaded.selected
-    summary = Summary(folder.name, _encoder_name(loaded.model), data.judged_on, views, reading)
+    summary = Summary(folder.name, encoder_name(loaded.model), data.judged_on, views, reading)
     actions = None
     if loaded.model.act is not None:
         acting = LoadedRun.load(folder, config, data.judged, "action")
@@ -370,7 +379,8 @@ def _retrieval(features: dict[str, np.ndarray]) -> dict[str, Recall]:
     return retrieval(tau, w, episode, contact, gallery=_gallery(features))
 
 
-def _encoder_name(model: AlignedPolicy) -> str:
+def encoder_name(model: AlignedPolicy) -> str:
+    """Return the names of the vision and touch encoders with the source of their weights, or "none" without them."""
     if model.alignment is None:
         return "none"
     towers = model.alignment.towers

@@ -1,34 +1,34 @@
-"""Studies: resumable training runs of the rows and seeds of a study file, and tables with paired differences."""
+"""Studies: resumable training runs and roll-outs of the rows and seeds of a study file, and their results."""
 
 import logging
 import shlex
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from joblib import Parallel, delayed
 
-from tactile_align.calibration.rig import load_rig
+from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.config.data import DataConfig
-from tactile_align.config.study import STANDING_STILL, GroupConfig, StudyConfig
+from tactile_align.config.study import BEST, TRUE, RecordingConfig, StudyConfig, merged
 from tactile_align.config.train import TrainConfig, load_config
 from tactile_align.diagnostics.actions import POLICY, STILL, action_moments
 from tactile_align.diagnostics.evaluation import train_to_the_end
-from tactile_align.diagnostics.intervals import interval_text, mean_interval
 from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.retrieval import retrieval
-from tactile_align.diagnostics.summary import ERRORS, Difference, JudgedOn, Recall, json_of, judged_text, result_of
+from tactile_align.diagnostics.rollout import play, policy_of
+from tactile_align.diagnostics.study_tables import Cell, RolledOut, table_text
+from tactile_align.diagnostics.summary import json_of, result_of
 from tactile_align.errors import FactError, InputError
 from tactile_align.facts import parse
 from tactile_align.files import read_json, read_toml, write_text_atomically
 from tactile_align.moments.dataset import Moments
 from tactile_align.policies.alignment import Alignment
 from tactile_align.policies.build import LoadedRun
+from tactile_align.policies.checkpoint import header_of
 from tactile_align.simulation.record import simulate
 from tactile_align.training.data import load_data
 from tactile_align.training.state import FREE
@@ -37,61 +37,13 @@ logger = logging.getLogger(__name__)
 RESULT = "result.json"
 
 
-@dataclass(frozen=True)
-class Cell:
-    """Result of one run of a study: one row of the study file with one seed. It is stored as RUN/result.json.
-
-    Attributes:
-        row: Name of the row of the study file, i.e. of the variant of the config.
-        seed: Seed of the run.
-        encoder: Name of the vision encoder, "SCRATCH" if it has no pretrained weights, or "none" without encoder.
-        steps: Number of training steps.
-        training_moments: Number of training moments.
-        head_parameters: Number of parameters of the layers that compute the region feature, h_w, from the vision tokens
-            or from the gripper's opening.
-        resumed: Whether the training was stopped and resumed; `cpu_minutes` then covers only the last part.
-        cpu_minutes: CPU time of the training, minutes.
-        judged_on: Episodes on which the values were computed; see `Summary.judged_on`.
-        selected: How the weights were selected, such as "best held-out R@1 0.120, step 400".
-        values: R@1 of each contact, averaged over both directions, or the action error of each moment; see
-            `actions.ActionMoments.of`.
-        episodes: Episode of each value: path of the file, with #NAME if the file holds several episodes.
-        places: For each value, the index of its contact, or the frame number of its moment, in the episode.
-        recall: Recall averaged over both directions; None if the study measures the action error.
-        standing_still: Action error of each moment if every action of the chunk equals the recorded state; None if the
-            study measures retrieval, or if state and action differ in length.
-        phases: Phase of each moment, "free", "contact" or "transition"; None if the study measures retrieval.
-    """
-
-    row: str
-    seed: int
-    encoder: str
-    steps: int
-    training_moments: int
-    head_parameters: int
-    resumed: bool
-    cpu_minutes: float
-    judged_on: JudgedOn
-    selected: str
-    values: list[float]
-    episodes: list[str]
-    places: list[int]
-    recall: Recall | None = None
-    standing_still: list[float] | None = None
-    phases: list[str] | None = None
-
-    def by_place(self, values: Sequence[float] | None) -> dict[tuple[str, int], float]:
-        """Return `values`, one per entry of `episodes`, by (episode, place); an empty dict if `values` is None."""
-        return dict(zip(zip(self.episodes, self.places, strict=True), values, strict=True)) if values else {}
-
-
 def load_study(name_or_path: str | Path) -> StudyConfig:
     """Return the study in a TOML file, or the shipped study with a name.
 
     Raises:
         FactError, InputError: The file or name does not exist, the file is not TOML, or a key is unknown, missing or
-            wrong, also in the training config of a row, or a row of an action study trains no policy. The message
-            states the key.
+            wrong, also in the training config of a row, or a row of an action study trains no policy, or a row of a
+            success study has roll-outs but no policy, or a policy but no roll-outs. The message states the key.
     """
     path = Path(name_or_path)
     if path.suffix != ".toml":
@@ -112,6 +64,12 @@ def load_study(name_or_path: str | Path) -> StudyConfig:
                 f"{path}: row {row} has train_policy = false, but measure = 'action' needs a policy. Set train_policy "
                 f"= true, or measure = 'retrieval'"
             )
+        if plan.measure == "success" and config.train_policy != (plan.stated(row, "roll_outs") is not None):
+            has = "a policy, but no roll_outs" if config.train_policy else "roll_outs, but train_policy = false"
+            raise InputError(
+                f"{path}: row {row} has {has}; measure = 'success' needs roll_outs for exactly the rows with a policy. "
+                f"Add or remove roll_outs, or change train_policy"
+            )
     return plan
 
 
@@ -126,8 +84,9 @@ def study(
 ) -> str:
     """Run the missing runs of a study and return its tables, which are also written to OUT/table.md.
 
-    A run trains one row of the file with one seed. Finished runs are kept; a run that was stopped resumes from its last
-    checkpoint.
+    A run trains one row of the file with one seed; a study of success then rolls it out. Finished runs and roll-outs
+    are kept; a run that was stopped resumes from its last checkpoint. A row with `init` starts from the run of that row
+    with the same seed, which is run first.
 
     Args:
         file: Path of a study file, or name of a shipped study.
@@ -142,24 +101,62 @@ def study(
 
     Raises:
         FactError, InputError: The study file is wrong, or a row name is unknown. Or a run in the folder has another
-            config than the study file states, or was stopped (Ctrl-C, SIGTERM) before its end.
+            config or other roll-outs than the study file states, or was stopped (Ctrl-C, SIGTERM) before its end.
     """
-    plan = load_study(file)
-    chosen = list(product(seeds or plan.seeds, plan.row_names(tuple(rows))))
-    folder = Path(out or f"runs/{plan.name}")
-    if plan.recording is not None:
-        simulate(folder / "data", **plan.recording.model_dump(), processes=processes, progress=progress)
+    plan, folder, waves = _waves(file, out, rows, seeds)
+    chosen = [run for wave in waves for run in wave]
+    missing = {run for run in chosen if not _done(plan, folder, *run)}
+    for place, recording in _recordings(plan, folder, dict.fromkeys(row for _, row in chosen)).items():
+        stated = recording.model_dump(exclude={"options", "minutes"})
+        simulate(place, **stated, options=recording.options, processes=processes, progress=progress)
     for row in dict.fromkeys(row for _, row in chosen):
-        _write_shifted_rigs(plan, folder, row)
-    configs = {(seed, row): config_of(plan, folder, row, seed) for seed, row in chosen}
-    missing = [cell for cell, config in configs.items() if not _done(config)]
-    for seed, row in missing:
-        logger.info(f"{plan.title(row)}, seed {seed}: {command(file, folder, row, seed)}")
-    work = (delayed(_run)(plan, row, configs[seed, row], progress) for seed, row in missing)
-    Parallel(n_jobs=processes)(work)
+        _write_wrong_rigs(plan, folder, row)
+    for wave in waves:
+        work = [(seed, row) for seed, row in wave if (seed, row) in missing]
+        for seed, row in work:
+            logger.info(f"{plan.title(row)}, seed {seed}: {command(file, folder, row, seed)}")
+        Parallel(n_jobs=processes)(delayed(_run)(plan, folder, row, seed, progress) for seed, row in work)
     text = table_text(plan, results(folder))
     write_text_atomically(folder / "table.md", text)
     return text
+
+
+Waves = list[list[tuple[int, str]]]
+"""Runs as (seed, row), in groups of which each needs only runs of the groups before it."""
+
+
+def _waves(
+    file: str | Path, out: str | Path | None, rows: Sequence[str], seeds: Sequence[int]
+) -> tuple[StudyConfig, Path, Waves]:
+    """Return a study, its folder, and the chosen runs with all runs that they start from; arguments as for `study`."""
+    plan = load_study(file)
+    waves: Waves = []
+    for row in plan.row_names(tuple(rows)):
+        chain = [row]
+        while (init := plan.stated(chain[0], "init")) is not None:
+            chain.insert(0, init)
+        for depth, name in enumerate(chain):
+            waves += [[] for _ in range(depth + 1 - len(waves))]
+            waves[depth] += [(seed, name) for seed in seeds or plan.seeds]
+    return plan, Path(out or f"runs/{plan.name}"), [sorted(dict.fromkeys(wave), key=_seed) for wave in waves]
+
+
+def _seed(run: tuple[int, str]) -> int:
+    return run[0]
+
+
+def _recordings(plan: StudyConfig, folder: Path, rows: Sequence[str] | dict[str, None]) -> dict[Path, RecordingConfig]:
+    """Return the recordings that rows train on, by folder."""
+    found: dict[Path, RecordingConfig] = {}
+    for row in rows:
+        if (recording := plan.recording_of(row)) is not None:
+            found[_recorded(plan, folder, row)] = recording
+    return found
+
+
+def _recorded(plan: StudyConfig, folder: Path, row: str) -> Path:
+    name = plan.stated(row, "recording")
+    return folder / "data" if name is None else folder / "data" / name
 
 
 def command(file: str | Path, folder: Path, row: str, seed: int) -> str:
@@ -177,11 +174,30 @@ def command(file: str | Path, folder: Path, row: str, seed: int) -> str:
 def commands(
     file: str | Path, out: str | Path | None = None, rows: Sequence[str] = (), seeds: Sequence[int] = ()
 ) -> list[str]:
-    """Return the command line of every missing run of a study; the arguments are those of `study`."""
-    plan = load_study(file)
-    folder = Path(out or f"runs/{plan.name}")
-    cells = product(seeds or plan.seeds, plan.row_names(tuple(rows)))
-    return [command(file, folder, row, seed) for seed, row in cells if not _done(config_of(plan, folder, row, seed))]
+    """Return the command line of every missing run of a study; the arguments are those of `study`.
+
+    A run comes after the run that it starts from.
+    """
+    plan, folder, waves = _waves(file, out, rows, seeds)
+    missing = [run for wave in waves for run in wave if not _done(plan, folder, *run)]
+    return [command(file, folder, row, seed) for seed, row in missing]
+
+
+def cost(file: str | Path, out: str | Path | None = None, rows: Sequence[str] = (), seeds: Sequence[int] = ()) -> str:
+    """Return the core-hours of the missing recordings and runs of a study as text, from the `minutes` in its file.
+
+    The arguments are those of `study`.
+    """
+    plan, folder, waves = _waves(file, out, rows, seeds)
+    missing = [row for wave in waves for seed, row in wave if not _done(plan, folder, seed, row)]
+    made = {place: len(list(place.glob("episode_init_*.hdf5"))) for place in _recordings(plan, folder, missing)}
+    recordings = _recordings(plan, folder, dict.fromkeys(missing))
+    left = [recording for place, recording in recordings.items() if made[place] < recording.episodes]
+    stated = [recording.minutes for recording in left] + [plan.rows[row].minutes for row in missing]
+    known = [minutes for minutes in stated if minutes is not None]
+    unknown = f"; not measured: {len(stated) - len(known)} of these" if len(known) < len(stated) else ""
+    hours = f"{sum(known) / 60:.2f} core-hours" if known or not stated else "unknown core-hours"
+    return f"{len(missing)} missing runs and {len(left)} missing recordings: {hours}{unknown}"
 
 
 def config_of(plan: StudyConfig, folder: Path, row: str, seed: int) -> TrainConfig:
@@ -194,34 +210,46 @@ def config_of(plan: StudyConfig, folder: Path, row: str, seed: int) -> TrainConf
         seed: Seed of the run.
     """
     config = _with_true_boxes(plan, folder, row, seed)
-    if not any(plan.rows[row].shift_px):
+    if not _wrong_rig(plan, row):
         return config
-    data = [entry.model_copy(update={"rig": str(rig)}) for entry, rig in _shifted_rigs(config, folder, row)]
+    data = [entry.model_copy(update={"rig": str(rig)}) for entry, rig in _wrong_rigs(config, folder, row)]
     return config.model_copy(update={"data": tuple(data)})
 
 
+def _out(folder: Path, row: str, seed: int) -> Path:
+    return folder / "runs" / f"{row}-s{seed}"
+
+
 def _with_true_boxes(plan: StudyConfig, folder: Path, row: str, seed: int) -> TrainConfig:
-    entries: dict[str, Any] = {"out": str(folder / "runs" / f"{row}-s{seed}"), "seed": seed}
-    if plan.recording is not None:
-        data = folder / "data"
-        entries |= {"data": [{"path": str(data), "rig": str(data / "rig.toml")}], "cache": str(folder / "cache")}
+    entries: dict[str, Any] = {"out": str(_out(folder, row, seed)), "seed": seed}
+    if plan.recording_of(row) is not None:
+        data = _recorded(plan, folder, row)
+        source = {"path": str(data), "rig": str(data / "rig.toml"), "episodes": plan.stated(row, "episodes")}
+        entries |= {"data": [source], "cache": str(folder / "cache")}
+    if (init := plan.stated(row, "init")) is not None:
+        entries["init"] = str(_out(folder, init, seed))
     return plan.train_config(row, **entries)
 
 
-def _shifted_rigs(config: TrainConfig, folder: Path, row: str) -> list[tuple[DataConfig, Path]]:
-    """Return each [[data]] entry of the config, with the path of a copy of its rig in which the cameras are shifted."""
+def _wrong_rig(plan: StudyConfig, row: str) -> bool:
+    return any(plan.rows[row].shift_px) or bool(plan.rig_changes(row))
+
+
+def _wrong_rigs(config: TrainConfig, folder: Path, row: str) -> list[tuple[DataConfig, Path]]:
+    """Return each [[data]] entry of the config, with the path of a copy of its rig that a row changes."""
     return [(entry, folder / "rigs" / f"{row}_{number}.toml") for number, entry in enumerate(config.data)]
 
 
-def _write_shifted_rigs(plan: StudyConfig, folder: Path, row: str) -> None:
-    shift = plan.rows[row].shift_px
-    if not any(shift):
+def _write_wrong_rigs(plan: StudyConfig, folder: Path, row: str) -> None:
+    if not _wrong_rig(plan, row):
         return
-    config = _with_true_boxes(plan, folder, row, plan.seeds[0])
+    shift, config = plan.rows[row].shift_px, _with_true_boxes(plan, folder, row, plan.seeds[0])
     (folder / "rigs").mkdir(parents=True, exist_ok=True)
-    for entry, path in _shifted_rigs(config, folder, row):
+    for entry, path in _wrong_rigs(config, folder, row):
         rig = load_rig(entry.rig)
-        for camera in dict.fromkeys(view.camera for view in config.views):
+        changed = merged(rig.model_dump(mode="json"), plan.rig_changes(row))
+        rig = parse(Rig, changed, f"study {plan.name}, row {row}, rig")
+        for camera in dict.fromkeys(view.camera for view in config.views) if any(shift) else ():
             K = [list(line) for line in rig.camera(camera).K]
             K[0][2] += shift[0]
             K[1][2] += shift[1]
@@ -229,12 +257,13 @@ def _write_shifted_rigs(plan: StudyConfig, folder: Path, row: str) -> None:
         rig.save(path)
 
 
-def _done(config: TrainConfig) -> bool:
-    """Return whether a run has a result.
+def _done(plan: StudyConfig, folder: Path, seed: int, row: str) -> bool:
+    """Return whether a run has its result, with all its roll-outs.
 
     Raises:
-        InputError: The run was trained with another config.
+        InputError: The run was trained with another config, or rolled out otherwise, than the study file states.
     """
+    config = config_of(plan, folder, row, seed)
     out = Path(config.out)
     if not (out / RESULT).exists():
         return False
@@ -244,23 +273,77 @@ def _done(config: TrainConfig) -> bool:
             f"{out}: this run was trained with another config than the study file states now; {', '.join(changed)} "
             f"changed. Use another folder for the changed study, or delete this run to train it again"
         )
-    return True
+    return not _conditions_left(plan, row, _cell(out))
 
 
-def _run(plan: StudyConfig, row: str, config: TrainConfig, progress: bool) -> None:
-    """Train one run to its end, evaluate it and write its result."""
+def _cell(out: Path) -> Cell:
+    path = out / RESULT
+    return result_of(Cell, read_json(path, "Delete the file; the study then evaluates this run again"), str(path))
+
+
+def _conditions_left(plan: StudyConfig, row: str, cell: Cell) -> list[str]:
+    """Return the conditions under which a run was not rolled out yet.
+
+    Raises:
+        InputError: Roll-outs of the run differ from those that the study file states.
+    """
+    acts, left = plan.stated(row, "roll_outs"), []
+    for name in () if acts is None else acts.conditions:
+        rolled, condition = cell.rolled.get(name), plan.condition(row, name)
+        if rolled is None:
+            left.append(name)
+            continue
+        seeds = list(dict.fromkeys(p.seed for p in rolled.played))
+        now = (acts.task, _seeds(plan, row), condition.touch, condition.options)
+        if (rolled.task, seeds, rolled.touch, rolled.options) != now:
+            raise InputError(
+                f"row {row}, seed {cell.seed}: its roll-outs '{name}' were made with another task, touch, other seeds "
+                f"or options than the study file states now. Use another folder for the changed study, or delete "
+                f"{RESULT} of this run to roll it out again"
+            )
+    return left
+
+
+def _seeds(plan: StudyConfig, row: str) -> list[int]:
+    acts = plan.stated(row, "roll_outs")
+    return list(range(acts.first, acts.first + acts.seeds))
+
+
+def _run(plan: StudyConfig, folder: Path, row: str, seed: int, progress: bool) -> None:
+    """Train one run to its end, evaluate it, roll it out if the row states that, and write its result."""
+    config = config_of(plan, folder, row, seed)
+    out = Path(config.out)
+    cell = _cell(out) if (out / RESULT).exists() else _trained(plan, row, config, progress)
+    write_text_atomically(out / RESULT, json_of(cell))
+    for name in _conditions_left(plan, row, cell):
+        rolled = {name: _rolled_out(plan, row, out, name)}
+        if name == TRUE and _best_differs(out, config.steps):
+            rolled[BEST] = _rolled_out(plan, row, out, TRUE, best=True)
+        cell = replace(cell, rolled=cell.rolled | rolled)
+        write_text_atomically(out / RESULT, json_of(cell))
+
+
+def _trained(plan: StudyConfig, row: str, config: TrainConfig, progress: bool) -> Cell:
+    """Train one run to its end and return its result, without roll-outs."""
     out = Path(config.out)
     data = load_data(config, progress=progress)
     began, resumed = time.process_time(), any((out / "checkpoints").glob("step_*.pt"))
     train_to_the_end(config, data, progress)
     minutes = (time.process_time() - began) / 60
-    run = LoadedRun.load(out, config, data.judged, plan.measure)
+    run = LoadedRun.load(out, config, data.judged, "action" if plan.measure == "action" else "retrieval")
     alignment = run.model.alignment
     encoder, head = "none", 0
     if alignment is not None:
         encoder = "SCRATCH" if alignment.towers.scratch else alignment.towers.vision.name
         head = head_parameters(alignment)
-    cell = Cell(
+    measured: dict[str, Any] = {"values": [], "episodes": [], "places": []}
+    if plan.measure == "retrieval":
+        measured = retrieval_of(run, plan.gallery)
+    elif plan.measure == "action":
+        measured = actions_of(run, data.train)
+    elif run.model.aligns and config.hsa.pairs != "two_crops" and contacts_of(run) >= plan.gallery:
+        measured["recall"] = retrieval_of(run, plan.gallery)["recall"]
+    return Cell(
         row=row,
         seed=config.seed,
         encoder=encoder,
@@ -271,9 +354,32 @@ def _run(plan: StudyConfig, row: str, config: TrainConfig, progress: bool) -> No
         cpu_minutes=round(minutes, 2),
         judged_on=data.judged_on,
         selected=run.selected,
-        **(retrieval_of(run, plan.gallery) if plan.measure == "retrieval" else actions_of(run, data.train)),
+        **measured,
     )
-    write_text_atomically(out / RESULT, json_of(cell))
+
+
+def contacts_of(run: LoadedRun) -> int:
+    """Return the number of contacts in the first view of a run, with a box, among its moments."""
+    view, moments = run.model.views[0], run.moments
+    pairs = moments.views[view.key].visible & moments.touches[view.sensor].contact
+    index = moments.touches[view.sensor].contact_index
+    return len(set(zip(moments.episode[pairs].tolist(), index[pairs].tolist(), strict=True)))
+
+
+def _rolled_out(plan: StudyConfig, row: str, out: Path, name: str, best: bool = False) -> RolledOut:
+    """Return the roll-outs of a run under a condition, with the weights of the last step or with the best ones."""
+    acts, condition = plan.stated(row, "roll_outs"), plan.condition(row, name)
+    began = time.process_time()
+    policy, weights = policy_of(out, acts.task, condition.options, "best" if best else "last")
+    played = play(policy, acts.task, _seeds(plan, row), options=condition.options, touch=condition.touch)
+    minutes = round((time.process_time() - began) / 60, 2)
+    return RolledOut(acts.task, condition.touch, condition.options, weights, minutes, played)
+
+
+def _best_differs(out: Path, steps: int) -> bool:
+    """Return whether a run has weights of the smallest action error that are not those of its last step."""
+    path = out / "checkpoints" / "best_action.safetensors"
+    return path.is_file() and int(header_of(path)["step"]) != steps
 
 
 def head_parameters(alignment: Alignment) -> int:
@@ -318,124 +424,5 @@ def actions_of(run: LoadedRun, train: Moments) -> dict[str, Any]:
 
 def results(folder: Path) -> list[Cell]:
     """Return the finished runs of a study, sorted by row and seed."""
-    advice = "Delete the file; the study then evaluates this run again"
-    paths = sorted(folder.glob(f"runs/*/{RESULT}"))
-    cells = (result_of(Cell, read_json(path, advice), str(path)) for path in paths)
+    cells = (_cell(path.parent) for path in sorted(folder.glob(f"runs/*/{RESULT}")))
     return sorted(cells, key=lambda cell: (cell.row, cell.seed))
-
-
-def table_text(plan: StudyConfig, cells: Sequence[Cell]) -> str:
-    """Return the Markdown tables of finished runs: the results of each run, and the paired differences of each group.
-
-    Runs of rows that the study file no longer contains are left out.
-
-    Raises:
-        InputError: Some runs are evaluated on test episodes, others on held-out episodes.
-    """
-    cells = [cell for row in plan.rows for cell in cells if cell.row == row]
-    if not cells:
-        return "no finished run yet\n"
-    parts = {cell.judged_on: f"{cell.row}, seed {cell.seed}" for cell in cells}
-    if len(parts) > 1:
-        found = " and ".join(f"{name} on {judged_text(part)}" for part, name in parts.items())
-        raise InputError(
-            f"study {plan.name}: {found}; a study needs runs that are judged on the same part. Set the same held_out, "
-            f"test and split_seed in all rows"
-        )
-    encoders = ", ".join(dict.fromkeys(cell.encoder for cell in cells))
-    recall, episodes = cells[0].recall, judged_text(cells[0].judged_on)
-    if recall is None:
-        head = f"Mean absolute action error on {episodes}, mean over all columns, robot units, zero latent"
-    else:
-        head = (
-            f"Retrieval among {recall.gallery} contacts of {episodes}, averaged over both directions. Chance: R@1 "
-            f"{recall.chance[1]:.3f}, R@5 {recall.chance[5]:.3f}"
-        )
-    tables = [f"{head}. Encoders: {encoders}. Intervals: 95 %, over episodes.\n", _runs_table(plan, cells)]
-    for name, group in plan.compared().items():
-        if table := _differences_table(plan, group, cells):
-            tables += [f"Group {name}: {table}"]
-    return "\n".join(tables)
-
-
-def _runs_table(plan: StudyConfig, cells: Sequence[Cell]) -> str:
-    columns: tuple[str, ...] = ("action error", "in contact", "standing still")
-    if plan.measure == "retrieval":
-        columns = ("R@1", "R@5", "median rank", "head parameters")
-    lines = [f"| row | seed | {' | '.join(columns)} | weights | CPU min |", "|---" * (len(columns) + 4) + "|"]
-    for cell in cells:
-        if cell.recall is not None:
-            r = cell.recall
-            measured = [f"{r.at[1]:.3f} {interval_text(r.interval[1])}", f"{r.at[5]:.3f}", f"{r.median_rank:.1f}"]
-            measured.append(f"{cell.head_parameters:,}")
-        else:
-            values = np.array(cell.values)
-            interval = mean_interval(values, np.array(cell.episodes), bounds=ERRORS)
-            touching = values[np.array(cell.phases) == "contact"]
-            others = ["-" if not len(v) else f"{np.mean(v):.4f}" for v in (touching, cell.standing_still or [])]
-            measured = [f"{values.mean():.4f} {interval_text(interval)}", *others]
-        minutes = f"{cell.cpu_minutes:.1f}{' (resumed)' if cell.resumed else ''}"
-        entries = [plan.title(cell.row), str(cell.seed), *measured, cell.selected, minutes]
-        lines.append(f"| {' | '.join(entries)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _differences_table(plan: StudyConfig, group: GroupConfig, cells: Sequence[Cell]) -> str | None:
-    """Return the table of a group's paired differences: each row minus the row that it is compared with.
-
-    Both rows are compared at the same contacts (or moments), each averaged over the seeds that both rows have.
-    """
-    present = {cell.row for cell in cells}
-    rows = [row for row in group.rows if row in present and row not in group.against]
-    references = [row for row in group.against if row in present or row == STANDING_STILL]
-    count = len(rows) * len(references)
-    if not count:
-        return None
-    what, bounds = "R@1 on the same contacts", (0.0, 1.0)
-    if plan.measure == "action":
-        what, bounds = "action error on the same moments", ERRORS
-    lines = [
-        f"differences of the {what}, averaged over the seeds. All {count} intervals hold together with 95 % "
-        f"(Bonferroni).\n",
-        f"| row | seeds | {' | '.join(f'minus {plan.title(other)}' for other in references)} |",
-        "|---" * (len(references) + 2) + "|",
-    ]
-    for row in rows:
-        found = [paired(cells, row, other, bounds, count) for other in references]
-        seeds = ", ".join(map(str, next((seeds for difference, seeds in found if difference), ())))
-        texts = ["-" if difference is None else difference.text("+.4f") for difference, _ in found]
-        lines.append(f"| {plan.title(row)} | {seeds} | {' | '.join(texts)} |")
-    return "\n".join(lines) + "\n"
-
-
-def paired(
-    cells: Sequence[Cell], row: str, other: str, bounds: tuple[float, float] = (0, 1), comparisons: int = 1
-) -> tuple[Difference | None, list[int]]:
-    """Return the mean difference of two rows of a study over the seeds that both have, and these seeds.
-
-    The values of both rows are compared at the same contacts or moments. The difference is None if the rows have no
-    seed, or no contact or moment, in common.
-
-    Args:
-        cells: Finished runs.
-        row: Name of the first row.
-        other: Name of the second row, or "standing_still": the actions that repeat the recorded state, at the moments
-            of the first row.
-        bounds: Smallest and largest possible value; (0, inf) for errors.
-        comparisons: Number of intervals that must all contain their true values with 95 % probability (Bonferroni).
-    """
-    first = {cell.seed: cell.by_place(cell.values) for cell in cells if cell.row == row}
-    second = {cell.seed: cell.by_place(cell.values) for cell in cells if cell.row == other}
-    if other == STANDING_STILL:
-        second = {cell.seed: cell.by_place(cell.standing_still) for cell in cells if cell.row == row}
-    seeds = sorted(first.keys() & second.keys())
-    a, b = (_average([values[seed] for seed in seeds]) for values in (first, second))
-    return Difference.at_common(a, b, bounds=bounds, comparisons=comparisons), seeds
-
-
-def _average(runs: Sequence[Mapping[tuple[str, int], float]]) -> dict[tuple[str, int], float]:
-    """Return the mean over `runs` of the value at each place that all of them have; see `Cell.by_place`."""
-    places = runs[0] if runs else {}
-    return {
-        place: float(np.mean([run[place] for run in runs])) for place in places if all(place in run for run in runs)
-    }

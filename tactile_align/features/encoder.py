@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tactile_align.config.features import AdapterConfig, EncoderConfig
 from tactile_align.errors import InputError
+from tactile_align.features.tensor_files import require_finite
 from tactile_align.features.weights import QUICK, Tower, catalogue_of, image_tower, require_model
 from tactile_align.geometry.images import ImageMap
 
@@ -349,7 +350,7 @@ def encoder_of(config: EncoderConfig, fill: bool = True) -> Encoder:
         )
     source = None if scratch else known.tag_or_path(config.pretrained) if fill else config.pretrained
     visual = image_tower(config, known, None if tower else source, fill)
-    if fill and source is not None and tower is None:
+    if fill and source is not None and not (tower and tower.facts):
         known.warn_of_quick_gelu(source, visual)
     if config.stem == "conv":
         if not isinstance(visual, open_clip.transformer.VisionTransformer):
@@ -361,4 +362,6 @@ def encoder_of(config: EncoderConfig, fill: bool = True) -> Encoder:
     encoder = Encoder(visual, *known.mean_and_std(visual, source), config)
     if tower is not None:
         tower.load_into(encoder, encoder.facts)
+    if source is not None and fill:
+        require_finite(encoder.state_dict(), source)
     return encoder

@@ -12,12 +12,12 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import open_clip
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tactile_align.config.features import EncoderConfig
 from tactile_align.errors import InputError, MissingExtra
+from tactile_align.features.tensor_files import header_of, mismatches, read_tensors
 from tactile_align.files import write_atomically
 
 QUICK = "-quickgelu"
@@ -233,7 +233,8 @@ def image_tower(config: EncoderConfig, known: Catalogue, source: str | None, fil
                 f"the weights of {config.model} include a text encoder that needs the package transformers. Install it "
                 f"with pip install transformers, or use another model"
             ) from error
-        raise _unfit(source, config.model, str(error).strip() or repr(error)) from error
+        fault = "an .npz file must hold the weights of a SigLIP model" if source.endswith(".npz") else str(error)
+        raise _unfit(source, config.model, fault or repr(error)) from error
     return clip.visual
 
 
@@ -297,20 +298,14 @@ class Tower:
         """
         if Path(path).suffix in (".npz", ".npy"):
             return None  # weights of whole SigLIP models, in the format of big_vision
-        facts: dict[str, str] = {}
-        try:
-            if Path(path).suffix == ".safetensors":
-                with safe_open(path, "pt") as file:
-                    facts = file.metadata() or {}
-            tensors = open_clip.factory.load_state_dict(path)
-        except OSError:
-            raise
-        except Exception as error:  # a damaged file can raise any exception
-            raise _unfit(path, model, str(error)) from error
-        if not all(isinstance(value, Tensor) for value in tensors.values()):
-            raise _unfit(path, model, "the file contains objects that are not tensors")
+        tensors, entry = read_tensors(Path(path))
+        facts = header_of(Path(path))
+        if all(name.startswith("module.") for name in tensors):  # the prefix of torch's DistributedDataParallel
+            tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
         if "logit_scale" in tensors:
-            return None
+            if entry in ("", "state_dict"):  # open_clip reads no other entry
+                return None
+            tensors = {name: value for name, value in tensors.items() if name.startswith("visual.")}
         if TOWER in facts:
             return cls(path, model, tensors, facts)
         tensors = {f"visual.{name.removeprefix('visual.')}": value for name, value in tensors.items()}
@@ -335,11 +330,14 @@ class Tower:
         kept = {n: value for n, value in own.items() if n in ("mean", "std") or n.startswith("adapters.")}
         if not any(name.startswith("adapters.") for name in given):
             given = {**kept, **given}
-        try:
-            encoder.load_state_dict({**{name: own[name] for name in ("mean", "std")}, **given})
-        except RuntimeError as error:
-            first = str(error).splitlines()
-            raise _unfit(self.path, self.model, " ".join(first[1:2] or first).strip()[:300]) from error
+        given = {**{name: own[name] for name in ("mean", "std")}, **given}
+        if faults := mismatches(given, encoder):
+            some = ", ".join(list(self.tensors)[:2])
+            text = (
+                f"its tensors ({len(self.tensors)}: {some} ...) are not those of the encoder: {'; '.join(faults[:3])}"
+            )
+            raise _unfit(self.path, self.model, text)
+        encoder.load_state_dict(given)
 
 
 def save_tower(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
@@ -357,8 +355,8 @@ def save_tower(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, st
 
 def _unfit(source: str, model: str, fault: str) -> InputError:
     """Return the error for weights that do not fit a model."""
-    first = fault.strip().splitlines()
+    reason = " ".join(fault.split())[:300].rstrip(".")
     return InputError(
-        f"the weights {source} do not fit the model {model}: {first[0] if first else 'no reason given'}. Use a state "
-        f"dict of this open_clip model or of its image tower, saved by torch.save or as safetensors"
+        f"the weights {source} do not fit the model {model}: {reason}. Use a state dict of this open_clip model or of "
+        f"its image tower, saved by torch.save or as safetensors"
     )

@@ -178,6 +178,16 @@ def nearest_rotation(M: Array) -> Array:
     return flipped @ Vh
 
 
+def pose_fault(T: Array, tolerance: float = 1e-5) -> str | None:
+    """Return why a matrix (4, 4) is not a pose, as a phrase for messages; None if it is a pose."""
+    last = [float(value) for value in T[3]]
+    if not all(abs(value - (i == 3)) <= tolerance for i, value in enumerate(last)):
+        text = f"its last row is {' '.join(f'{value:.4g}' for value in last)}, not 0 0 0 1"
+        row = abs(last[3] - 1) <= tolerance and not any(float(abs(T[i, 3])) > tolerance for i in range(3))
+        return f"{text}: it is written column by column, so transpose it" if row else text
+    return rotation_fault(T[:3, :3], tolerance)
+
+
 def rotation_fault(R: Array, tolerance: float = 1e-5) -> str | None:
     """Return why a matrix (3, 3) is not a rotation, as a phrase for messages; None if it is a rotation."""
     xp = array_namespace(R)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -10,6 +10,38 @@ from array_api_compat import array_namespace
 
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import Array
+
+
+def exif_orientation(data: np.ndarray | bytes) -> int:
+    """Return the EXIF orientation tag (1 to 8) of an encoded JPEG, PNG or TIFF; 1, "as stored", if it has none.
+
+    This package uses pixels as stored and ignores the tag, because a camera's intrinsics belong to its sensor.
+    """
+    exif = _exif(bytes(data))
+    order: Literal["little", "big"] = "little" if exif[:2] == b"II" else "big"
+    first = int.from_bytes(exif[4:8], order)
+    for i in range(int.from_bytes(exif[first : first + 2], order)):
+        entry = exif[first + 2 + 12 * i :][:12]
+        if int.from_bytes(entry[:2], order) == 0x0112 and 1 <= int.from_bytes(entry[8:10], order) <= 8:
+            return int.from_bytes(entry[8:10], order)
+    return 1
+
+
+def _exif(text: bytes) -> bytes:
+    """Return the EXIF data (a TIFF) of an encoded image; b"" if it has none."""
+    if text[:2] in (b"II", b"MM"):
+        return text
+    at = 2
+    while text[:2] == b"\xff\xd8" and text[at : at + 1] == b"\xff" and text[at + 1] != 0xDA:
+        if text[at + 1] == 0xE1 and text[at + 4 : at + 10] == b"Exif\0\0":
+            return text[at + 10 :]
+        at += 2 + int.from_bytes(text[at + 2 : at + 4], "big")
+    at = 8
+    while text[:4] == b"\x89PNG" and at < len(text):
+        if text[at + 4 : at + 8] == b"eXIf":
+            return text[at + 8 :]
+        at += 12 + int.from_bytes(text[at : at + 4], "big")
+    return b""
 
 
 def resampled(image: Array, image_map: "ImageMap", fill: float) -> Array:

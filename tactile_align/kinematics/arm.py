@@ -6,10 +6,10 @@ from tactile_align.errors import FactError
 from tactile_align.facts import parse, read_fact
 from tactile_align.geometry.frames import Array
 from tactile_align.kinematics.arm_files import ArmFact, read_urdf
-from tactile_align.kinematics.chain import Arm, cross, difference, fill, frames, require_joint_axis
+from tactile_align.kinematics.chain import Arm, cross, difference, fill, frames, joint_values, require_joint_axis
 from tactile_align.kinematics.guards import require_within_limits
 
-__all__ = ["Arm", "forward_kinematics", "jacobian", "link_poses", "load_arm", "require_within_limits"]
+__all__ = ["Arm", "forward_kinematics", "jacobian", "joint_values", "link_poses", "load_arm", "require_within_limits"]
 
 
 def load_arm(name_or_path: str | Path, base: str | None = None, tip: str | None = None) -> Arm:
@@ -25,9 +25,9 @@ def load_arm(name_or_path: str | Path, base: str | None = None, tip: str | None 
             plain serial chain. The message contains file and key or element.
     """
     suffix = Path(name_or_path).suffix.lower()
-    if suffix == ".urdf":
+    if suffix in (".urdf", ".xml"):
         return read_urdf(Path(name_or_path), base, tip)
-    if suffix in (".xacro", ".xml"):
+    if suffix == ".xacro":
         command = f"xacro {Path(name_or_path).name} > arm.urdf"
         raise FactError(f"{name_or_path}: found {suffix}, expected .urdf or .toml. Expand xacro first: {command}")
     if base is not None or tip is not None:

@@ -24,8 +24,14 @@ class _NoDoctype(ElementTree.TreeBuilder):
         raise FactError("<!DOCTYPE> found; it is not allowed in a URDF because it can load files. Remove the line")
 
 
+OTHER_FORMATS = {"mujoco": ", which is MJCF (MuJoCo)", "sdf": ", which is SDF (Gazebo)"}
+
+
 def parse(path: Path) -> ElementTree.Element:
-    """Return the <robot> element of a URDF file; raise FactError for invalid XML, a DOCTYPE, or xacro."""
+    """Return the <robot> element of a URDF file; raise FactError for invalid XML, a DOCTYPE, or xacro.
+
+    The elements have no namespace if theirs is that of <robot>.
+    """
     parser = ElementTree.XMLParser(target=_NoDoctype())
     try:
         parser.feed(path.read_bytes())
@@ -34,10 +40,16 @@ def parse(path: Path) -> ElementTree.Element:
         raise
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise FactError(f"not valid XML: {error}. Check that the file is a complete URDF") from error
-    if root.tag != "robot":
-        raise FactError(f"the root element is <{root.tag}>, but a URDF starts with <robot>. Choose a URDF file")
+    space = root.tag[: root.tag.find("}") + 1]
     for element in root.iter():
-        if "xacro" in element.tag or any("${" in value for value in element.attrib.values()):
+        element.tag = element.tag.removeprefix(space)
+    if root.tag != "robot":
+        what = OTHER_FORMATS.get(root.tag, "")
+        text = f"the root element is <{root.tag}>{what}, but a URDF starts with <robot>"
+        raise FactError(f"{text}. {'Give the URDF of this arm' if what else 'Choose a URDF file'}")
+    tree = {root, *(part for element in root if element.tag in ("link", "joint") for part in element.iter())}
+    for element in root.iter():
+        if "xacro" in element.tag or (element in tree and any("${" in value for value in element.attrib.values())):
             raise FactError(f"<{element.tag}>: the file is xacro. Expand it first: xacro arm.urdf.xacro > arm.urdf")
     return root
 
@@ -126,9 +138,9 @@ def read_urdf(path: Path, base: str | None = None, tip: str | None = None) -> Ar
         tip: Last link, which is the flange. None: the only link that has no child.
 
     Raises:
-        FactError: The file is not XML, has a DOCTYPE or is xacro; the chain has mimic or free joints, a link with two
-            parents, no base or tip, or no limits; or values are not numbers or have a wrong unit. The message contains
-            file and element.
+        FactError: The file is not XML, not a URDF, has a DOCTYPE or is xacro; the chain has mimic or free joints, a
+            link with two parents, no base or tip, or no limits; or values are not numbers or have a wrong unit. The
+            message contains file and element.
     """
     if not path.is_file():
         raise FactError(f"{path}: no such file. Give a URDF file")
@@ -144,7 +156,8 @@ class _Reader:
     def __init__(self, robot: ElementTree.Element) -> None:
         self.name = robot.get("name") or ""
         for child in robot:
-            refuse_near_miss(child.tag, ("link", "joint"), "<robot>")
+            if "name" in child.attrib:  # as every link and joint has, but not, for example, <RefLink ref="...">
+                refuse_near_miss(child.tag, ("link", "joint"), "<robot>")
         self.links = [attribute(element, "name", "<link>") for element in robot.findall("link")]
         refuse_twins(self.links, "link")
         self.joints = [self._joint(element) for element in robot.findall("joint")]
@@ -159,14 +172,7 @@ class _Reader:
     def _joint(self, element: ElementTree.Element) -> _Joint:
         name = attribute(element, "name", "<joint>")
         where = f"joint '{name}'"
-        for child in element:
-            refuse_near_miss(child.tag, PARTS, where)
-        for part in ("origin", "parent", "child", "axis", "limit", "mimic"):
-            if len(element.findall(part)) > 1:
-                raise FactError(f"{where}: <{part}> is given {len(element.findall(part))} times. Leave only one")
         kind = attribute(element, "type", where)
-        if kind not in TYPES:
-            raise FactError(f"{where}: unknown type '{kind}'. Use one of: {', '.join(TYPES)}")
         ends = []
         for part in ("parent", "child"):
             end = element.find(part)
@@ -184,6 +190,7 @@ class _Reader:
         T = np.eye(4)
         origins, moving = [], []
         for joint in chain:
+            _require_plain(joint)
             T = T @ _origin(joint)
             if joint.kind == "fixed":
                 continue
@@ -243,6 +250,18 @@ class _Reader:
         return path
 
 
+def _require_plain(joint: _Joint) -> None:
+    """Raise FactError if a joint of the chain has an unknown type, or an element that is misspelt or given twice."""
+    where = f"joint '{joint.name}'"
+    for child in joint.element:
+        refuse_near_miss(child.tag, PARTS, where)
+    for part in ("origin", "parent", "child", "axis", "limit", "mimic"):
+        if (times := len(joint.element.findall(part))) > 1:
+            raise FactError(f"{where}: <{part}> is given {times} times. Leave only one")
+    if joint.kind not in TYPES:
+        raise FactError(f"{where}: unknown type '{joint.kind}'. Use one of: {', '.join(TYPES)}")
+
+
 def _name_one(end: str) -> str:
     files = f'write {end} = "LINK" next to the model in the rig (next to arm in a session)'
     return f'Choose the {end}: {files}, add --{end} LINK to --arm, or call load_arm(path, {end}="LINK") in Python'
@@ -269,7 +288,9 @@ def _axis_turn(joint: _Joint) -> np.ndarray:
     where = f"joint '{joint.name}': <axis>"
     axis = np.array([1.0, 0.0, 0.0])
     if element is not None:
-        refuse_attributes(element, ("xyz",), where)
+        refuse_attributes(element, ("xyz", "rpy"), where)
+        if (rpy := numbers(element, "rpy", where, (0.0, 0.0, 0.0))).any():
+            raise FactError(f"{where}: rpy {rpy.tolist()} has no meaning here. Turn <origin> or xyz in its place")
         attribute(element, "xyz", where)
         axis = numbers(element, "xyz", where, (1.0, 0.0, 0.0))
     length = float(np.linalg.norm(axis))

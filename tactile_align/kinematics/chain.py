@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from array_api_compat import array_namespace
 
 from tactile_align.errors import InputError
-from tactile_align.geometry.frames import Array, rotation_fault
+from tactile_align.geometry.frames import Array, pose_fault
 
 Column = list[Array]
 """Three entries; an entry stays a plain float until a joint changes it."""
@@ -63,7 +64,7 @@ class Arm:
             name = self.joint_names[int(np.argmin(self.lower < self.upper))]
             raise InputError(f"arm {self.name}: {name}'s lower limit is not below its upper limit. Correct both")
         for label, T in [*zip(self.joint_names, self.T_link_joint, strict=True), ("flange", self.T_link_flange)]:
-            fault = rotation_fault(T[:3, :3]) if np.all(np.isfinite(T)) else "it contains nan or infinity"
+            fault = pose_fault(T) if np.all(np.isfinite(T)) else "it contains nan or infinity"
             if fault:
                 raise InputError(f"arm {self.name}: the fixed pose of {label} is not valid: {fault}. Correct this pose")
         object.__setattr__(self, "steps", _plain_steps(self))
@@ -98,6 +99,20 @@ def require_joint_axis(arm: Arm, q: Array) -> None:
         raise InputError(f"{needed}; got {tuple(q.shape)}. Give one value per joint, without the gripper")
     if not array_namespace(q).isdtype(q.dtype, "real floating"):
         raise InputError(f"q contains {q.dtype}, expected floating-point radians. Use q.astype(float) or q.double()")
+
+
+def joint_values(arm: Arm, q: Array, unit: Literal["rad", "deg"]) -> Array:
+    """Return recorded joint values (..., n) in rad. A sliding joint is in m, whatever the unit of the angles is.
+
+    Args:
+        arm: The arm.
+        q: (..., n) joint values as recorded.
+        unit: Unit of the angles in `q`.
+    """
+    if unit == "rad":
+        return q
+    factors = [1.0 if slides else np.pi / 180.0 for slides in arm.prismatic]
+    return array_namespace(q).stack([q[..., i] * factor for i, factor in enumerate(factors)], axis=-1)
 
 
 def _aligned(arm: Arm, i: int) -> float | None:

@@ -19,6 +19,10 @@ from tactile_align.kinematics.arm import Arm, forward_kinematics, load_arm
 
 POSE = ("x", "y", "z", "rx", "ry", "rz")
 UNITS = {"deg": np.pi / 180, "rad": 1.0, "mm": 1e-3, "m": 1.0}
+ANGLE = {"": "deg", "_rad": "rad", "_deg": "deg"}
+LENGTH = {"": "mm", "_m": "m", "_mm": "mm"}
+SLIDE = {"": "m", "_m": "m", "_mm": "mm", "_rad": "m", "_deg": "m"}
+"""Units by the ending of a column's name, for angles, positions and sliding joints."""
 EULER = ("zyx", "xyz", "xzy", "yxz", "yzx", "zxy")
 """Euler angle orders, in the order in which the matrices are multiplied. Dobot: zyx, R = Rz(rz) Ry(ry) Rx(rx)."""
 
@@ -28,10 +32,11 @@ class PoseFile:
     """Rows of a pose file in SI units, and the units that its header states.
 
     Attributes:
-        joints: (N, n) joint readings, rad.
+        joints: (N, n) joint readings, rad (m where a joint slides).
         position: (N, 3) metres.
         angles: (N, 3) rx, ry, rz, rad.
-        joint_unit: Unit of the joints in the file, "deg" or "rad".
+        joint_unit: Unit of the joints that turn in the file, "deg" or "rad".
+        slide_unit: Unit of the joints that slide in the file, "m" or "mm".
         position_unit: Unit of x, y, z in the file, "mm" or "m".
         angle_unit: Unit of rx, ry, rz in the file, "deg" or "rad".
     """
@@ -40,15 +45,17 @@ class PoseFile:
     position: np.ndarray
     angles: np.ndarray
     joint_unit: str
+    slide_unit: str
     position_unit: str
     angle_unit: str
 
 
-def read_pose_file(path: str | Path, dof: int) -> PoseFile:
-    """Return the rows of a CSV with the columns j1 .. jn, x, y, z, rx, ry, rz.
+def read_pose_file(path: str | Path, arm: Arm) -> PoseFile:
+    """Return the rows of a CSV with the columns j1 .. jn, x, y, z, rx, ry, rz, for an arm with n joints.
 
     A column name may end in its unit (j1_rad, x_m, rx_rad). Without a unit, joints and angles are degrees and positions
-    are millimetres, as Dobot controllers print them. Other columns are ignored.
+    are millimetres, as Dobot controllers print them. A sliding joint is in metres, whatever the unit of the angles is,
+    unless its column ends in _mm. Other columns are ignored.
 
     Raises:
         FileNotFoundError: No such file.
@@ -64,15 +71,24 @@ def read_pose_file(path: str | Path, dof: int) -> PoseFile:
     header = [name.strip().lower() for name in lines[0][1]]
     rows = [(row, line) for row, line in lines[1:] if any(cell.strip() for cell in line)]
     groups, units = [], list[str]()
-    for names, default in ((tuple(f"j{i + 1}" for i in range(dof)), "deg"), (POSE[:3], "mm"), (POSE[3:], "deg")):
-        columns = [_column(path, header, name, ("m", "mm") if default == "mm" else ("rad", "deg")) for name in names]
-        stated = {unit or default for _, unit in columns}
+    turning, sliding = joint_columns(arm)
+    for names, known in ((turning, ANGLE), (sliding, SLIDE), (POSE[:3], LENGTH), (POSE[3:], ANGLE)):
+        columns = [_column(path, header, name, known) for name in names]
+        stated = {unit for _, unit in columns} or {known[""]}
         if len(stated) > 1:
             raise InputError(f"{path}: columns {', '.join(names)} mix {' and '.join(sorted(stated))}. Use one unit")
         units += stated
         values = [[_number(path, row, line, header, i) for i, _ in columns] for row, line in rows]
-        groups.append(np.array(values, dtype=np.float64).reshape(-1, len(names)) * UNITS[units[-1]])
-    return PoseFile(groups[0], groups[1], groups[2], *units)
+        groups.append(np.array(values, dtype=np.float64).reshape(len(rows), len(names)) * UNITS[units[-1]])
+    joints, slides = np.zeros((len(rows), arm.dof)), np.array(arm.prismatic)
+    joints[:, ~slides], joints[:, slides] = groups[:2]
+    return PoseFile(joints, groups[2], groups[3], *units)
+
+
+def joint_columns(arm: Arm) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of the columns of the joints that turn and of those that slide, such as (j1, j2), (j3,)."""
+    names = [(f"j{i + 1}", slides) for i, slides in enumerate(arm.prismatic)]
+    return tuple(name for name, slides in names if not slides), tuple(name for name, slides in names if slides)
 
 
 def controller_poses(file: PoseFile, order: str = "zyx") -> np.ndarray:
@@ -92,8 +108,8 @@ def controller_poses(file: PoseFile, order: str = "zyx") -> np.ndarray:
     return np.asarray(pose(R, file.position))
 
 
-def _column(path: Path, header: list[str], name: str, units: tuple[str, ...]) -> tuple[int, str]:
-    choices = {name: "", **{f"{name}_{unit}": unit for unit in units}}
+def _column(path: Path, header: list[str], name: str, units: dict[str, str]) -> tuple[int, str]:
+    choices = {f"{name}{ending}": unit for ending, unit in units.items()}
     columns = [(i, choices[column]) for i, column in enumerate(header) if column in choices]
     if len(columns) != 1:
         text = f"expected one column {' or '.join(choices)}, found {len(columns)} in the header: {', '.join(header)}"
@@ -274,13 +290,18 @@ def hypotheses(arm: Arm, file: PoseFile, stated: PosePair) -> Iterator[Trap]:
         pair = replace(stated, C=controller_poses(file, order))
         evidence = f"rx, ry, rz are not Rz(rz) Ry(ry) Rx(rx) but {means}"
         yield Trap("euler-order", "Convert the angles to Rz(rz) Ry(ry) Rx(rx).", pair, evidence)
-    for name, key, columns, unit in (
-        ("pose-angle-unit", "angles", ("rx", "ry", "rz"), file.angle_unit),
-        ("length-unit", "position", ("x", "y", "z"), file.position_unit),
-        ("degrees", "joints", tuple(f"j{i + 1}" for i in range(arm.dof)), file.joint_unit),
+    turning, sliding = joint_columns(arm)
+    every, slides = np.ones(3, bool), np.array(arm.prismatic)
+    for name, key, part, columns, unit in (
+        ("pose-angle-unit", "angles", every, POSE[3:], file.angle_unit),
+        ("length-unit", "position", every, POSE[:3], file.position_unit),
+        ("length-unit", "joints", slides, sliding, file.slide_unit),
+        ("degrees", "joints", ~slides, turning, file.joint_unit),
     ):
+        if not columns:
+            continue
         other = {"deg": "rad", "rad": "deg", "mm": "m", "m": "mm"}[unit]
-        changed = replace(file, **{key: getattr(file, key) / UNITS[unit] * UNITS[other]})
+        changed = replace(file, **{key: getattr(file, key) * np.where(part, UNITS[other] / UNITS[unit], 1.0)})
         A = forward_kinematics(arm, changed.joints) if key == "joints" else stated.A
         advice = f"Rename the columns to {', '.join(f'{column}_{other}' for column in columns)}."
         evidence = f"{', '.join(columns)} are in {other}, not in {unit}"
@@ -313,7 +334,7 @@ def _joint_hypotheses(arm: Arm) -> Iterator[Hypothesis[Joints]]:
             evidence = f"the joint columns are in another order: {columns} contain joints 1 to {n}"
             joints = replace(as_stated, order=list(order), changes=changes)
             yield Hypothesis("joint-order", "Reorder the columns.", joints, evidence)
-    for turns in product((0, 1, -1, 2), repeat=max(n - 2, 0)):
+    for turns in product(*((0,) if slides else (0, 1, -1, 2) for slides in arm.prismatic[1:-1])):
         if any(turns):
             offsets = np.array([0, *turns, 0]) * np.pi / 2
             turned = [f"{arm.joint_names[i]} {np.degrees(offsets[i]):+.0f} deg" for i in np.flatnonzero(offsets)]
@@ -364,7 +385,7 @@ LIMITS = {
 """A controller's own calibration moves its poses by some tenths of a mm. A warning means that the model is right
 but its lengths or zeros are not exact."""
 EXPLAINED_MM, EXPLAINED_DEG = LIMITS["position-rms"].good, LIMITS["rotation-rms"].good
-STILL_DEG = 5.0
+STILL_DEG, STILL_MM = 5.0, 50.0
 
 
 @dataclass(frozen=True)
@@ -395,8 +416,8 @@ def check_controller_poses(
 
     If the poses differ, known mistakes such as a wrong unit or Euler order are tried as explanations.
 
-    The file has the columns j1 .. jn (deg), x, y, z (mm), rx, ry, rz (deg) of the flange (tool 0) in the arm's base
-    (user 0); R = Rz(rz) Ry(ry) Rx(rx), the order Dobot controllers use.
+    The file has the columns j1 .. jn (deg; m where a joint slides), x, y, z (mm), rx, ry, rz (deg) of the flange
+    (tool 0) in the arm's base (user 0); R = Rz(rz) Ry(ry) Rx(rx), the order Dobot controllers use.
 
     Args:
         csv_path: The CSV file.
@@ -409,7 +430,7 @@ def check_controller_poses(
         InputError: The file is malformed, or has fewer than 8 poses.
     """
     arm = load_arm(arm_name, base, tip)
-    file = read_pose_file(csv_path, arm.dof)
+    file = read_pose_file(csv_path, arm)
     rows = len(file.joints)
     if rows < MIN_ROWS:
         raise InputError(
@@ -494,10 +515,11 @@ def _matters(T: np.ndarray) -> bool:
 
 
 def _still_joints(arm: Arm, file: PoseFile) -> list[Check]:
-    moved = np.degrees(np.ptp(file.joints, axis=0))
-    still = [name for name, degrees in zip(arm.joint_names, moved, strict=True) if degrees < STILL_DEG]
-    if not still:
+    limits = np.where(arm.prismatic, STILL_MM / 1000, np.radians(STILL_DEG))
+    still = np.flatnonzero(np.ptp(file.joints, axis=0) < limits)
+    if not len(still):
         return []
-    measured = f"{', '.join(still)} move by less than {STILL_DEG:g} deg"
-    advice = "Their sign, order and zero are not checked: record poses in which they move by tens of degrees."
+    limit = f"{STILL_DEG:g} deg" + (f" ({STILL_MM:g} mm where a joint slides)" if any(arm.prismatic) else "")
+    measured = f"{', '.join(arm.joint_names[i] for i in still)} move by less than {limit}"
+    advice = "Their sign, order and zero are not checked: record poses in which they move by ten times as much."
     return [Check("still-joints", "Joints that hardly move", "info", measured, advice=advice)]

@@ -12,7 +12,9 @@ from tactile_align.errors import InputError
 from tactile_align.geometry.frames import Array
 from tactile_align.kinematics.chain import Arm, require_joint_axis
 
-SuspicionId = Literal["outside-limits", "degrees", "read-as-degrees", "normalised", "swapped-arms", "all-zero"]
+SuspicionId = Literal[
+    "outside-limits", "degrees", "whole-turn", "read-as-degrees", "normalised", "swapped-arms", "all-zero"
+]
 
 TOLERANCE_RAD = 0.035
 """Largest accepted distance beyond a joint limit: 2 deg. Two sources differ by 4 deg on the limit of one joint."""
@@ -38,8 +40,9 @@ class Suspicion:
 def suspect_joints(arm: Arm, q: Array, tolerance_rad: float = TOLERANCE_RAD) -> tuple[Suspicion, ...]:
     """Return likely faults of recorded joint values.
 
-    The faults are: values outside the limits, degrees given as radians, radians converted to radians again (divided by
-    57.3), values normalised to mean 0 and standard deviation 1 or to -1..1, and joints that are exactly zero.
+    The faults are: values outside the limits, degrees given as radians, angles counted from 0 to 360 deg, radians
+    converted to radians again (divided by 57.3), values normalised to mean 0 and standard deviation 1 or to -1..1, and
+    joints that are exactly zero.
 
     Args:
         arm: The arm whose joints were recorded.
@@ -135,7 +138,18 @@ def _outside(arm: Arm, rows: np.ndarray, tolerance_rad: float) -> Suspicion | No
     if as_degrees.all() and np.abs(rows[:, turning]).max(initial=0.0) > 4 * np.pi:
         message = f'{what}; all rows fit if they are degrees. Set joints.unit = "deg" in the rig file, or convert them'
         return Suspicion("degrees", message, bad)
+    positive = (rows >= 0).all(axis=0) & (rows <= 2 * np.pi).all(axis=0)
+    counted = np.where(turning & positive & (rows > arm.upper + tolerance_rad), rows - 2 * np.pi, rows)
+    if ((counted >= arm.lower - tolerance_rad) & (counted <= arm.upper + tolerance_rad)).all():
+        names = ", ".join(arm.joint_names[i] for i in np.flatnonzero((~inside).any(axis=0)))
+        message = (
+            f"{what}; all rows fit if such values of {names} are a whole turn off, as in a display that counts from 0 "
+            f"to 360 deg. Subtract 360 deg (6.2832 rad) from them"
+        )
+        return Suspicion("whole-turn", message, bad)
     message = f"{what}. Give raw joint angles in radians, not degrees and not normalised (z-scored) qpos"
+    if arm.prismatic[joint]:
+        message = f"{what}. Give sliding joints in metres, not mm and not normalised (z-scored) qpos"
     return Suspicion("outside-limits", message, bad)
 
 

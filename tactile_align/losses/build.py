@@ -44,6 +44,7 @@ def negatives_of(
     contact_index: Tensor,
     bank: Facts | None = None,
     gather: bool = False,
+    touch_row: Tensor | None = None,
 ) -> Negatives:
     """Return the rule of a config that decides which of the B moments of a batch are negatives of each other.
 
@@ -58,6 +59,7 @@ def negatives_of(
             is compared with itself only.
         gather: Whether the mean that is subtracted from the touch descriptions (see `losses.negatives.unlike`) is taken
             over the touches of all processes. False: over those of this process.
+        touch_row: (B,) index of the row whose touch is compared with the region of each row; see `Negatives`.
     """
     if touch is not None:
         everybody = gather_facts(touch) if gather else touch
@@ -69,4 +71,6 @@ def negatives_of(
     if bank is not None and contact is None:
         bank = replace(bank, contact_index=None)
     gap, ceiling = config.min_gap, config.touch_ceiling
-    return Negatives(episode, time, gap, touch=touch, ceiling=ceiling, bank=bank, contact_index=contact)
+    return Negatives(
+        episode, time, gap, touch=touch, ceiling=ceiling, bank=bank, contact_index=contact, touch_row=touch_row
+    )

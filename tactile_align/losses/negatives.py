@@ -13,11 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tactile_align.errors import InputError
-from tactile_align.losses.gather import gather_facts
+from tactile_align.losses.gather import gather_facts, world
 
 COUNT_ROWS = 512
 PATTERN = 8
 """Width and height of a touch description, which is a downsampled touch image (see `touch_pattern`), px."""
+
+
+Rows = slice | Tensor
+"""Rows of a batch: a range, or their indices."""
+Rule = Callable[[Rows], Tensor]
+"""Function that returns (N, B + M) bool: which candidates are excluded as negatives of N rows."""
 
 
 class NegativeRule(Protocol):
@@ -99,6 +105,10 @@ class Negatives:
         contact_index: (B,) integer index of the contact in its episode; -1 without contact. Two rows of one contact are
             never negatives of each other, whatever the time between them, because they show the same touch. None: no
             row is excluded.
+        touch_row: (B,) index of the row whose touch is compared with the region of each row, if touches were exchanged
+            (see `permuted_rows`). A row then has two moments, that of its region and that of its touch, and two rows
+            are negatives of each other only if no moment of one is excluded as a negative of a moment of the other.
+            None: each row has its own touch.
 
     Raises:
         ValueError: A shape, a dtype or a limit is wrong.
@@ -112,6 +122,7 @@ class Negatives:
     ceiling: float | None = None
     bank: Facts | None = None
     contact_index: Tensor | None = None
+    touch_row: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.episode.ndim != 1 or self.episode.shape != self.time.shape:
@@ -144,6 +155,12 @@ class Negatives:
                 f"contact_index must be an integer tensor of shape {tuple(self.episode.shape)}; got {index.dtype} of "
                 f"shape {tuple(index.shape)}. Pass the index of the contact, or -1, for each moment"
             )
+        moved = self.touch_row
+        if moved is not None and (moved.shape != self.episode.shape or moved.dtype != torch.int64):
+            raise ValueError(
+                f"touch_row must be an int64 tensor of shape {tuple(self.episode.shape)}; got {moved.dtype} of shape "
+                f"{tuple(moved.shape)}. Pass the result of permuted_rows, or None"
+            )
         for name in ("contact", "touch", "contact_index"):
             if self.bank is not None and (getattr(self, name) is None) != (getattr(self.bank, name) is None):
                 given = "bank" if getattr(self, name) is None else "batch"
@@ -153,9 +170,9 @@ class Negatives:
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Return (stop - start, B + M) bool: entry (i, j) is True if candidate j is a negative of row start + i."""
-        taken = self._same_row(start, stop)
+        taken = self._taken(self._same_row, start, stop)
         for rule in self._rules().values():
-            taken |= rule(start, stop)
+            taken |= self._taken(rule, start, stop)
         return taken.logical_not_()
 
     def columns(self, start: int, stop: int) -> Tensor:
@@ -172,16 +189,34 @@ class Negatives:
         end = len(self.episode) if last is None else last
         for start in range(first, end, COUNT_ROWS):
             stop = min(start + COUNT_ROWS, end)
-            other = ~self._same_row(start, stop)
+            other = ~self._same_row(slice(start, stop))
             for name, rule in rules.items():
-                counts[name] += (rule(start, stop) & other).sum()
+                counts[name] += (self._taken(rule, start, stop) & other).sum()
         return counts
+
+    def unrelated(self) -> Tensor:
+        """Return (B,) bool: whether the moments of each row's touch and region are negatives of each other.
+
+        Needs `touch_row`. A row that is False holds information about a true pair: its touch is of the same moment or
+        the same contact as its region, or is too close or too similar.
+        """
+        assert self.touch_row is not None
+        kept = []
+        for start in range(0, len(self.episode), COUNT_ROWS):
+            moments = self.touch_row[start : start + COUNT_ROWS]
+            taken = self._same_row(moments)
+            for rule in self._rules().values():
+                taken |= rule(moments)
+            kept.append(~taken.diagonal(start))
+        return torch.cat(kept)
 
     def gathered(self) -> "Negatives":
         """Return the same rule for the rows of all ranks."""
         names = ("episode", "time", "contact", "touch", "contact_index")
         facts = {name: fact for name in names if (fact := getattr(self, name)) is not None}
         gathered: dict[str, Any] = {name: gather_facts(fact) for name, fact in facts.items()}
+        if self.touch_row is not None:
+            gathered["touch_row"] = gather_facts(self.touch_row + world()[0] * len(self.episode))
         return replace(self, **gathered)
 
     @cached_property
@@ -202,9 +237,17 @@ class Negatives:
             torch.cat(indices) if indices else None,
         )
 
-    def _rules(self) -> dict[str, Callable[[int, int], Tensor]]:
-        """Return the parts in use, by name: functions of (start, stop) that return which candidates they exclude."""
-        rules: dict[str, Callable[[int, int], Tensor]] = {"time_gap": self._too_close}
+    def _taken(self, rule: Rule, start: int, stop: int) -> Tensor:
+        """Return which candidates a part excludes for some rows, by all moments of these rows and of the candidates."""
+        taken = rule(slice(start, stop))
+        if self.touch_row is not None:
+            taken |= rule(self.touch_row[start:stop])
+            taken[:, : len(self.touch_row)] |= taken[:, self.touch_row]
+        return taken
+
+    def _rules(self) -> dict[str, Rule]:
+        """Return the parts in use, by name: functions of moments that return which candidates they exclude."""
+        rules: dict[str, Rule] = {"time_gap": self._too_close}
         if self.contact is not None:
             rules["no_contact"] = self._without_contact
         if self.contact_index is not None:
@@ -213,33 +256,49 @@ class Negatives:
             rules["same_touch"] = self._alike
         return rules
 
-    def _too_close(self, start: int, stop: int) -> Tensor:
+    def _too_close(self, rows: Rows) -> Tensor:
         every = self._all
-        apart = (self.time[start:stop, None] - every.time[None, :]).abs_()
+        apart = (self.time[rows, None] - every.time[None, :]).abs_()
         # A moment may occur twice in the batch, or also in the bank: exclude it for any gap.
         near = (apart < self.min_gap) | (apart == 0)
-        return near.logical_and_(self.episode[start:stop, None] == every.episode[None, :])
+        return near.logical_and_(self.episode[rows, None] == every.episode[None, :])
 
-    def _without_contact(self, start: int, stop: int) -> Tensor:
+    def _without_contact(self, rows: Rows) -> Tensor:
         contact = self._all.contact
         assert contact is not None
-        return ~(contact[start:stop, None] & contact[None, :])
+        return ~(contact[rows, None] & contact[None, :])
 
-    def _in_one_contact(self, start: int, stop: int) -> Tensor:
+    def _in_one_contact(self, rows: Rows) -> Tensor:
         every = self._all
         assert every.contact_index is not None
-        same = every.contact_index[start:stop, None] == every.contact_index[None, :]
+        same = every.contact_index[rows, None] == every.contact_index[None, :]
         same &= (every.contact_index >= 0)[None, :]
-        return same.logical_and_(every.episode[start:stop, None] == every.episode[None, :])
+        return same.logical_and_(every.episode[rows, None] == every.episode[None, :])
 
-    def _alike(self, start: int, stop: int) -> Tensor:
+    def _alike(self, rows: Rows) -> Tensor:
         touch = self._all.touch
         assert touch is not None and self.ceiling is not None
-        return torch.gt(touch[start:stop] @ touch.T, self.ceiling)
+        return torch.gt(touch[rows] @ touch.T, self.ceiling)
 
-    def _same_row(self, start: int, stop: int) -> Tensor:
-        rows = torch.arange(len(self._all.episode), device=self.episode.device)
-        return rows[start:stop, None] == rows[None, :]
+    def _same_row(self, rows: Rows) -> Tensor:
+        every = torch.arange(len(self._all.episode), device=self.episode.device)
+        return every[rows, None] == every[None, :]
+
+
+def permuted_rows(order: Tensor, valid: Tensor) -> Tensor:
+    """Return (B,) the row whose touch each row gets when the touches of the valid rows are exchanged at random.
+
+    The permutation of the valid rows is one random cycle, so every touch moves if at least two rows are valid.
+
+    Args:
+        order: (B,) random numbers, which determine the permutation.
+        valid: (B,) bool. Invalid rows keep their own touch.
+    """
+    rows = valid.nonzero().flatten()
+    rows = rows[order[rows].argsort()]
+    moved = torch.arange(len(valid), device=valid.device)
+    moved[rows] = rows.roll(1)
+    return moved
 
 
 def touch_pattern(images: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from tactile_align.config.train import AugmentConfig
 from tactile_align.geometry.images import ImageMap
-from tactile_align.moments.batch import ObservationBatch, ViewBatch
+from tactile_align.moments.batch import MomentBatch, ObservationBatch, ViewBatch
 
 Batch = TypeVar("Batch", bound=ObservationBatch)
 
@@ -29,6 +29,19 @@ def augment(
     """
     views = {key: _augmented(view, config, generator, *rows) for key, view in batch.views.items()}
     return replace(batch, views=views)
+
+
+def with_second_views(
+    batch: MomentBatch, raw: MomentBatch, config: AugmentConfig, generator: Generator, rows: tuple[int, int] = (0, 1)
+) -> MomentBatch:
+    """Return an augmented batch with `second_views`, another random augmentation of the same camera images.
+
+    Args:
+        batch: Result of `augment` for `raw`.
+        raw: Batch before augmentation.
+        config, generator, rows: As for `augment`; the generator continues after the draws for `batch`.
+    """
+    return replace(batch, second_views=augment(raw, config, generator, rows).views)
 
 
 def _augmented(view: ViewBatch, config: AugmentConfig, generator: Generator | None, rank: int, world: int) -> ViewBatch:

@@ -154,6 +154,8 @@ class MomentBatch(ObservationBatch):
     | episode | (B,) int64 | index of the episode |
     | time | (B,) int64 | frame number in the episode |
     | noise | (B, latent_dim) float32 | random numbers for the latent of ACT; None: ACT draws them |
+    | order | (B,) float32 | random numbers by which touches are exchanged, for hsa.pairs = "permuted" |
+    | second_views | as `views` | another random augmentation of the same views, for hsa.pairs = "two_crops" |
     """
 
     touches: Mapping[str, TouchBatch] = field(default_factory=dict)
@@ -163,6 +165,8 @@ class MomentBatch(ObservationBatch):
     episode: Tensor
     time: Tensor
     noise: Tensor | None = None
+    order: Tensor | None = None
+    second_views: Mapping[str, ViewBatch] = field(default_factory=dict)
 
 
 def camera_key(camera: str) -> str:

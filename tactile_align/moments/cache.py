@@ -7,7 +7,6 @@ content depends: the episode file, the rig and the inputs. The sub-folder is wri
 when it is complete. Files that a killed process left behind are removed at the next start.
 """
 
-import errno
 import hashlib
 import io
 import json
@@ -26,7 +25,7 @@ from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.episodes import Episode, EpisodeRef, open_episode
 from tactile_align.datasets.layout import load_layout
 from tactile_align.errors import InputError
-from tactile_align.files import clear_parts, part_of, read_text, write_text_atomically
+from tactile_align.files import NO_ROOM, clear_parts, part_of, read_text, write_text_atomically
 from tactile_align.kinematics.arm import Arm
 from tactile_align.moments.facts import moment_facts
 from tactile_align.moments.inputs import Input, frame_of, input_image, reference_of
@@ -87,7 +86,6 @@ FORMAT = 4
 """Version of the cache, part of `Job.key`. Raise it whenever the computation of facts, frames or boxes changes."""
 CONTENT = "content.sha256"  # file with the content hash of the episode
 REFERENCE = "reference/"  # prefix of facts that are one image for the whole episode
-_NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 @dataclass(frozen=True)
@@ -163,7 +161,7 @@ def prepare_one(job: Job, cache: Path) -> Path:
         _fill(job, part)
         part.replace(folder)
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             free = shutil.disk_usage(cache).free
             raise OSError(
                 f"{cache}: not enough disk space to prepare {job.ref} ({error.strerror}, {free / 1e6:,.0f} MB free). "

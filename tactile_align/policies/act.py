@@ -19,7 +19,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict
-from tactile_align.policies.checkpoint import mismatches, read_tensors
+from tactile_align.features.tensor_files import mismatches, read_tensors, require_finite
 
 
 class ACTConfig(Strict):
@@ -357,7 +357,7 @@ def read_resnet18_weights(name: str) -> dict[str, Tensor]:
     if tag in tags:
         tensors = dict(tags[tag].get_state_dict(progress=False, check_hash=True, weights_only=True))
     elif Path(name).is_file():
-        tensors = read_tensors(Path(name))
+        tensors, _ = read_tensors(Path(name))
     else:
         raise FileNotFoundError(
             f"vision_weights must be one of {sorted(tags)}, the path of a file, or 'scratch'; "
@@ -370,6 +370,7 @@ def read_resnet18_weights(name: str) -> dict[str, Tensor]:
             f"{name}: expected the tensors of a ResNet-18 with torchvision's names; {len(faults)} do not fit: "
             f"{'; '.join(faults[:4])}. Use a torchvision ResNet-18 state dict."
         )
+    require_finite(kept, name)
     return kept
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from tactile_align.errors import InputError
+from tactile_align.features.tensor_files import mismatches, read_tensors, require_finite
 from tactile_align.policies.act import ACT, ACTConfig
-from tactile_align.policies.checkpoint import mismatches, read_tensors
 
 # Pairs (prefix in the original, our prefix). What follows the prefix is the same in both.
 _PREFIXES = (
@@ -49,13 +49,14 @@ def load_act(path: Path, config: ACTConfig) -> ACT:
         InputError: The tensors do not fit an ACT with this config.
     """
     file = path / "model.safetensors" if path.is_dir() else path
-    tensors = _bare(read_tensors(file))
+    tensors = _bare(read_tensors(file)[0])
     try:
         if any(k.startswith("transformer.") for k in tensors):
             tensors = from_original(tensors, config)
         _check(tensors, config)
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
+    require_finite(tensors, file)
     model = ACT(config, fill_vision=False)
     model.load_state_dict(tensors, strict=True)
     return model

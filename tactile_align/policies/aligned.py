@@ -110,6 +110,8 @@ class AlignedPolicy(nn.Module):
             self.alignment = Alignment(features, hsa, views, region, fill)
             if hsa.weight == 0:
                 self.alignment.freeze_unread(vision=bool(self.frame_keys) or regions, touch=touches)
+            elif hsa.pairs == "two_crops":
+                self.alignment.freeze_touch(tower=stop_gradient or not touches)
             if policy is not None and regions:
                 self.region_to_act = nn.Linear(self.alignment.towers.vision.width, policy.d_model)
             if policy is not None and touches:
@@ -146,15 +148,15 @@ class AlignedPolicy(nn.Module):
             batch: The moments.
             alignment: Whether the alignment loss needs the features.
             action: Whether ACT needs the features.
-            beside: Whether the alignment loss also needs the additional regions that are used as negatives; see
-                `alignment.Beside`.
+            beside: Whether the alignment loss also needs the additional regions that are used as negatives, see
+                `alignment.Beside`, and the second views.
         """
         if self.alignment is None:
             return BatchFeatures()
         return self.alignment.see(
             batch,
             regions=alignment or (action and self.reads_regions),
-            touches=alignment or (action and self.reads_touches),
+            touches=(alignment and self.alignment.compares_touches(batch)) or (action and self.reads_touches),
             frames=self.frame_keys if action else None,
             beside=alignment and beside,
         )

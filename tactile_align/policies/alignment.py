@@ -1,7 +1,7 @@
 """Alignment of touch and vision: towers, loss, temperature and additional negatives, with the values to log."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from tactile_align.losses.bank import Following, MemoryBank
 from tactile_align.losses.build import loss_of, negatives_of, temperature_of
 from tactile_align.losses.gather import gather_facts, world
 from tactile_align.losses.hsa import HSAStats, Keys
-from tactile_align.losses.negatives import PATTERN, Facts, Negatives, touch_pattern
+from tactile_align.losses.negatives import PATTERN, Facts, Negatives, permuted_rows, touch_pattern
 from tactile_align.losses.row_chunks import spans
 from tactile_align.moments.batch import MomentBatch, ObservationBatch, camera_key, required
 
@@ -59,12 +59,14 @@ class BatchFeatures:
         touches: Feature h_tau and tokens of the touch image, by sensor.
         frames: (B, K, D) K tokens of the whole frame in each of B moments, each of length D, by camera.
         beside: Features of additional regions in the images, by view key; for `Alignment.region_negatives`.
+        second: (B, dim) feature of the image region in `MomentBatch.second_views`, by view key.
     """
 
     regions: dict[str, Features] = field(default_factory=dict)
     touches: dict[str, Features] = field(default_factory=dict)
     frames: dict[str, Tensor] = field(default_factory=dict)
     beside: dict[str, "Beside"] = field(default_factory=dict)
+    second: dict[str, Tensor] = field(default_factory=dict)
 
 
 class RegionNegatives(NamedTuple):
@@ -118,6 +120,9 @@ class Beside(NamedTuple):
 class Alignment(nn.Module):
     """Vision and touch towers with the loss that aligns them, its temperature and a memory of past pairs.
 
+    The config's `pairs` states what the loss compares. permuted: in training mode, each touch is compared with the
+    region of another moment of the same forward pass. two_crops: two augmentations of each region are compared.
+
     In training mode, the loss compares each moment with the moments of all processes. In eval mode, all processes have
     the same moments, so the loss uses those of its own process only.
 
@@ -164,6 +169,22 @@ class Alignment(nn.Module):
                 if not read:
                     tower.requires_grad_(False)
 
+    def freeze_touch(self, tower: bool) -> None:
+        """Freeze what gets no gradient if the loss compares two crops: touch pooling, touch head and maybe the tower.
+
+        Args:
+            tower: Whether to freeze the touch tower, too. A tower that also encodes camera images is never frozen.
+        """
+        towers = self.towers
+        alone = tower and towers.touch is not towers.vision
+        for part in (towers.touch_attention, towers.touch_head, towers.touch_mlp, towers.touch if alone else None):
+            if part is not None:
+                part.requires_grad_(False)
+
+    def compares_touches(self, batch: ObservationBatch) -> bool:
+        """Return whether the loss of a batch compares touches; otherwise it compares two crops of each region."""
+        return not (isinstance(batch, MomentBatch) and batch.second_views)
+
     def at_step(self, step: int) -> None:
         """Set the training step for the temperature schedule; one step may include several forward passes."""
         if self.temperature.final is not None:
@@ -178,14 +199,15 @@ class Alignment(nn.Module):
         beside: bool = True,
         towers: Towers | None = None,
     ) -> BatchFeatures:
-        """Return the features of a batch; each tower runs once over all its images.
+        """Return the features of a batch; each tower runs once over all its images, and once over the second views.
 
         Args:
             batch: The moments.
             regions: Whether to compute the features of the regions.
             touches: Whether to compute the features of the touches.
             frames: Key of the image that shows the whole frame, by camera, for cameras whose frames are encoded.
-            beside: Whether to compute the features of the additional regions that the config uses as negatives.
+            beside: Whether to compute the features of the additional regions that the config uses as negatives, and
+                those of the second views.
             towers: Towers that compute the features, such as a copy of the model's; None: the model's towers.
         """
         towers, frames = towers or self.towers, frames or {}
@@ -210,6 +232,10 @@ class Alignment(nn.Module):
             encoded.regions[view.key] = towers.at_box(tokens[view.key], self.finite_box(batch, view), sigma)
             if beside and self.hsa.looks_beside:
                 encoded.beside[view.key] = self._beside(batch, view, towers, tokens[view.key])
+        if regions and beside and isinstance(batch, MomentBatch) and batch.second_views:
+            again = replace(batch, views=batch.second_views, second_views={})
+            second = self.see(again, touches=False, beside=False, towers=towers).regions
+            encoded.second.update({key: features.vector for key, features in second.items()})
         return encoded
 
     def finite_box(self, batch: ObservationBatch, view: View) -> Tensor:
@@ -230,8 +256,13 @@ class Alignment(nn.Module):
         return torch.where(part.visible[:, None], part.sigma, torch.ones_like(part.sigma))
 
     def valid_pairs(self, batch: MomentBatch, view: View) -> Tensor:
-        """Return (B,) bool, which of the B moments have a box and, if hsa.require_contact is set, a contact."""
+        """Return (B,) bool, which of the B moments have a box and, if hsa.require_contact is set, a contact.
+
+        A moment with a second view needs the box in both views.
+        """
         valid = batch.views[view.key].visible
+        if batch.second_views:
+            valid = valid & batch.second_views[view.key].visible
         return valid & batch.touches[view.sensor].contact if self.hsa.require_contact else valid
 
     def counts(self, batch: MomentBatch) -> dict[str, Tensor]:
@@ -243,7 +274,7 @@ class Alignment(nn.Module):
         """Return the features of a batch from `Memory.towers`, or None without a memory or in eval mode."""
         if self.memory is None or not self.training:
             return None
-        features = self.see(batch, towers=self.memory.towers)
+        features = self.see(batch, touches=self.compares_touches(batch), towers=self.memory.towers)
         return CopyFeatures(features, self.region_negatives(batch, features))
 
     def forward(
@@ -270,14 +301,19 @@ class Alignment(nn.Module):
         others = self.region_negatives(batch, features) if copied is None else copied.others
         for number, view in enumerate(self.views):
             other = others.get(view.key)
-            tau, w = features.touches[view.sensor].vector, features.regions[view.key].vector
+            pairs = self.valid_pairs(batch, view)
+            moved = self._moved(batch, pairs)
+            tau, w = self._compared(features, view), features.regions[view.key].vector
             past = None if self.memory is None or copied is None else self.memory.bank(number)
             keys = None
             if copied is not None and past is not None:
                 seen = copied.features
-                keys = Keys(seen.touches[view.sensor].vector, seen.regions[view.key].vector, *past.kept())
-            negatives, pairs = self.negatives(batch, view, past), self.valid_pairs(batch, view)
-            loss, stats, valid = self.contrast(tau, w, negatives, pairs, kappa, other, keys)
+                keys = Keys(self._compared(seen, view), seen.regions[view.key].vector, *past.kept())
+            negatives, usable = self.negatives(batch, view, past, moved), pairs
+            if moved is not None:
+                tau, usable = tau[moved], pairs & negatives.unrelated()
+                keys = None if keys is None else keys._replace(touches=keys.touches[moved])
+            loss, stats, valid = self.contrast(tau, w, negatives, usable, kappa, other, keys)
             whole = stats.pairs if totals is None else totals[f"pairs/{view.key}"]
             share = stats.pairs / whole.clamp(min=1) if totals is not None else 1.0
             total = total + view.weight * share * loss
@@ -293,9 +329,11 @@ class Alignment(nn.Module):
                 "negatives": share * stats.negatives,
                 "r1": hits / whole.clamp(min=1),
                 "pairs": stats.pairs,
-                "no_negative": (pairs & ~valid).sum(),
+                "no_negative": (usable & ~valid).sum(),
                 "no_box": (~batch.views[view.key].visible).sum(),
             }
+            if moved is not None:
+                values["no_partner"] = (pairs & ~usable).sum()
             if keys is not None:
                 values["bank_share"] = share * stats.bank_share
             values |= {f"negatives_from/{kind}": count / whole.clamp(min=1) for kind, count in counts.items()}
@@ -318,7 +356,7 @@ class Alignment(nn.Module):
         """Return the loss of one view, its statistics, and (B,) bool, which of the B pairs had a negative.
 
         Args:
-            h_tau: (B, dim) touch features.
+            h_tau: (B, dim) touch features, or features of the second crops of the regions.
             h_w: (B, dim) region features.
             negatives: Rules that decide which moments are negatives of each other.
             pairs: (B,) bool, which moments are valid pairs.
@@ -342,12 +380,30 @@ class Alignment(nn.Module):
         assert isinstance(stats, HSAStats)
         return loss, stats, valid
 
-    def negatives(self, batch: MomentBatch, view: View, past: MemoryBank | None = None) -> Negatives:
-        """Return the rules that decide which moments of a batch and of the memory are negatives of each other."""
+    def _compared(self, features: BatchFeatures, view: View) -> Tensor:
+        """Return the features (B, dim) that the loss compares with those of the regions of a view."""
+        if self.hsa.pairs != "two_crops":
+            return features.touches[view.sensor].vector
+        return required(features.second.get(view.key), f"second_views/{view.key}")
+
+    def _moved(self, batch: MomentBatch, pairs: Tensor) -> Tensor | None:
+        """Return (B,) the row whose touch is compared with each region, or None for the touch of the same row."""
+        if self.hsa.pairs != "permuted" or not self.training:
+            return None
+        return permuted_rows(required(batch.order, "order"), pairs)
+
+    def negatives(
+        self, batch: MomentBatch, view: View, past: MemoryBank | None = None, touch_row: Tensor | None = None
+    ) -> Negatives:
+        """Return the rules that decide which moments of a batch and of the memory are negatives of each other.
+
+        `touch_row` (B,) is the row whose touch is compared with the region of each row; see `Negatives`.
+        """
         touch = None if self.hsa.touch_ceiling is None else touch_pattern(batch.touches[view.sensor].image)
         bank = None if past is None else past.facts()
         index = batch.touches[view.sensor].contact_index
-        return negatives_of(self.hsa, batch.episode, batch.time, touch, index, bank, gather=self.training)
+        facts = (batch.episode, batch.time, touch, index, bank)
+        return negatives_of(self.hsa, *facts, gather=self.training, touch_row=touch_row)
 
     def _everyone(self, negatives: Negatives) -> tuple[Negatives, int]:
         """Return the rules over all rows that the loss compares, and the index of this process's first row in them."""
@@ -453,7 +509,7 @@ class Alignment(nn.Module):
                 pattern = None if self.hsa.touch_ceiling is None else gather_facts(touch_pattern(touch.image))
                 episode, time, index = map(gather_facts, (batch.episode, batch.time, touch.contact_index))
                 valid = gather_facts(self.valid_pairs(batch, view) & touch.contact)
-                touches = gather_facts(copied.features.touches[view.sensor].vector)
+                touches = gather_facts(self._compared(copied.features, view))
                 regions = gather_facts(copied.features.regions[view.key].vector)
                 facts = Facts(episode, time, touch=pattern, contact_index=index)
                 self.memory.bank(number).add(touches, regions, facts, valid)

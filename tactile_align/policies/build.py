@@ -15,18 +15,20 @@ from tactile_align.calibration.rig import Rig
 from tactile_align.config.train import TrainConfig, load_config
 from tactile_align.errors import InputError
 from tactile_align.facts import parse
+from tactile_align.features.encoder import SCRATCH, encoder_of
+from tactile_align.features.tensor_files import header_of, require_finite
 from tactile_align.features.weights import QUICK, TOWER, input_size_of, uses_quick_gelu
 from tactile_align.moments.augment import augment
 from tactile_align.moments.batch import MomentBatch, camera_key
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.inputs import Input
+from tactile_align.policies.act import read_resnet18_weights
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.alignment import Alignment, View, frame_keys
 from tactile_align.policies.checkpoint import (
     MEASURES,
     MEMORY,
     Measure,
-    header_of,
     load_checkpoint,
     load_tensors,
     load_validated,
@@ -100,6 +102,26 @@ def make_model(config: TrainConfig, state_dim: int, action_dim: int, fill: bool 
     )
 
 
+def check_weights(config: TrainConfig) -> None:
+    """Read the initial weights of a config once, so that unusable ones are found before episodes are prepared.
+
+    Raises:
+        FactError, FileNotFoundError: `init` is not a run or a checkpoint.
+        ConnectionError, FileNotFoundError, InputError, MissingExtra: Pretrained weights cannot be used; see
+            `load_encoder` and `read_resnet18_weights`.
+    """
+    if config.init is not None:
+        load_checkpoint(initial_checkpoint(config.init))
+    policy = config.policy if config.train_policy else None
+    reads = policy is not None and (policy.vision == "tower" or policy.region_tokens or policy.touch_tokens)
+    if config.views and (config.hsa.weight > 0 or reads):
+        for encoder in dict.fromkeys((config.features.vision, config.features.touch)):
+            if encoder is not None and encoder.pretrained != SCRATCH:
+                encoder_of(encoder)
+    if policy is not None and policy.vision == "resnet18" and policy.vision_weights not in (None, SCRATCH):
+        read_resnet18_weights(str(policy.vision_weights))
+
+
 def initial_checkpoint(init: str) -> Path:
     """Return the checkpoint file that a config's entry `init` names; for a run folder, that of the selected weights.
 
@@ -152,6 +174,7 @@ def start_from(model: AlignedPolicy, config: TrainConfig) -> dict[str, list[str]
             f"{source}: none of its {len(tensors)} tensors fits the model, which needs {len(own)} tensors. Set init to "
             f"a run with the same encoders or the same policy, or omit init"
         )
+    require_finite({name: tensors[name] for name in taken}, source)
     load_tensors(model, {**own, **{name: tensors[name] for name in taken}}, memory=False)
     if model.alignment is not None and model.alignment.memory is not None:
         model.alignment.memory.following.module.load_state_dict(model.alignment.towers.state_dict())

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tactile_align.config.renamed import another_version
 from tactile_align.errors import InputError
+from tactile_align.features.tensor_files import header_of, read_safetensors, read_torch, unreadable
 from tactile_align.files import write_atomically
 
 FORMAT = 3  # version of the checkpoint's contents; checkpoints of other versions are refused
@@ -103,21 +104,6 @@ def later_best(folder: Path, step: int) -> dict[Measure, Path]:
     return {measure: later[measure] for measure in MEASURES if measure in later}
 
 
-def header_of(path: Path) -> dict[str, str]:
-    """Return the texts in the header of a .safetensors file, by name; empty if `path` is not a .safetensors file.
-
-    Raises:
-        InputError: The file is damaged.
-    """
-    if path.suffix != ".safetensors" or not path.is_file():
-        return {}
-    try:
-        with safe_open(path, "pt") as file:
-            return dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise _damaged(path) from error
-
-
 def latest_checkpoint(folder: Path) -> Path:
     """Return the path of the newest step_N.pt of a run.
 
@@ -193,60 +179,6 @@ def load_validated(model: nn.Module, path: Path) -> dict[str, Any]:
     return state
 
 
-def read_torch(path: Path) -> Any:
-    """Return the contents of a torch.save file, on the CPU; the file may contain only tensors and plain values.
-
-    Raises:
-        FileNotFoundError: The file does not exist.
-        InputError: The file is truncated or damaged, or contains other objects.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected a file of tensors. Check the path")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged pickle can raise anything
-        fault = "is truncated or damaged. Copy it again, or use an earlier file"
-        if "GLOBAL" in str(error):  # torch names the Python object that it refuses to build
-            fault = "contains objects that cannot be read without running its code. Save the weights as .safetensors"
-        raise InputError(f"{path}: expected a file of tensors and plain values; the file {fault}") from error
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the named tensors of a .safetensors file or a torch state-dict file, on the CPU.
-
-    Raises:
-        FileNotFoundError: The file does not exist.
-        InputError: The file is damaged, or contains something other than named tensors.
-    """
-    if path.suffix == ".safetensors" and path.is_file():
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise InputError(f"{path}: the .safetensors file is damaged ({error}). Copy the file again") from error
-    loaded = read_torch(path)
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise InputError(
-            f"{path}: expected a dict of named tensors; found "
-            f"{'a dict with other values' if isinstance(loaded, dict) else type(loaded).__name__}. Save only the "
-            f"model's state_dict()."
-        )
-    return dict(loaded)
-
-
-def mismatches(tensors: Mapping[str, Tensor], model: nn.Module) -> list[str]:
-    """Return one line for each tensor that is missing, is unknown or has another shape than in the model."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    both = [name for name in wanted if name in shapes]
-    wrong = [f"{k} is {shapes[k]} instead of {wanted[k]}" for k in both if shapes[k] != wanted[k]]
-    missing = [f"{name} is missing" for name in wanted if name not in shapes]
-    return wrong + missing + [f"{name} is unknown" for name in shapes if name not in wanted]
-
-
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Return the contents of a step_N.pt or best_MEASURE.safetensors (tensors and plain values), on the CPU.
 
@@ -275,21 +207,10 @@ PLAIN = ("config", "statistics", "episodes", "measure")  # texts of a best file'
 
 
 def _read_best(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a file of tensors; no such file exists. Check the path")
+    tensors, texts = read_safetensors(path)
+    if "step" not in texts:
+        return dict(tensors)
     try:
-        with safe_open(path, "pt") as file:
-            texts = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-        if "step" not in texts:
-            return tensors
         return {"model": tensors, **{n: text if n in PLAIN else json.loads(text) for n, text in texts.items()}}
-    except (SafetensorError, ValueError) as error:
-        raise _damaged(path) from error
-
-
-def _damaged(path: Path) -> InputError:
-    return InputError(
-        f"{path}: expected a file of tensors and plain values; the file is truncated or damaged. Copy it again, or use "
-        f"an earlier file"
-    )
+    except ValueError as error:
+        raise unreadable(path) from error

@@ -9,7 +9,7 @@ from tactile_align.calibration.bundle_adjustment import Prior
 from tactile_align.calibration.camera import Camera, LensModel
 from tactile_align.calibration.hand_eye import MIN_VIEWS, HandEye, solve_hand_eye
 from tactile_align.calibration.intrinsics import Intrinsics, calibrate_intrinsics
-from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.calibration.rig import Rig, RigCamera, load_rig
 from tactile_align.checks import Check, Report, graded
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import invert, rotation_log
@@ -54,7 +54,8 @@ def calibrate_intrinsics_of(
 
     Args:
         folder: The session's folder.
-        rig: The rig whose camera, named in session.toml, receives the result; None: the result is only reported.
+        rig: The rig whose camera, named in session.toml, receives the result; None: `out` receives a new rig that
+            contains only this camera, at the origin of `world` until `calibrate_hand_eye` finds its pose.
         model: The lens model.
         compare: Whether to compare lens models on held-out views.
         out: Where to write the rig; None: do not write (a dry run). A result with a failed check is never written.
@@ -63,21 +64,28 @@ def calibrate_intrinsics_of(
         FileNotFoundError: A file of the session or of the rig was not found.
         InputError: A file or value cannot be used; the message states file and key.
     """
+    if rig is None and out is not None and Path(out).exists():
+        raise InputError(f"{out}: needed a new file, because no rig is given; this file exists. Give it as the rig")
     session = read_session(folder)
     name = session.fact.camera
     intrinsics = calibrate_intrinsics(session.views, session.width, session.height, model, name=name, compare=compare)
     camera = intrinsics.camera
-    report = judge(session, intrinsics, None, ())
+    report = judge(session, camera, intrinsics, None, ())
     changed = None
-    if rig is not None:
+    lens = {key: getattr(camera, key) for key in ("width", "height", "model", "distortion", "valid_radius")}
+    lens |= {"K": tuple(map(tuple, camera.K.tolist()))}
+    if rig is None and out is not None:
+        place = {"parent": "world", "translation_m": (0.0, 0.0, 0.0), "quat_wxyz": (1.0, 0.0, 0.0, 0.0)}
+        changed = Rig(name=Path(out).stem, status="nominal", cameras={name: RigCamera.model_validate(lens | place)})
+        save_unless_failed(changed, out, report)
+    elif rig is not None:
         known = rig if isinstance(rig, Rig) else load_rig(rig)
         if session.fact.episode is not None and name in known.cameras and known.cameras[name].image_map:
             raise InputError(
                 f"{session.name}: intrinsics need raw frames, but the recorder changed the episode's frames (image_map "
                 f"of camera {name}). Take images with the camera itself"
             )
-        lens = {key: getattr(camera, key) for key in ("width", "height", "model", "distortion", "valid_radius")}
-        changed = known.with_camera(name, K=tuple(map(tuple, camera.K.tolist())), **lens)
+        changed = known.with_camera(name, **lens)
         save_unless_failed(changed, out, report)
     return Calibrated(session, camera, intrinsics, None, (), report, changed)
 
@@ -126,7 +134,7 @@ def calibrate_hand_eye(
     faults = tuple(find_faults(session, camera))
     if not any(fault.status == "fail" for fault in faults):
         hand_eye = solve_hand_eye(camera, session.T_base_link(), session.views, mounted, prior=prior)
-    report = judge(session, intrinsics, hand_eye, faults)
+    report = judge(session, camera, intrinsics, hand_eye, faults)
     changed = None
     if known is not None and hand_eye is not None:
         changed = place_camera(known, session, hand_eye)
@@ -179,7 +187,7 @@ def _rig_against(known: Rig, solved: Rig, name: str, hand_eye: HandEye) -> list[
         title = "Parent of the rig's camera"
         return [Check("camera-parent", title, "fail", old.parent, limit=new.parent, advice=advice)]
     off = invert(new.T_parent_this) @ old.T_parent_this
-    advice = "Write this session's pose into the rig: `tactile-align calibrate hand-eye --out RIG`."
+    advice = "Write this session's pose into the rig: `tactile-align calibrate hand-eye SESSION --rig RIG`."
     checks = []
     for kind, scale, vector, deviations in (
         ("camera-translation", 1e3, off[:3, 3], hand_eye.sigma_t_m),

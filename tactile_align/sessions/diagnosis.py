@@ -16,7 +16,7 @@ from tactile_align.calibration.closed_form import length_ratio
 from tactile_align.calibration.hand_eye import HandEye, chain, robust_start, solve_hand_eye, spread
 from tactile_align.calibration.views import board_poses
 from tactile_align.checks import Check, Hypothesis, named
-from tactile_align.geometry.frames import apply, invert, nearest_rotation, pose, rotation_fault, rotation_log
+from tactile_align.geometry.frames import apply, invert, nearest_rotation, pose, pose_fault, rotation_log
 from tactile_align.kinematics.controller import turn_signature
 from tactile_align.sessions.robot_poses import EULER, PoseFormat
 from tactile_align.sessions.session import Session
@@ -341,8 +341,14 @@ def _raw_numbers(session: Session) -> Iterator[Check]:
     if fmt is None or not rows.size:
         return
     matrix = fmt.of == "tool" and fmt.rotation == "matrix"
-    odd = [rotation_fault(R, 1e-3) for R in rows.reshape(-1, 4, 4)[:, :3, :3]] if matrix else []
+    odd = [pose_fault(T, 1e-3) for T in fmt.as_written(rows)] if matrix else []
     bad = [text for text in odd if text]
+    if bad and "last row" in bad[0]:
+        evidence = f"{len(bad)} of {len(odd)} matrices are not poses: {bad[0]}"
+        other = "rows" if fmt.matrix_order == "columns" else "columns"
+        advice = f'Set matrix_order = "{other}" in [poses].' if "transpose" in bad[0] else "Export the poses again."
+        yield fault("no-pose", evidence, advice)
+        return
     if bad:
         evidence = f"{len(bad)} of {len(odd)} poses have no valid rotation: {bad[0]}"
         advice = "Export the poses again, with an orthonormal 3x3 rotation and numbers in row-major order."
@@ -351,7 +357,7 @@ def _raw_numbers(session: Session) -> Iterator[Check]:
         yield fault("mirrored-rotation" if "mirror" in bad[0] else "no-rotation", evidence, advice)
     angles = np.zeros(0)
     if fmt.of == "joints":
-        angles = rows
+        angles = rows if arm is None else rows[:, ~np.array(arm.prismatic)]
     elif fmt.rotation == "rotvec" or fmt.rotation.startswith("euler"):
         angles = rows[:, 3:]
     largest = np.abs(angles).max(initial=0.0)
@@ -359,7 +365,7 @@ def _raw_numbers(session: Session) -> Iterator[Check]:
         evidence = f"an angle is {largest:.1f}, although angles are declared in radians"
         yield fault("degrees-for-radians", evidence, 'Set angle = "deg" in [poses].')
     if fmt.of == "tool":
-        t = rows.reshape(-1, 4, 4)[:, :3, 3] if matrix else rows[:, :3]
+        t = fmt.as_written(rows)[:, :3, 3] if matrix else rows[:, :3]
         size = np.median(np.linalg.norm(t, axis=1)) * (1e-3 if fmt.length == "mm" else 1.0)
         if size > REACH_M:
             evidence = f"the tool is {size:.0f} m away from the base; no arm reaches that far"

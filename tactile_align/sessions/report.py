@@ -52,10 +52,13 @@ Good recordings reach an RMS of 0.6 to 1.5 px and standard deviations of 0.3 to 
 """
 
 
-def judge(session: Session, intrinsics: Intrinsics | None, hand_eye: HandEye | None, faults: Sequence[Check]) -> Report:
+def judge(
+    session: Session, camera: Camera, intrinsics: Intrinsics | None, hand_eye: HandEye | None, faults: Sequence[Check]
+) -> Report:
     """Return the report of a calibration: first the checks in `faults`, then checks of its results against LIMITS.
 
-    `intrinsics` and `hand_eye` are the results of the two calibrations; None if that calibration was not made.
+    `camera` is the camera model of the session's images. `intrinsics` and `hand_eye` are the results of the two
+    calibrations; None if that calibration was not made.
     """
     checks, tables = list(faults), []
     if session.lost:
@@ -63,6 +66,14 @@ def judge(session: Session, intrinsics: Intrinsics | None, hand_eye: HandEye | N
         measured = f"{len(session.lost)} ({', '.join(session.lost[:5])}{', ...' if len(session.lost) > 5 else ''})"
         advice = "Light the board evenly. Keep the whole board in view and sharp."
         checks.append(graded(LIMITS, "images-lost", share, measured=measured, advice=advice))
+    if session.orientations:
+        tags = " and ".join(map(str, sorted(set(session.orientations.values()))))
+        names = ", ".join([*session.orientations][:5]) + (", ..." if len(session.orientations) > 5 else "")
+        measured = f"tag {tags} in {len(session.orientations)} images ({names}); all pixels are used as stored"
+        checks.append(Check("orientation", "EXIF orientation", "info", measured, len(session.orientations)))
+    fact, advice = camera.early_end
+    if fact:
+        checks.append(Check("lens-end", "Lens model", "warn", fact, advice=advice))
     if intrinsics is not None:
         checks += _intrinsics(session, intrinsics)
         # Rows run from the image's top to its bottom. In cells without points the lens is unknown.

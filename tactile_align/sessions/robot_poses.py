@@ -1,6 +1,7 @@
 """Robot poses from files, read exactly in the format that the session declares."""
 
 import itertools
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +11,8 @@ from pydantic import model_validator
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict
 from tactile_align.files import read_csv, read_json, read_npz
-from tactile_align.geometry.frames import invert, pose, rotation_exp, rotation_fault, rotation_from_quaternion
-from tactile_align.kinematics.arm import Arm, forward_kinematics, link_poses, require_within_limits
+from tactile_align.geometry.frames import invert, pose, pose_fault, rotation_exp, rotation_from_quaternion
+from tactile_align.kinematics.arm import Arm, forward_kinematics, joint_values, link_poses, require_within_limits
 
 EULER = tuple(
     f"euler_{order if extrinsic else order.upper()}"
@@ -20,6 +21,7 @@ EULER = tuple(
     if order[0] != order[1] and order[1] != order[2]
 )
 """The 24 Euler conventions. Capital letters: rotations about the moving axes. Small letters: about the fixed axes."""
+METRES = {"m": 1.0, "mm": 1e-3}
 WIDTHS = {"quat_wxyz": 4, "quat_xyzw": 4, "rotvec": 3, "matrix": 16, **dict.fromkeys(EULER, 3)}
 
 
@@ -27,11 +29,17 @@ class PoseFormat(Strict):
     """Format of the numbers in a pose file, as the [poses] table of session.toml declares it."""
 
     of: Literal["joints", "tool"]
-    """joints: one angle per joint. tool: T_base_link as x, y, z and a rotation, or as a row-major 4x4 matrix."""
+    """joints: one value per joint, a length where the joint slides. tool: T_base_link as x, y, z and a rotation, or as
+    a 4x4 matrix."""
     length: Literal["m", "mm"] = "m"
     angle: Literal["rad", "deg"] = "rad"
     rotation: str = "quat_wxyz"
     """quat_wxyz, quat_xyzw, rotvec, matrix, or one of the 24 Euler conventions such as euler_XYZ, see EULER."""
+    matrix_order: Literal["rows", "columns"] = "rows"
+    """Order of the 16 numbers of a matrix. columns: the translation comes last, as in libfranka and MATLAB."""
+    transposed: bool = False
+    """Whether the rotations are those of the base seen from the link (JPL and other passive quaternions, negated
+    rotation vectors), while the translation is that of T_base_link."""
     inverted: bool = False
     """Whether the file contains T_link_base in place of T_base_link."""
 
@@ -39,7 +47,14 @@ class PoseFormat(Strict):
     def _known(self) -> "PoseFormat":
         if self.rotation not in WIDTHS:
             raise InputError(f"rotation '{self.rotation}' is unknown. Choose one of: {', '.join(WIDTHS)}")
+        if self.matrix_order == "columns" and self.rotation != "matrix":
+            raise InputError(f'matrix_order needs rotation = "matrix"; got "{self.rotation}". Remove matrix_order')
         return self
+
+    def as_written(self, values: np.ndarray) -> np.ndarray:
+        """Return the unchecked matrices (N, 4, 4) of N rows of 16 numbers, in the file's unit of length."""
+        T = values.reshape(-1, 4, 4)
+        return T.swapaxes(1, 2) if self.matrix_order == "columns" else T
 
     def width(self, arm: Arm | None) -> int:
         """Return how many numbers each row of a pose file in this format must have.
@@ -69,11 +84,11 @@ class PoseFormat(Strict):
             InputError: The rows are joints but no arm is given; a joint is outside the arm's limits; the arm lacks the
                 link; a quaternion does not have unit norm; a matrix is not a rotation.
         """
-        turn = 1.0 if self.angle == "rad" else np.pi / 180
         if self.of == "joints":
             if arm is None:
                 raise InputError('the poses are joints, but no arm is given. Add it to session.toml: arm = "nova2"')
-            q = values * turn
+            q = joint_values(arm, values, self.angle)
+            q = np.where(arm.prismatic, q * METRES[self.length], q)
             if checked:
                 require_within_limits(arm, q)
             if link == "flange":
@@ -83,15 +98,17 @@ class PoseFormat(Strict):
                 raise InputError(f"arm {arm.name} has no {link}. Choose flange or one of link1 to link{arm.dof}")
             return np.asarray(link_poses(arm, q)[:, number - 1])
         if self.rotation == "matrix":
-            T = values.reshape(-1, 4, 4).copy()
-            for row, R in enumerate(T[:, :3, :3] if checked else []):
-                fault = rotation_fault(R, 1e-3)
+            T = self.as_written(values).copy()
+            for row, one in enumerate(T if checked else []):
+                fault = pose_fault(one, 1e-3)
                 if fault:
-                    raise InputError(f"row {row + 1}: the matrix has no valid rotation: {fault}. Correct this row")
+                    raise InputError(f"row {row + 1}: the matrix is not a pose: {fault}. Correct this row or [poses]")
         else:
-            R = _rotations(self.rotation, values[:, 3:], turn, checked)
+            R = _rotations(self.rotation, values[:, 3:], 1.0 if self.angle == "rad" else np.pi / 180, checked)
             T = np.asarray(pose(R, values[:, :3]))
-        T[:, :3, 3] *= 1e-3 if self.length == "mm" else 1.0
+        T[:, :3, 3] *= METRES[self.length]
+        if self.transposed:
+            T[:, :3, :3] = T[:, :3, :3].swapaxes(1, 2).copy()
         return np.asarray(invert(T)) if self.inverted else T
 
 
@@ -114,8 +131,8 @@ def read_poses(path: Path, columns: int) -> tuple[tuple[str, ...], np.ndarray]:
     """Return the view names and the rows (N, columns) of a pose file.
 
     Args:
-        path: CSV: a header line, then the view's name and the numbers in each line. JSON: {view: [numbers]}. NPZ: the
-            arrays `views` (N,) and `values` (N, columns).
+        path: CSV: the view's name and the numbers in each line; line 1 may be a header. JSON: {view: [numbers]}. NPZ:
+            the arrays `views` (N,) and `values` (N, columns).
         columns: How many numbers a row must have.
 
     Raises:
@@ -137,7 +154,8 @@ def read_poses(path: Path, columns: int) -> tuple[tuple[str, ...], np.ndarray]:
             )
         stated = [("", *row) for row in data.items()]
     else:
-        stated = [(f"line {number}: ", line[0], line[1:]) for number, line in read_csv(path)[1:]]
+        lines = read_csv(path)
+        stated = [(f"line {number}: ", line[0], line[1:]) for number, line in lines[_has_header(lines) :]]
     if not stated:
         raise InputError(f"{path}: contains no poses. Write one row per view")
     names, rows = [name for _, name, _ in stated], []
@@ -160,6 +178,16 @@ def read_poses(path: Path, columns: int) -> tuple[tuple[str, ...], np.ndarray]:
     return tuple(names), np.stack(rows)
 
 
+def _has_header(lines: list[tuple[int, list[str]]]) -> bool:
+    """Return whether the first line of a CSV is a header: it has no numbers, or numbers its columns from 0 or 1."""
+    numbers = []
+    for _, line in lines[:1]:
+        for cell in line[1:]:
+            with suppress(ValueError):
+                numbers.append(float(cell))
+    return numbers in ([], [*range(len(numbers))], [*range(1, len(numbers) + 1)])
+
+
 def _archived(path: Path) -> list[tuple[str, np.ndarray]]:
     arrays = read_npz(path)
     missing = " and ".join(name for name in ("views", "values") if name not in arrays)
@@ -171,4 +199,4 @@ def _archived(path: Path) -> list[tuple[str, np.ndarray]]:
             f"{path}: views must be (N,) names and values (N, columns) numbers; got {views.shape} and "
             f"{values.dtype} {values.shape}. Save one name and one row of numbers per view"
         )
-    return list(zip(map(str, views), values, strict=True))
+    return list(zip(views.astype(str).tolist(), values, strict=True))

@@ -1,7 +1,8 @@
 """Calibration session: a folder with `session.toml`, the robot's poses, and images (or points found in them)."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,8 @@ from tactile_align.calibration.views import View, read_points
 from tactile_align.datasets.episodes import open_episode
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict, parse, read_fact
-from tactile_align.kinematics.arm import Arm, load_arm
+from tactile_align.geometry.images import exif_orientation
+from tactile_align.kinematics.arm import Arm, joint_values, load_arm
 from tactile_align.sessions.robot_poses import PoseFormat, read_poses
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -33,12 +35,14 @@ class Shot:
     Attributes:
         name: Name of the view that the image gives.
         where: File of the image, with the frame number if the file is an episode, for messages.
-        image: (H, W) uint8 grey.
+        image: (H, W) uint8 grey, pixels as stored.
+        orientation: EXIF orientation tag of the image file, which is ignored; 1 if it has none.
     """
 
     name: str
     where: str
     image: np.ndarray
+    orientation: int = 1
 
 
 def shots_of_folder(folder: Path) -> Iterator[Shot]:
@@ -52,7 +56,7 @@ def shots_of_folder(folder: Path) -> Iterator[Shot]:
     if not files:
         raise FileNotFoundError(f"{folder}: no images found. Give one image per view ({', '.join(SUFFIXES)})")
     for file in files:
-        yield Shot(file.stem, str(file), read_grey(file))
+        yield Shot(file.stem, str(file), read_grey(file), exif_orientation(file.read_bytes()))
 
 
 def shots_of_episode(episode: str, camera: str, frames: tuple[int, ...]) -> Iterator[Shot]:
@@ -143,6 +147,7 @@ class Session:
         rows: (N, k) the k numbers that the pose file contains for each of these views; (N, 0) without poses.
         lost: Names of the images in which the board was not found or for which the pose is missing.
         legacy: Whether the images show the ChArUco layout from before OpenCV 4.6; None if they show no ChArUco board.
+        orientations: EXIF orientation tags of the images by name, of those that have another tag than 1.
     """
 
     name: str
@@ -153,6 +158,7 @@ class Session:
     rows: np.ndarray
     lost: tuple[str, ...] = ()
     legacy: bool | None = None
+    orientations: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def arm(self) -> Arm | None:
@@ -202,17 +208,17 @@ def read_session(folder: str | Path) -> Session:
         raise FileNotFoundError(f"{place / 'session.toml'}: no such file. Create it, or choose another folder")
     data, source = read_fact("calibration", place / "session.toml")
     fact = parse(SessionFact, data, source)
-    legacy, lost = None, list[str]()
+    legacy, lost, tags = None, list[str](), dict[str, int]()
     if fact.episode is not None:
         episode = str(place / fact.episode)
         frames, values = _episode_joints(source, fact, episode)
-        views, lost, width, height, legacy = _detect(shots_of_episode(episode, fact.camera, frames), fact.board)
+        views, lost, width, height, legacy, tags = _detect(shots_of_episode(episode, fact.camera, frames), fact.board)
     elif fact.points is not None:
         if fact.width is None or fact.height is None:
             raise InputError(f"{source}: points is given without the size of the images. Add width and height")
         views, width, height = read_points(place / fact.points, fact.board), fact.width, fact.height
     else:
-        views, lost, width, height, legacy = _detect(shots_of_folder(place / fact.images), fact.board)
+        views, lost, width, height, legacy, tags = _detect(shots_of_folder(place / fact.images), fact.board)
     names, rows = list(views), np.zeros((len(views), 0))
     if fact.episode is not None:
         rows = values[[i for i, t in enumerate(frames) if frame_name(t) in views]]
@@ -220,15 +226,37 @@ def read_session(folder: str | Path) -> Session:
         if fact.poses is None:
             raise InputError(f"{source}: poses_file needs [poses]. Add [poses] with of, length, angle and rotation")
         posed, values = read_poses(place / fact.poses_file, fact.poses.width(fact.kinematics()))
-        lost += [f"{name} (no pose)" for name in names if name not in posed]
-        names = [name for name in posed if name in views]
-        rows = values[[posed.index(name) for name in names]] if names else rows
+        own, theirs = _by_plain_name(views, source), _by_plain_name(posed, str(place / fact.poses_file))
+        lost += [f"{name} (no pose)" for plain, name in own.items() if plain not in theirs]
+        names = [own[plain] for plain in theirs if plain in own]
+        if views and not names:
+            raise InputError(
+                f"{place}: no usable view: the board was found in {len(views)} images, all without a pose. The views "
+                f"are {_some(views)}, but poses_file names {_some(posed)}. Give both the same names"
+            )
+        rows = values[[i for i, plain in enumerate(theirs) if plain in own]]
     if not names:
         raise InputError(
-            f"{place}: no usable view: the board was found in {len(views)} images"
-            + (", all without a pose. Check the names in poses_file" if views else ". Check the table [board]")
+            f"{place}: no usable view: the board was found in {len(views)} images. Check the table [board]"
         )
-    return Session(str(place), fact, width, height, tuple(views[name] for name in names), rows, tuple(lost), legacy)
+    kept = tuple(views[name] for name in names)
+    return Session(str(place), fact, width, height, kept, rows, tuple(lost), legacy, tags)
+
+
+def _by_plain_name(names: Iterable[str], source: str) -> dict[str, str]:
+    """Return the names of views by plain name: without blanks around it, folder and ending of an image file."""
+    plain: dict[str, str] = {}
+    for name in names:
+        short = re.split(r"[/\\\\]", name.strip())[-1]
+        short = short[: -len(Path(short).suffix)] if Path(short).suffix.lower() in SUFFIXES else short
+        if short in plain:
+            raise InputError(f"{source}: '{plain[short]}' and '{name}' name the same view. Keep one of the two")
+        plain[short] = name
+    return plain
+
+
+def _some(names: Collection[str]) -> str:
+    return ", ".join(f"'{name}'" for name in [*names][:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _episode_joints(source: str, fact: SessionFact, episode: str) -> tuple[tuple[int, ...], np.ndarray]:
@@ -244,8 +272,9 @@ def _episode_joints(source: str, fact: SessionFact, episode: str) -> tuple[tuple
         if fact.columns is not None:
             missing = '[poses] with of = "joints" and angle = "rad" or "deg"'
         raise InputError(f"{source}: poses cannot be computed from the episode's joints. Add {missing}")
-    needed = fact.poses.width(fact.kinematics())
-    if len(fact.columns) != needed:
+    arm = fact.kinematics()
+    needed = fact.poses.width(arm)
+    if arm is None or len(fact.columns) != needed:
         raise InputError(
             f"{source}: columns lists {len(fact.columns)} columns, but arm {fact.arm} has {needed} joints. List one "
             f"column per joint"
@@ -258,7 +287,7 @@ def _episode_joints(source: str, fact: SessionFact, episode: str) -> tuple[tuple
             f"{source}: columns contains {last}, but qpos has columns 0 to {qpos.shape[1] - 1}. Choose among these"
         )
     q = qpos[:, list(fact.columns)]
-    frames = fact.frames or standstills(q if fact.poses.angle == "rad" else np.radians(q))
+    frames = fact.frames or standstills(joint_values(arm, q, fact.poses.angle))
     if not frames:
         raise InputError(
             f"{episode}: the arm never stands still for {STILL_FRAMES} frames. Let it rest at each view, or list "
@@ -271,14 +300,17 @@ def _episode_joints(source: str, fact: SessionFact, episode: str) -> tuple[tuple
     return frames, q[list(frames)]
 
 
-def _detect(shots: Iterable[Shot], board: Board) -> tuple[dict[str, View], list[str], int, int, bool | None]:
-    """Return the views by name, the names of images without a board, width and height, px, and the ChArUco layout.
+def _detect(
+    shots: Iterable[Shot], board: Board
+) -> tuple[dict[str, View], list[str], int, int, bool | None, dict[str, int]]:
+    """Return the views by name, the names of images without a board, width, height (px), ChArUco layout, orientations.
 
-    The layout is that of most images, see `Session.legacy`.
+    The layout is that of most images, see `Session.legacy`; for the orientations see `Session.orientations`.
     """
     views: dict[str, View] = {}
     lost: list[str] = []
     layouts: list[bool] = []
+    tags: dict[str, int] = {}
     first: Shot | None = None
     for shot in shots:
         first = first or shot
@@ -288,10 +320,12 @@ def _detect(shots: Iterable[Shot], board: Board) -> tuple[dict[str, View], list[
                 f"{shot.where} is {wide}x{high}, but {first.where} is {width}x{height}. Use images of one camera at "
                 f"one resolution"
             )
+        tags |= {shot.name: shot.orientation} if shot.orientation != 1 else {}
         detection = board.detect(shot.image)
         if detection is None:
             lost.append(shot.name)
             continue
         views[shot.name] = View.of(shot.name, board, detection)
         layouts.append(detection.legacy)
-    return views, lost, width, height, (sum(layouts) * 2 > len(layouts)) if layouts else None
+    legacy = (sum(layouts) * 2 > len(layouts)) if layouts else None
+    return views, lost, width, height, legacy, tags

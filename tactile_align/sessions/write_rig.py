@@ -47,15 +47,15 @@ def place_camera(rig: Rig, session: Session, result: HandEye) -> Rig:
         if arm not in rig.arms or node != session.link:
             raise InputError(
                 f"{session.name}: the camera's parent is '{parent}', but the poses are those of {session.link}. Set "
-                f"parent to ARM/{session.link} in session.toml, where ARM is one of: {', '.join(rig.arms)}"
+                f"parent to ARM/{session.link} in session.toml, where ARM is one of: {_arms(rig)}"
             )
     else:
         # X is relative to the base of the arm that held the board, not always to the camera's parent.
         arm = next((one for one in rig.arms if parent == f"{one}/base"), "")
-        holder = session.fact.board_arm or next(iter(rig.arms))
+        holder = session.fact.board_arm or next(iter(rig.arms), "")
         if holder not in rig.arms:
             raise InputError(
-                f"{session.name}: rig {rig.name} has no arm '{holder}'. Set board_arm to one of: {', '.join(rig.arms)}"
+                f"{session.name}: rig {rig.name} has no arm '{holder}'. Set board_arm to one of: {_arms(rig)}"
             )
         X = rig.arms[holder].T_parent_this @ X
         X = invert(rig.arms[arm].T_parent_this) @ X if arm else X
@@ -66,6 +66,10 @@ def place_camera(rig: Rig, session: Session, result: HandEye) -> Rig:
     covariance = turn @ result.covariance @ turn.T
     rows = tuple(map(tuple, ((covariance + covariance.T) / 2).tolist()))
     return rig.with_camera(name, parent=parent, covariance=rows, **pose_keys(X))
+
+
+def _arms(rig: Rig) -> str:
+    return ", ".join(rig.arms) or f"none (add [arms.NAME] to rig {rig.name})"
 
 
 def with_stroke(rig: Rig, arm: str, stroke: float, axis: np.ndarray | None = None) -> Rig:

@@ -109,9 +109,9 @@ class Cell:
             raise InputError(
                 f"task '{self.task.name}' has the classes 0 to {self.task.classes - 1}; got {cls}. Choose one of these"
             )
-        looks, places, self._noise, self.script_rng = (
-            np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(4)
-        )
+        streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(3 + self.task.classes)]
+        looks, places, self._noise = streams[:3]
+        self.script_rng = streams[3 + cls]  # one per class, so that no demonstration copies another one's motion
         unit = self.task.unit(looks, self.options)
         self.world = world = World(self.rig, self.task.look(looks, cls, self.options), self.arm, unit)
         self.cls, self.count = cls, 0

@@ -7,21 +7,26 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 
 from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.checks import Check
 from tactile_align.config.data import DataConfig
 from tactile_align.config.renamed import another_version
 from tactile_align.config.train import TrainConfig
+from tactile_align.datasets.copies import copies
 from tactile_align.datasets.episodes import EpisodeRef, list_episodes, open_episode
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict, parse
+from tactile_align.features.tensor_files import header_of
 from tactile_align.files import read_json, write_text_atomically
+from tactile_align.losses.build import negatives_of
 from tactile_align.moments.cache import Job
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.normalisation import Statistics
 from tactile_align.moments.sampling import split_episodes
 from tactile_align.policies.build import initial_checkpoint, inputs_of, views_of
-from tactile_align.policies.checkpoint import header_of, load_checkpoint
+from tactile_align.policies.checkpoint import load_checkpoint
 from tactile_align.projection.episode_boxes import hand_of, hold_sensors
 
 logger = logging.getLogger(__name__)
@@ -31,6 +36,8 @@ SEEN = "seen"  # key in the header of a tower.safetensors: the episodes that its
 Part = Literal["train", "held_out", "test"]
 PARTS: dict[Part, str] = {"train": "training", "held_out": "held-out", "test": "test"}
 """Parts into which the episodes are split, with the words for them."""
+FIRST_ROWS = 64
+"""Number of pairs of a view whose negatives are looked for."""
 
 
 @dataclass(frozen=True)
@@ -201,9 +208,8 @@ def load_data(config: TrainConfig, processes: int = 1, progress: bool = True, ru
             and the rigs are checked.
 
     Raises:
-        InputError: A rig failed verification, a rig or an episode is invalid, copies of one recording are in two parts,
-            or only the held-out or test episodes have no contact. With `run`: an episode of the run is missing or
-            changed. The message states the file.
+        InputError: A rig failed verification, a rig or an episode is invalid, or copies of one recording are in two
+            parts. With `run`: an episode of the run is missing or changed. The message states the file.
     """
     if run is None:
         rigs = tuple(_checked_rig(entry, config) for entry in config.data)
@@ -221,12 +227,11 @@ def load_data(config: TrainConfig, processes: int = 1, progress: bool = True, ru
             parts[part] = Moments(jobs, chunk=chunk, cache=cache, processes=processes, progress=progress)
     if run is None:
         lists = EpisodeLists.of(sources, parts)
-        _refuse_copies(lists)
+        _refuse_copies(lists, parts)
         statistics = Statistics.of(parts["train"].low_dim())
     else:
         _refuse_changed(lists, parts, run)
         statistics = Statistics.load(run / STATISTICS)
-    _require_contact(parts, config)
     contact = contact_moments(parts["train"], config)
     parts = {part: moments.normalised(statistics) for part, moments in parts.items()}
     return Data(parts["train"], parts["held_out"], statistics, rigs, contact, parts.get("test"), lists)
@@ -267,7 +272,13 @@ def _split(config: TrainConfig) -> dict[Part, list[_Source]]:
     sources: dict[EpisodeRef, _Source] = {}
     places: dict[tuple[Path, str], str] = {}
     for number, entry in enumerate(config.data):
-        for ref in list_episodes(entry.path, entry.layout):
+        refs = list_episodes(entry.path, entry.layout)
+        if entry.episodes is not None and entry.episodes > len(refs):
+            raise InputError(
+                f"{entry.path}: [[data]] states episodes = {entry.episodes}, but there are {len(refs)}. Record more "
+                f"episodes, or reduce this number"
+            )
+        for ref in refs[: entry.episodes]:
             first = places.setdefault((ref.path.resolve(), ref.group), entry.path)
             if len(places) == len(sources):
                 raise InputError(
@@ -317,16 +328,17 @@ def _refuse_changed(lists: EpisodeLists, parts: dict[Part, Moments], run: Path) 
                 )
 
 
-def _refuse_copies(lists: EpisodeLists) -> None:
-    first: dict[str, tuple[Part, EpisodeEntry]] = {}
-    for part, entries in lists.parts.items():
-        for entry in entries:
-            other, original = first.setdefault(entry.hash, (part, entry))
-            if other != part:
-                raise InputError(
-                    f"{entry}: this {PARTS[part]} episode is a copy of the {PARTS[other]} episode {original}, because "
-                    f"joints, actions and frames are equal. No recording may be in two parts. Remove one of the two"
-                )
+def _refuse_copies(lists: EpisodeLists, parts: dict[Part, Moments]) -> None:
+    listed = [(part, entry) for part in parts for entry in lists.parts[part]]
+    states = [np.hstack(low) for moments in parts.values() for low in moments.low_dim()]
+    for copy in copies(states):
+        (other, original), (part, entry) = listed[copy.first], listed[copy.second]
+        if other != part:
+            raise InputError(
+                f"{entry}: this {PARTS[part]} episode is a copy of the {PARTS[other]} episode {original}, because "
+                f"{copy.share:.0%} of its joints and actions are equal. No recording may be in two parts. Remove one "
+                f"of the two"
+            )
 
 
 def with_initial_weights(config: TrainConfig, lists: EpisodeLists) -> EpisodeLists:
@@ -364,20 +376,79 @@ def with_initial_weights(config: TrainConfig, lists: EpisodeLists) -> EpisodeLis
     return lists.model_copy(update={"before": united(sources.values())})
 
 
-def _require_contact(parts: dict[Part, Moments], config: TrainConfig) -> None:
-    """Check that every part has moments in contact if the training part has them and the run needs them."""
-    needed = config.views and (config.hsa.weight > 0 or config.contact_share not in ("auto", "natural", 0))
-    if not needed or not contact_moments(parts["train"], config).any():
-        return  # if the training part has none either, the cause is the rig or the touches, which the doctor finds
-    for part, moments in parts.items():
-        if not contact_moments(moments, config).any():
-            names = [str(job.ref) for job in moments.jobs]
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise InputError(
-                f"the {len(names)} {PARTS[part]} episodes have no moment with a visible sensor in contact "
-                f"({', '.join(names[:3])}{more}), but the alignment loss and contact_share need contacts in each part. "
-                f"Choose another split_seed, enlarge this part, or check the touch streams with `tactile-align inspect`"
+def part_checks(data: Data, config: TrainConfig) -> list[Check]:
+    """Return one check for each part of the data: whether losses and batches find the moments that they need.
+
+    A part fails if no view has a pair, or if `contact_share` needs moments that the part does not have. It warns if
+    some views have no pairs, or if held-out or test pairs have no negatives.
+    """
+    parts = {"train": data.train, "held_out": data.held_out, "test": data.test}
+    checks = []
+    for part, word in PARTS.items():
+        moments = parts[part]
+        if moments is None:
+            continue
+        empty, alone = _missing_pairs(moments, config) if config.hsa.weight > 0 else ({}, {})
+        missing = [f"view {key}: {reason}" for key, reason in {**empty, **alone}.items()]
+        required = alone if part == "train" or (part == "held_out" and config.select_by == "hsa") else {}
+        fails = len(empty) + len(required) == len(config.views) > 0
+        if part != "test" and not fails and (lack := _missing_kind(contact_moments(moments, config), config)):
+            missing, fails = [*missing, lack], True
+        names = [str(job.ref) for job in moments.jobs]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        advice = "Check the boxes with `tactile-align overlay` and the touches with `tactile-align inspect`, or "
+        advice += (
+            "train without alignment: hsa.weight = 0"
+            if part == "train"
+            else f"choose another split_seed, or enlarge {part}"
+        )
+        checks.append(
+            Check(
+                f"pairs/{part}",
+                f"Pairs of the {word} episodes",
+                "pass" if not missing else "fail" if fails else "warn",
+                f"{'; '.join(missing)} ({', '.join(names[:3])}{more})" if missing else "as needed",
+                limit="a pair with a negative in each view",
+                why="the loss of a view is a mean over its pairs, so without pairs it does not exist"
+                if missing
+                else "",
+                advice=advice if missing else "",
             )
+        )
+    return checks
+
+
+def _missing_pairs(moments: Moments, config: TrainConfig) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the reasons, by view, why a view has no pair, and why the pairs of a view have no negatives."""
+    hsa, empty, alone = config.hsa, {}, {}
+    for view in views_of(config):
+        visible, touch = moments.views[view.key].visible, moments.touches[view.sensor]
+        pairs = visible & touch.contact if hsa.require_contact else visible
+        rows = np.flatnonzero(pairs)
+        if not len(rows):
+            boxes, contacts = f"{visible.sum()} moments with a box", f"{touch.contact.sum()} in contact"
+            empty[view.key] = f"{boxes}, {contacts} and none with both, of {len(moments)} moments"
+            continue
+        columns = (moments.episode, moments.time, touch.contact_index)
+        episode, time, index = (torch.from_numpy(column[rows]) for column in columns)
+        rule = negatives_of(hsa.model_copy(update={"touch_ceiling": None}), episode, time, None, index)
+        always = hsa.kind == "mse" or (hsa.looks_beside and not hsa.symmetric)
+        # Rows are in order of time, so a pair with a negative is among the first ones if there is any.
+        if not always and not bool(rule.rows(0, min(len(rows), FIRST_ROWS)).any()):
+            alone[view.key] = f"{len(rows)} pairs, none of which is a negative of another: one contact, or min_gap"
+    return empty, alone
+
+
+def _missing_kind(contact: np.ndarray, config: TrainConfig) -> str:
+    """Return the kind of moments that batches need and that (N,) `contact` lacks, as a sentence; "" if none."""
+    share = contact_share(contact, config)
+    if share is None:
+        return ""
+    kinds = (("in contact", not contact.any(), share), ("without contact", contact.all(), 1 - share))
+    for kind, lacks, part in kinds:
+        if lacks and round(part * config.batch_size):
+            return f"no moment {kind}, but contact_share = {share:g} needs such moments; 'natural' needs none"
+    return ""
 
 
 def _checked_rig(entry: DataConfig, config: TrainConfig) -> Rig:

@@ -49,14 +49,8 @@ class TensorBoard(Sink):
     """TensorBoard files with scalars, named KIND/NAME, and pictures."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise MissingExtra(
-                "log.tensorboard = true needs the package tensorboard, which is not installed. Run: pip install "
-                "'tactile-align[tensorboard]'"
-            ) from error
-        self._writer: Any = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        SummaryWriter = _imported("tensorboard").SummaryWriter
+        self._writer: Any = SummaryWriter(str(folder))
 
     def write(self, record: dict[str, Any]) -> None:
         """Write the numbers of one record; a finding (see `watch.finding`) is written as text."""
@@ -85,18 +79,20 @@ class WeightsAndBiases(Sink):
     """
 
     def __init__(self, project: str, folder: Path, config: dict[str, Any]) -> None:
-        try:
-            wandb: Any = import_module("wandb")
-        except ImportError as error:
-            raise MissingExtra(
-                "log.wandb needs the package wandb, which is not installed. Run: pip install wandb"
-            ) from error
+        wandb = _imported("wandb")
         self._wandb = wandb
         name, known = folder.resolve().name, folder / "wandb_id.txt"
         if not known.is_file():
             write_text_atomically(known, token_hex(8))
         key = known.read_text(encoding="utf-8")
-        self._run: Any = wandb.init(project=project, name=name, id=key, dir=str(folder), config=config, resume="allow")
+        options = {"id": key, "dir": str(folder), "config": config, "resume": "allow"}
+        try:
+            self._run: Any = wandb.init(project=project, name=name, **options)
+        except wandb.Error as error:
+            raise InputError(
+                f"log.wandb = '{project}': Weights & Biases did not start ({error}). Run wandb login, set "
+                f"WANDB_MODE=offline, or omit log.wandb"
+            ) from error
         self._run.define_metric("*", step_metric="step")  # otherwise the x axis counts records
 
     def write(self, record: dict[str, Any]) -> None:
@@ -149,6 +145,37 @@ def scalars(record: dict[str, Any]) -> dict[str, float]:
     return {f"{record['kind']}/{name}": value for name, value in record.items() if isinstance(value, float)}
 
 
+_LOGGERS = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}
+_INSTALLED_BY = {"tensorboard": "'tactile-align[tensorboard]'", "wandb": "wandb"}
+
+
+def _imported(option: str) -> Any:
+    """Return the module of a logger that an option of [log] selects.
+
+    Raises:
+        MissingExtra: The package is not installed, or cannot be imported; the message contains the reason.
+    """
+    try:
+        return import_module(_LOGGERS[option])
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == option
+        fault = "which is not installed" if missing else f"which is installed but cannot be imported ({error})"
+        package = _INSTALLED_BY[option]
+        command = f"pip install {package}" if missing else f"pip install --upgrade {package}"
+        raise MissingExtra(f"log.{option} needs the package {option}, {fault}. Run: {command}") from error
+
+
+def require_sinks(log: LogConfig) -> None:
+    """Import the packages of the selected sinks, so that a missing one is found before the episodes are prepared.
+
+    Raises:
+        MissingExtra: As for `open_sinks`.
+    """
+    for option in _LOGGERS:
+        if getattr(log, option):
+            _imported(option)
+
+
 def open_sinks(out: Path, log: LogConfig, config: dict[str, Any]) -> Sinks:
     """Return the open sinks of a run folder.
 
@@ -158,14 +185,14 @@ def open_sinks(out: Path, log: LogConfig, config: dict[str, Any]) -> Sinks:
         config: Training config as plain data, stored with the Weights & Biases run.
 
     Raises:
-        ImportError: The package of a selected sink is not installed.
+        MissingExtra: The package of a selected sink is not installed, or cannot be imported.
+        InputError: Weights & Biases does not start.
     """
-    sinks: list[Sink] = [JsonLines(out / "metrics.jsonl")]
+    others: list[Sink] = [WeightsAndBiases(log.wandb, out, config)] if log.wandb is not None else []
     if log.tensorboard:
-        sinks.append(TensorBoard(out / "tensorboard"))
-    if log.wandb is not None:
-        sinks.append(WeightsAndBiases(log.wandb, out, config))
-    return Sinks(sinks)
+        others.append(TensorBoard(out / "tensorboard"))
+    # Opened last, because a folder with this file is a run.
+    return Sinks([JsonLines(out / "metrics.jsonl"), *others])
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import json
 import logging
 import platform
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,17 +19,25 @@ from tqdm import tqdm
 
 from tactile_align.checks import Check, text_table
 from tactile_align.config.train import TrainConfig, config_text
-from tactile_align.errors import DivergedError
+from tactile_align.errors import DivergedError, InputError
 from tactile_align.files import read_json, write_text_atomically
 from tactile_align.moments.batch import MomentBatch, collate
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.sampling import MomentSampler
 from tactile_align.policies.aligned import AlignedPolicy
-from tactile_align.policies.build import make_model, start_from
+from tactile_align.policies.build import check_weights, make_model, start_from
 from tactile_align.policies.checkpoint import Measure, later_best
-from tactile_align.training.data import STATISTICS, Data, contact_share, load_data, rig_file, with_initial_weights
+from tactile_align.training.data import (
+    STATISTICS,
+    Data,
+    contact_share,
+    load_data,
+    part_checks,
+    rig_file,
+    with_initial_weights,
+)
 from tactile_align.training.distributed import Group, joined
-from tactile_align.training.logs import Sinks, open_sinks, truncate_log
+from tactile_align.training.logs import Sinks, open_sinks, require_sinks, truncate_log
 from tactile_align.training.optimiser import RunningMean, averaged, make_optimiser
 from tactile_align.training.parameters import GRADIENT, parameter_table
 from tactile_align.training.state import (
@@ -36,6 +45,7 @@ from tactile_align.training.state import (
     has_checkpoint,
     out_of_patience,
     package_version,
+    put_aside,
     resumed,
     save,
     save_towers,
@@ -48,12 +58,25 @@ from tactile_align.training.watch import Watch, finding
 logger = logging.getLogger(__name__)
 
 PARAMETERS = "parameters.json"
+PAIRS = {
+    "permuted": "in training steps, hsa/VIEW and r1/VIEW are those of exchanged touches and stay at chance; validation "
+    "and `evaluate` use true pairs",
+    "two_crops": "hsa/VIEW and r1/VIEW compare two augmentations of each image region; no touch is trained, so touch "
+    "retrieval in `evaluate` is at chance",
+}
+"""What the logs of a control measure, by hsa.pairs."""
 
 __all__ = ["DivergedError", "build_model", "train", "validate"]
 
 
 def train(
-    config: TrainConfig, *, resume: bool = False, data: Data | None = None, progress: bool = True, processes: int = 1
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    skip_damaged: bool = False,
+    data: Data | None = None,
+    progress: bool = True,
+    processes: int = 1,
 ) -> Path:
     """Train a policy and return the path of the run folder.
 
@@ -69,6 +92,8 @@ def train(
         resume: Continue from the last checkpoint of the run folder. A run that stopped before its first checkpoint
             starts again. With more `steps` than the run had, the run is lengthened. A run that `patience` ended
             continues only with more `patience` or `steps`.
+        skip_damaged: With `resume`: if the newest checkpoints cannot be read, resume from the one before them. They
+            are renamed to step_N.pt.damaged.
         data: Data already loaded for this config; None loads the data.
         progress: Show a progress bar on stderr.
         processes: Number of processes that prepare episodes.
@@ -77,7 +102,7 @@ def train(
         FileExistsError: The run folder already contains a run, and `resume` is False.
         FileNotFoundError: The run folder contains no run, and `resume` is True.
         DivergedError: The loss or the gradient is non-finite.
-        InputError: The data, or the weights of `init` or of a tower, cannot be used; see `load_data`,
+        InputError: The data, or the weights of `init` or of a tower, cannot be used; see `load_data`, `part_checks`,
             `with_initial_weights` and `start_from`.
     """
     out = Path(config.out)
@@ -90,15 +115,20 @@ def train(
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         progress = progress and group.leads
-        data = data or load_data(config, processes, progress)
-        measure = selected_measure(config, data.held_out, quiet=not group.leads)
+        require_sinks(config.log)
         fresh = not (resume and has_checkpoint(out))
+        if fresh and data is None:
+            check_weights(config)
+        data = data or load_data(config, processes, progress)
+        _require_pairs(data, config, group)
+        measure = selected_measure(config, data.held_out, quiet=not group.leads)
         if fresh:
             data = replace(data, episodes=with_initial_weights(config, data.episodes))
+        made = not out.exists()
         if group.leads:
             (out / "checkpoints").mkdir(parents=True, exist_ok=True)
         trainer = make_trainer(config, data, group, fill=fresh)
-        course = resumed(trainer, out) if resume else Progress()
+        course = resumed(trainer, out, skip_damaged) if resume else Progress()
         if resume and out_of_patience(config, course.stale):
             if group.leads:
                 logger.warning(
@@ -108,6 +138,8 @@ def train(
             return out
         later = later_best(out / "checkpoints", course.step) if resume else {}
         group.wait()
+        if resume and group.leads:
+            put_aside(out / "checkpoints", course.step)
         for best, path in later.items():
             course.best.pop(best, None)
             if group.leads:
@@ -117,14 +149,31 @@ def train(
             _describe(out, config, trainer.data)
             if course.step == 0:
                 _parameters(trainer, out, progress)
+            if config.hsa.weight > 0 and config.hsa.pairs in PAIRS:
+                logger.info(f"hsa.pairs = '{config.hsa.pairs}': {PAIRS[config.hsa.pairs]}")
             log = out / "metrics.jsonl"
             if again := truncate_log(log, course.step) if log.exists() else 0:
                 logger.warning(f"{log}: removed {again} records after step {course.step}; the run resumes there")
-        sinks = open_sinks(out, config.log, config.model_dump(mode="json")) if group.leads else Sinks(())
+        try:
+            sinks = open_sinks(out, config.log, config.model_dump(mode="json")) if group.leads else Sinks(())
+        except (InputError, ImportError):
+            if made:
+                shutil.rmtree(out)
+            raise
         bar = tqdm(total=config.steps, initial=course.step, desc="training", unit="step", disable=not progress)
         with sinks, bar, matmul_precision(config.optimiser.tf32, group.device), _stop_signals() as stopped:
             _run(trainer, course, measure, sinks, bar, stopped)
     return out
+
+
+def _require_pairs(data: Data, config: TrainConfig, group: Group) -> None:
+    """Check before the first step that the loss of each part has pairs; warn of views without pairs."""
+    for check in part_checks(data, config):
+        text = f"{check.title}: needed {check.limit}; found {check.measured}. {check.advice}"
+        if check.status == "fail":
+            raise InputError(text)
+        if check.status == "warn" and group.leads:
+            logger.warning(text)
 
 
 def _run(

@@ -35,14 +35,14 @@ def parameter_table(model: AlignedPolicy, optimiser: torch.optim.Optimizer) -> T
     """Return a table of the modules: the number of parameters, the number of trained ones, and the learning rates.
 
     The rates are those before warm-up and decay. A module has several rates if `layer_decay` gives its layers different
-    rates, and no rate if it is frozen.
+    rates, and the word "frozen" if none of its parameters is trained.
     """
     rates = {id(p): group.get("initial_lr", group["lr"]) for group in optimiser.param_groups for p in group["params"]}
     rows: list[tuple[Any, ...]] = []
     for part, named in parts_of(model).items():
         trained = [p for _, p in named if id(p) in rates]
         own = " ".join(f"{rate:.3g}" for rate in sorted({rates[id(p)] for p in trained}))
-        rows.append((part, sum(p.numel() for _, p in named), sum(p.numel() for p in trained), own or "-"))
+        rows.append((part, sum(p.numel() for _, p in named), sum(p.numel() for p in trained), own or "frozen"))
     rows.append(("all", sum(row[1] for row in rows), sum(row[2] for row in rows), ""))
     return Table("parameters by module", ("module", "numbers", "trained", "learning rate"), tuple(rows))
 

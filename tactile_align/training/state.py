@@ -137,12 +137,13 @@ def described(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def resumed(trainer: Trainer, out: Path) -> Progress:
+def resumed(trainer: Trainer, out: Path, skip_damaged: bool = False) -> Progress:
     """Load the newest checkpoint of a run folder into a trainer and return the progress of the run.
 
     A run that stopped before its first checkpoint starts again. If the config has more steps than the run, the run is
     lengthened: learning rates and loss weights follow the schedule of the new number of steps. The trainer's data are
-    then normalised by the statistics of the run, which may differ from newly computed ones by rounding.
+    then normalised by the statistics of the run, which may differ from newly computed ones by rounding. With
+    `skip_damaged`, checkpoints that cannot be read are passed over.
 
     Raises:
         FileNotFoundError: The folder contains no run.
@@ -152,8 +153,7 @@ def resumed(trainer: Trainer, out: Path) -> Progress:
     folder = out / "checkpoints"
     if not has_checkpoint(out):
         return Progress()
-    path = latest_checkpoint(folder)
-    state = load_checkpoint(path)
+    path, state = _newest(folder, skip_damaged)
     if missing := [name for name in WHOLE if name not in state]:
         raise InputError(
             f"{path}: the checkpoint is incomplete, so the run cannot be resumed; missing: {', '.join(missing)}. "
@@ -174,6 +174,28 @@ def resumed(trainer: Trainer, out: Path) -> Progress:
         course.stale = 0
         _lengthen(trainer, course.step, steps)
     return course
+
+
+def _newest(folder: Path, skip_damaged: bool) -> tuple[Path, dict[str, Any]]:
+    """Return the newest checkpoint of a run and its contents; with `skip_damaged`, the newest that can be read."""
+    paths = sorted(folder.glob("step_*.pt"), reverse=True)
+    for path, before in zip(paths, [*paths[1:], None], strict=True):
+        try:
+            return path, load_checkpoint(path)
+        except InputError as error:
+            if before is None:
+                raise
+            if not skip_damaged:
+                raise InputError(f"{error}. To resume from {before.name} instead, add --skip-damaged") from error
+    raise FileNotFoundError(f"{folder}: no checkpoint step_*.pt to resume from. Omit --resume to start the run")
+
+
+def put_aside(folder: Path, step: int) -> None:
+    """Rename the checkpoints after `step`, at which a run resumes because they cannot be read."""
+    for path in folder.glob("step_*.pt"):
+        if int(path.stem.removeprefix("step_")) > step:
+            path.rename(path.with_name(f"{path.name}.damaged"))
+            logger.warning(f"{path}: cannot be read and was renamed to {path.name}.damaged; the run resumes at {step}")
 
 
 def has_checkpoint(out: Path) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tactile_align.config.train import TrainConfig
 from tactile_align.errors import DivergedError
-from tactile_align.moments.augment import augment
+from tactile_align.moments.augment import augment, with_second_views
 from tactile_align.moments.batch import MomentBatch
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.training.data import Data
@@ -18,7 +18,9 @@ from tactile_align.training.optimiser import RunningMean, Schedule, weights_at
 from tactile_align.training.parameters import gradient_norms
 
 # Logged values of which each process computes only the part of its own rows.
-SUMMED = ("l1", "kl", "no_box/", "no_contact", "r1/", "negatives_from/", "excluded/", "no_negative/")
+SUMMED = ("l1", "kl", "no_box/", "no_contact", "r1/", "negatives_from/", "excluded/", "no_negative/", "no_partner/")
+MEANS = ("hsa/", "chance/", "negatives/", "negatives_from/", "r1/", "bank_share/")
+"""Logged means over the pairs of a view."""
 
 
 @dataclass
@@ -90,16 +92,23 @@ class Trainer:
         return combined(logs, model) | {"gradient_norm": norm} | norms
 
     def prepared(self, batch: MomentBatch, step: int) -> MomentBatch:
-        """Return the augmented batch with its latent noise; also seed the random numbers of dropout."""
+        """Return the augmented batch with its latent noise and what `hsa.pairs` needs; also seed dropout."""
         config, group = self.config, self.group
+        share = (group.rank, group.world)
         seed = step_seed(config.seed, step)
         torch.manual_seed(seed + group.rank)
         generator = torch.Generator().manual_seed(seed)
-        whole = augment(batch, config.augment, generator, (group.rank, group.world))
-        if self.model.act is None:
-            return whole
-        noise = torch.randn(len(batch) * group.world, self.model.act.config.latent_dim, generator=generator)
-        return replace(whole, noise=noise[group.rank :: group.world].to(batch.qpos.device, batch.qpos.dtype))
+        whole = augment(batch, config.augment, generator, share)
+        if self.model.act is not None:
+            noise = torch.randn(len(batch) * group.world, self.model.act.config.latent_dim, generator=generator)
+            whole = replace(whole, noise=noise[group.rank :: group.world].to(batch.qpos.device, batch.qpos.dtype))
+        pairs = config.hsa.pairs if self.model.aligns else "true"
+        if pairs == "two_crops":
+            whole = with_second_views(whole, batch, config.augment, generator, share)
+        if pairs == "permuted":
+            order = torch.rand(len(batch) * group.world, generator=generator)
+            whole = replace(whole, order=order[group.rank :: group.world].to(batch.qpos.device))
+        return whole
 
     def reduced(self, parts: dict[str, Tensor]) -> dict[str, float]:
         """Return the values to log for the complete batch, combined over all processes, by name.
@@ -111,7 +120,7 @@ class Trainer:
                 if name.startswith(SUMMED):
                     parts[name] = self.group.sum(value)
             parts["loss"] = total_loss(parts, self.model)
-        return {name: float(value) for name, value in parts.items()}
+        return {name: float(value) for name, value in measured(parts).items()}
 
     def cosine(self, batch: MomentBatch, step: int) -> float | None:
         """Return the cosine between the encoder gradients of the action loss and of the alignment loss.
@@ -187,6 +196,17 @@ def total_loss(parts: Mapping[str, Tensor], model: AlignedPolicy) -> Tensor:
     if "hsa" in parts:
         total = total + parts["hsa_weight"] * parts["hsa"]
     return total
+
+
+def measured(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the values of a batch without the means over the pairs of a view that has no pair with a negative."""
+    empty = tuple(
+        name.removeprefix("pairs") for name, pairs in parts.items() if name.startswith("pairs/") and not pairs
+    )
+    kept = {name: value for name, value in parts.items() if not (name.startswith(MEANS) and name.endswith(empty))}
+    if empty and not any(name.startswith("hsa/") for name in kept):
+        kept.pop("hsa", None)
+    return kept
 
 
 def step_seed(seed: int, step: int) -> int:

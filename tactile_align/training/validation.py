@@ -12,7 +12,7 @@ from torch import Tensor
 from tactile_align.config.train import TrainConfig
 from tactile_align.errors import InputError
 from tactile_align.features.health import effective_rank, spread
-from tactile_align.moments.augment import augment
+from tactile_align.moments.augment import augment, with_second_views
 from tactile_align.moments.batch import MomentBatch
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.sampling import MomentSampler
@@ -22,6 +22,7 @@ from tactile_align.policies.build import views_of
 from tactile_align.policies.checkpoint import Measure
 from tactile_align.training.data import contact_moments, contact_share
 from tactile_align.training.optimiser import validation_weights
+from tactile_align.training.step import measured
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ R@1 is the share of queries for which the right candidate is the most similar.
 def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device: torch.device) -> dict[str, float]:
     """Return the means of the logged training values over `validation_batches` fixed batches of held-out episodes.
 
+    A mean over pairs is taken over the batches that have pairs, and is missing if there are none.
+
     Every pass uses the same moments, random numbers and loss weights, so that passes can be compared. The results also
     include, with one pass of the encoders over the batches:
 
@@ -49,20 +52,29 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
       held out.
     - `rank/SIDE/VIEW` and `spread/SIDE/VIEW`: effective rank and spread of the features of a view, where SIDE is
       `touch` or `region`.
+
+    With hsa.pairs = "permuted", all pairs are true ones, so a loss and R@1 at chance show that the control taught
+    nothing. With "two_crops", each region without augmentation is compared with a random augmentation of it, and
+    `recall` and the values of SIDE `touch` are missing, because the loss trains no touch features.
     """
     model.eval()
     count = config.validation_batches
     sums: dict[str, float] = {}
     times: dict[str, int] = {}
     error = steps = 0.0
-    asked = {view.key: _Contacts(moments, view) for view in model.views if model.aligns}
+    two_crops = model.aligns and config.hsa.pairs == "two_crops"
+    asked = {view.key: _Contacts(moments, view) for view in model.views if model.aligns and not two_crops}
+    generator = torch.Generator().manual_seed(0)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
         for indices in held_out_sampler(moments, config):
-            batch = augment(moments.batch(indices).to(device), config.augment)
+            raw = moments.batch(indices).to(device)
+            batch = augment(raw, config.augment)
+            if two_crops:
+                batch = with_second_views(batch, raw, config.augment, generator)
             *_, parts, features = model.losses(batch, validation_weights(config))
-            for name, value in (parts | health(model, batch, features)).items():
+            for name, value in (measured(parts) | health(model, batch, features)).items():
                 sums[name] = sums.get(name, 0.0) + float(value) / count
                 times[name] = times.get(name, 0) + 1
             if model.act is not None:
@@ -76,7 +88,8 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
             features = model.see(batch, action=False, beside=False)
             for contacts in asked.values():
                 contacts.add(rows, features)
-    # A batch with few pairs has no rank. A mean that counted its rank as 0 would look like a collapse.
+    # A batch without pairs has no loss, and one with few pairs no rank. Counted as 0, a loss would look perfect, and a
+    # rank like a collapse.
     means = {name: value * count / times[name] if times[name] < count else value for name, value in sums.items()}
     recalls = {f"recall/{key}": contacts.recall() for key, contacts in asked.items() if contacts.enough}
     return means | ({"action_error": error / steps} if steps else {}) | recalls
@@ -137,7 +150,7 @@ def selected_measure(config: TrainConfig, held_out: Moments, quiet: bool = False
     Raises:
         InputError: `select_by` = "retrieval", but too few contacts are held out.
     """
-    if config.select_by == "last":
+    if config.unselected:
         return None
     if config.select_by in ("action", "hsa") or (config.select_by == "auto" and config.train_policy):
         return "hsa" if config.select_by == "hsa" else "action"
@@ -162,15 +175,16 @@ def selected_measure(config: TrainConfig, held_out: Moments, quiet: bool = False
 def errors_of(means: Mapping[str, float], config: TrainConfig, step: int) -> dict[Measure, float]:
     """Return the errors of a validation pass by measure (smaller is better): the action error, 1 - R@1, the HSA loss.
 
-    R@1 is the mean over the views. The action error is missing while a pretraining stage does not train the policy, and
-    the HSA loss is missing unless `select_by` = "hsa".
+    R@1 is the mean over the views; it is missing unless hsa.pairs = "true". The action error is missing while a
+    pretraining stage does not train the policy, and the HSA loss is missing unless `select_by` = "hsa".
     """
     errors: dict[Measure, float] = {}
     if "action_error" in means and step > config.alignment.pretrain_steps:
         errors["action"] = means["action_error"]
-    if recalls := [value for name, value in means.items() if name.startswith("recall/")]:
+    recalls = [value for name, value in means.items() if name.startswith("recall/")]
+    if recalls and config.hsa.pairs == "true":
         errors["retrieval"] = 1 - float(np.mean(recalls))
-    if config.select_by == "hsa":
+    if config.select_by == "hsa" and "hsa" in means:
         errors["hsa"] = means["hsa"]
     return errors
 
@@ -182,7 +196,7 @@ def held_out_sampler(moments: Moments, config: TrainConfig) -> MomentSampler:
 
 
 def health(model: AlignedPolicy, batch: MomentBatch, features: BatchFeatures) -> dict[str, Tensor]:
-    """Return effective rank and spread of touch and region features over the valid pairs of a batch, by view."""
+    """Return effective rank and spread of the compared features over the valid pairs of a batch, by view."""
     if model.alignment is None or not model.aligns:
         return {}
     values: dict[str, Tensor] = {}
@@ -190,7 +204,10 @@ def health(model: AlignedPolicy, batch: MomentBatch, features: BatchFeatures) ->
         pairs = model.alignment.valid_pairs(batch, view)
         if pairs.sum() < FEWEST:
             continue
-        for side, found in (("touch", features.touches[view.sensor]), ("region", features.regions[view.key])):
+        sides = {"region": features.regions[view.key]}
+        if model.alignment.compares_touches(batch):
+            sides["touch"] = features.touches[view.sensor]
+        for side, found in sides.items():
             vectors = found.vector[pairs]
             values |= {f"rank/{side}/{view.key}": effective_rank(vectors), f"spread/{side}/{view.key}": spread(vectors)}
     return values

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ LIMITS = {
     "pairs-without-negatives": Limit("Pairs without a negative in their batch", 0.2, math.inf, form=".0%",
         why="the loss of such a pair is always 0. The batches contain too few contacts, or only contacts of one "
             "episode that are closer in time than hsa.min_gap"),
+    "no-pairs": Limit("Pairs of {1} that have a negative, {0}", 1, -math.inf, form=".0f",
+        why="the loss of a view is a mean over these pairs, so without them there is no loss"),
     "temperature-at-bound": Limit("Distance of the temperature from its bounds, as a fraction of their range", 0.02,
         -math.inf, form=".1%",
         why="at the upper bound the loss is nearly flat, which suggests wrong pairs. At the lower bound the loss is "
@@ -42,6 +44,8 @@ LIMITS = {
 }
 # fmt: on
 """Limits of the checks on a running training, by check; a check outside its limit warns but never fails."""
+EXPECTED = {"permuted": ("flat-at-chance", "temperature-at-bound", "collapse")}
+"""Checks that do not warn, by hsa.pairs: features of permuted pairs learn at best that all pairs look alike."""
 
 
 def finding(step: int, check: Check) -> dict[str, Any]:
@@ -64,13 +68,14 @@ class Watch:
         self._recent: deque[Mapping[str, float]] = deque(maxlen=WINDOW)
         self._cosines: deque[float] = deque(maxlen=3)
         self._best = self._lowest = float("inf")
+        self._expected = EXPECTED.get(config.hsa.pairs, ())
 
     def train(self, step: int, record: Mapping[str, float]) -> list[Check]:
         """Return the checks that fail with a new training record, each only once per run."""
         self._recent.append(record)
         checks = [*self._bound(record), *self._conflict(record), *self._silent(record)]
         if len(self._recent) == WINDOW:
-            checks += [*self._flat(step), *self._starved(), *self._lonely()]
+            checks += [*self._flat(step), *self._starved(), *self._lonely(), *_no_pairs("train", self._recent)]
         return self._new(checks)
 
     def validation(self, record: Mapping[str, float], error: float | None = None) -> list[Check]:
@@ -80,7 +85,7 @@ class Watch:
             record: Values of the validation pass.
             error: Error of the pass, by the measure that selects weights; None if no measure selects weights.
         """
-        checks = [*self._collapse(record), *self._overfit(record)]
+        checks = [*self._collapse(record), *self._overfit(record), *_no_pairs("held_out", [record])]
         if error is not None:
             checks += self._spike(error)
             self._best = min(self._best, error)
@@ -125,6 +130,8 @@ class Watch:
         pairs, lonely = (sum(v for n, v in record.items() if n.startswith(p)) for p in ("pairs/", "no_negative/"))
         aligns = record.get("hsa_weight", 0.0) > 0 and pairs > lonely and self.config.region == "box"
         acts = {name for name in norms if name.startswith("act.") or name.endswith("_to_act")}
+        if self.config.hsa.pairs == "two_crops":
+            acts |= {name for name in norms if name.startswith("towers.touch.")}
         expected = {name for name in norms if ("l1" in record if name in acts else aligns)} - {"temperature"}
         silent = [name for name, norm in norms.items() if norm == 0 and name in expected]
         if norms:
@@ -182,9 +189,26 @@ class Watch:
             yield graded(LIMITS, "collapse", share, *name.split("/", 1), measured=measured, advice=advice)
 
     def _new(self, checks: list[Check]) -> list[Check]:
-        new = [check for check in checks if check.status != "pass" and check.id not in self._reported]
+        known = self._reported
+        new = [c for c in checks if c.status != "pass" and c.id not in known and not c.id.startswith(self._expected)]
         self._reported |= {check.id for check in new}
         return new
+
+
+def _no_pairs(part: str, records: Collection[Mapping[str, float]]) -> Iterator[Check]:
+    """Yield one check for each view: whether any of the records has a pair with a negative."""
+    for view in [name.removeprefix("pairs/") for name in next(iter(records)) if name.startswith("pairs/")]:
+        pairs, alone, no_box = (
+            math.ceil(sum(record.get(f"{name}/{view}", 0.0) for record in records))
+            for name in ("pairs", "no_negative", "no_box")
+        )
+        measured = (
+            f"{pairs} in {len(records)} records; {alone} pairs without a negative, {no_box} moments without a box"
+        )
+        advice = (
+            "Check the boxes with `overlay` and the contacts with `inspect`; if contacts are rare, raise contact_share"
+        )
+        yield graded(LIMITS, "no-pairs", pairs, part, view, measured=measured, advice=advice)
 
 
 def _of_chance(record: Mapping[str, float]) -> list[float]:

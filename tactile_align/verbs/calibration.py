@@ -156,7 +156,7 @@ def label(
 def calibrate(
     what: Positional[Literal["intrinsics", "hand-eye", "finger"]],
     folder: Positional[Path],
-    rig: str,
+    rig: str | None = None,
     labels: Path | None = None,
     tag: Path | None = None,
     camera: str | None = None,
@@ -179,7 +179,8 @@ def calibrate(
             from a calibration session. finger: the sensor's pose on its finger, from episodes with labelled boxes or a
             tag.
         folder: Folder of a calibration session (session.toml, images, poses), or of episodes.
-        rig: Name or path of the rig.
+        rig: Name or path of the rig. For intrinsics it may be left out: --out then receives a new rig that contains
+            only the camera.
         labels: For finger: CSV file of sensor boxes drawn with `tactile-align label`.
         tag: For finger, instead of --labels: TOML file of a printed tag (id, side_m, dictionary, pose on the finger).
         camera: For finger: camera of the labels or of the tag; can be omitted if there is only one.
@@ -193,7 +194,10 @@ def calibrate(
         dry_run: Print the report, write nothing.
         as_json: Print the result as JSON.
     """
-    target = None if dry_run else out or Path(rig)
+    if rig is None and (what != "intrinsics" or (out is None and not dry_run)):
+        rest = ", or start a rig with --out NEW.toml" if what == "intrinsics" else ""
+        raise InputError(f"`calibrate {what}` needs a rig, but --rig was not given. Give --rig RIG{rest}")
+    target = None if dry_run else out or (Path(rig) if rig else None)
     if target is not None and target.suffix != ".toml":
         fault = "its name does not end in .toml" if out else "it is a shipped rig, which is never overwritten"
         raise InputError(f"cannot write '{target}': {fault}. Give a .toml file with --out, or use --dry-run")
@@ -218,18 +222,19 @@ def calibrate(
         from tactile_align.finger.from_boxes import calibrate_finger
         from tactile_align.verify.labels import read_labels
 
+        assert rig is not None
         finger = calibrate_finger(folder, rig, read_labels(labels), sensor=sensor, **options)
         report, needed = finger.report, finger.needed
     else:
         from tactile_align.finger.from_tag import calibrate_finger_by_tag
         from tactile_align.finger.tag_fit import read_tag
 
-        assert tag is not None
+        assert tag is not None and rig is not None
         report = calibrate_finger_by_tag(folder, rig, read_tag(tag), **options).report
     status = show(report, as_json)
     if status != GOOD or not (needed or accept_doubtful):
         why = "no change needed" if not needed else "a check failed, see above"
         logger.info(f"not written ({why}): {target or rig}")
     else:
-        logger.info(f"not written (dry run): {rig}" if target is None else f"written: {target}")
+        logger.info(f"not written (dry run): {rig or folder}" if target is None else f"written: {target}")
     return status

@@ -64,6 +64,7 @@ def trim(
     stop: Annotated[int | None, arg(name="to")] = None,
     layout: str | None = None,
     overwrite: bool = False,
+    same_rate: bool = False,
 ) -> int:
     """Write a range of rows of an episode to a new file; the episode itself is not changed.
 
@@ -74,15 +75,22 @@ def trim(
         stop: Row at which to stop; this row itself is not kept. Default: keep all rows up to the end.
         layout: Name or path of the episode layout; default: detect the layout.
         overwrite: Replace an existing file.
+        same_rate: Cut streams whose lengths differ much; only for streams of equal rates, some of which ended early.
     """
     from tactile_align.datasets.mend import trim_episode
 
-    print(trim_episode(episode, out, start=start, to=stop, layout=layout, overwrite=overwrite))
+    options: dict[str, Any] = {"layout": layout, "overwrite": overwrite, "same_rate": same_rate}
+    print(trim_episode(episode, out, start=start, to=stop, **options))
     return GOOD
 
 
 def repair(
-    episode: Positional[str], out: Path, min_steps: int = 10, layout: str | None = None, overwrite: bool = False
+    episode: Positional[str],
+    out: Path,
+    min_steps: int = 10,
+    layout: str | None = None,
+    overwrite: bool = False,
+    same_rate: bool = False,
 ) -> int:
     """Write the undamaged rows of an episode to new files; the episode itself is not changed.
 
@@ -92,10 +100,12 @@ def repair(
         min_steps: Minimum number of rows in a stretch; shorter stretches are left out.
         layout: Name or path of the episode layout; default: detect the layout.
         overwrite: Replace existing files.
+        same_rate: Cut streams whose lengths differ much; only for streams of equal rates, some of which ended early.
     """
     from tactile_align.datasets.mend import repair_episode
 
-    mended = repair_episode(episode, out, min_steps=min_steps, layout=layout, overwrite=overwrite)
+    options: dict[str, Any] = {"layout": layout, "overwrite": overwrite, "same_rate": same_rate}
+    mended = repair_episode(episode, out, min_steps=min_steps, **options)
     for fault in mended.left_out:
         logger.info(f"left out: {fault}")
     for path in mended.paths:

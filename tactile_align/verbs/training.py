@@ -9,11 +9,12 @@ from tyro.conf import Positional, arg
 
 from tactile_align.verbs import GOOD, UNUSABLE, show
 
-TRAIN_USAGE = """usage: tactile-align train CONFIG.toml [--resume] [--FIELD VALUE ...]
+TRAIN_USAGE = """usage: tactile-align train CONFIG.toml [--resume [--skip-damaged]] [--FIELD VALUE ...]
 
 Train ACT with the alignment loss HSA on HDF5 episodes. A flag overrides a field of the config: --hsa.temperature 0.08.
 tactile-align train CONFIG.toml --help lists all fields with their values in that config.
 --resume continues a stopped run; with a larger --steps it makes a finished run longer.
+--skip-damaged resumes from an earlier checkpoint if the newest cannot be read.
 --traceback shows where an error was raised."""
 
 
@@ -22,12 +23,14 @@ def train(argv: Sequence[str]) -> int:
     from tactile_align.config.train import TrainConfig, load_config
     from tactile_align.training.loop import train as run_training
 
-    rest = [word for word in argv if word != "--resume"]
+    own = ("--resume", "--skip-damaged")
+    rest = [word for word in argv if word not in own]
     if not rest or rest[0] in ("-h", "--help"):
         print(TRAIN_USAGE)
         return GOOD if rest else UNUSABLE
     config = tyro.cli(TrainConfig, default=load_config(rest[0]), args=rest[1:], prog="tactile-align train CONFIG")
-    out = run_training(config, resume="--resume" in argv)
+    resume, skip_damaged = (word in argv for word in own)
+    out = run_training(config, resume=resume, skip_damaged=skip_damaged)
     print(f"run folder: {out}. Evaluate it with: tactile-align evaluate {out}")
     return GOOD
 
@@ -65,6 +68,73 @@ def evaluate(
     return GOOD
 
 
+def rollout(
+    run: Positional[Path],
+    others: Positional[tuple[Path, ...]] = (),
+    *,
+    task: Literal["lift", "feel", "look", "sort"],
+    seeds: int = 25,
+    touch: Literal["true", "shuffle", "zero"] = "true",
+    weights: Literal["last", "best"] = "last",
+    box_offset_px: float = 0.0,
+    rig_error_mm: float = 0.0,
+    rig_error_deg: float = 0.0,
+    occlude: bool = False,
+    clutter: bool = False,
+    film: Path | None = None,
+    overwrite: bool = False,
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> int:
+    """Let policies act in the simulated cell: each seed is played with every class of object.
+
+    Success is printed with 95 % intervals over seeds. Several runs are compared with the first, seed by seed.
+
+    Args:
+        run: Run folder.
+        others: Folders of further runs, which are compared with the first run.
+        task: lift: lift a block. feel: carry it to the side that its relief, which only the touch shows, stands for.
+            look: the same with painted marks that cameras see. sort: eight reliefs, and another gel unit in each
+            episode.
+        seeds: Number of seeds: 0, 1, 2 and so on.
+        touch: true: the true touch. shuffle: the touch of another object, the same for all classes of a seed. zero: a
+            touch without contact.
+        weights: last: weights of the last step, or their running mean. best: weights with the smallest held-out action
+            error.
+        box_offset_px: Shift of all boxes to the right, px of the camera's raw frames (640x480).
+        rig_error_mm: Error of each moving camera's position in the policy's rig, mm.
+        rig_error_deg: Error of each moving camera's orientation in the policy's rig, degrees.
+        occlude: Cover 60 % of the sensor's box in the images of moving cameras.
+        clutter: Draw random colours and light, and further objects on the bench.
+        film: PNG file to write: a film strip of the first seed.
+        overwrite: Replace an existing film strip.
+        as_json: Print the result as JSON.
+    """
+    from tactile_align.config.cell import CellOptions
+    from tactile_align.diagnostics.rollout import TOUCHES, Filmed
+    from tactile_align.diagnostics.rollout import rollout as act
+    from tactile_align.diagnostics.summary import json_of
+    from tactile_align.files import refuse_existing
+
+    if film is not None:
+        refuse_existing(film, overwrite=overwrite)
+    options = CellOptions(
+        box_offset_px=box_offset_px,
+        rig_error_mm=rig_error_mm,
+        rig_error_deg=rig_error_deg,
+        occlude=occlude,
+        clutter=clutter,
+    )
+    films: dict[str, list[Filmed]] | None = None if film is None else {}
+    result = act((run, *others), task, range(seeds), options=options, touch=touch, weights=weights, film=films)
+    print(json_of(result) if as_json else result.text())
+    if film is not None and films is not None:
+        from tactile_align.viz.film import film_strip
+        from tactile_align.viz.overlay.overlay import write_png
+
+        write_png(film, film_strip(films, f"task {task}, simulated cell; touch {touch}: {TOUCHES[touch]}"))
+    return GOOD
+
+
 def doctor(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1) -> int:
     """Check the data, the model and a few training steps before a long run; exit status 1 if a check fails.
 
@@ -77,9 +147,11 @@ def doctor(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] 
     """
     from tactile_align.config.train import load_config
     from tactile_align.diagnostics.doctor.diagnose import diagnose
+    from tactile_align.policies.build import check_weights
     from tactile_align.training.data import load_data, run_beside
 
     chosen = load_config(config)
+    check_weights(chosen)
     return show(diagnose(chosen, data=load_data(chosen, processes, False, run_beside(config))), as_json)
 
 
@@ -107,22 +179,25 @@ def study(
 ) -> int:
     """Train variants of a config with several seeds, and print tables with paired differences.
 
-    Run the command again to continue a stopped study. --dry-run prints one command for each missing run.
+    Run the command again to continue a stopped study. --dry-run prints the core-hours and one command for each missing
+    run.
 
     Args:
-        file: Study file (TOML), or the name of a shipped study: alignment or policy.
+        file: Study file (TOML), or the name of a shipped study: alignment, policy, closed_loop_quick, closed_loop or
+            recipe.
         out: Folder for all results; default: runs/NAME.
         rows: Names of rows or groups of rows; default: all rows.
         seeds: Seeds; each row is trained once per seed; default: the seeds of the file.
         processes: Number of runs at a time, and of processes that record episodes.
-        dry_run: Only print one command for each run that is missing.
+        dry_run: Only print the core-hours, and one command for each run that is missing.
     """
-    from tactile_align.diagnostics.study import commands
+    from tactile_align.diagnostics.study import commands, cost
     from tactile_align.diagnostics.study import study as compare
 
-    print(
-        "\n".join(commands(file, out, rows, seeds)) if dry_run else compare(file, out, rows, seeds, processes=processes)
-    )
+    if dry_run:
+        print("\n".join([f"# {cost(file, out, rows, seeds)}", *commands(file, out, rows, seeds)]))
+    else:
+        print(compare(file, out, rows, seeds, processes=processes))
     return GOOD
 
 

@@ -94,7 +94,7 @@ def explained(rig: Rig, camera: str, sensor: str, views: Sequence[View]) -> list
         advice = (
             "No single change of focal length, camera pose, sensor position or finger brings the boxes onto the "
             "sensor. Several values in the rig are wrong, or the gripper's stroke is wrong. To fit the sensor's pose "
-            "and the stroke to these boxes: `tactile-align calibrate finger --dry-run`."
+            "and the stroke to these boxes: `tactile-align calibrate finger EPISODES --rig RIG --dry-run`."
         )
         return [Check(kind, title, "info", "no single change", advice=advice)]
     edits, best = "; or ".join(f"{edit} (IoU {iou:.3f})" for iou, edit in changes), changes[0][0]
@@ -276,7 +276,7 @@ def _status(rig: Rig, evidence: Sequence[Evidence]) -> Check:
 
 
 def lens_checks(rig: Rig, camera: str) -> list[Check]:
-    """Return the checks of a camera's matrix K: whether its principal point and field of view are plausible."""
+    """Return the checks of a camera's lens: whether principal point, field of view and lens model are plausible."""
     entry = rig.cameras[camera]
     (fx, _, cx), (_, _, cy), _ = entry.K
     du, dv = (cx + 0.5) / entry.width - 0.5, (cy + 0.5) / entry.height - 0.5
@@ -293,7 +293,9 @@ def lens_checks(rig: Rig, camera: str) -> list[Check]:
     advice = f"fx = {fx:g} px is implausible for frames {entry.width} px wide. Give the K of this resolution."
     measured, limit = f"{across:.0f} deg across", f"{least:g} to {most:g} deg"
     wide = decided(id, title, least <= across <= most, measured, limit=limit, value=across, advice=advice)
-    return [centred, wide]
+    fact, advice = entry.raw.early_end
+    ends = [Check(f"lens-end/{camera}", f"Lens model of {camera}", "warn", fact, advice=advice)] if fact else []
+    return [centred, wide, *ends]
 
 
 def _streams(evidence: Sequence[Evidence]) -> Check:

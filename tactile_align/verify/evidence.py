@@ -12,6 +12,7 @@ from tactile_align.datasets.episodes import Episode, EpisodeRef
 from tactile_align.datasets.truth import read_truth
 from tactile_align.errors import InputError
 from tactile_align.geometry.boxes import intersection_over_union
+from tactile_align.kinematics.arm import joint_values
 from tactile_align.kinematics.guards import Suspicion, suspect_joints, suspect_swapped_arms
 from tactile_align.projection.episode_boxes import (
     episode_boxes,
@@ -137,9 +138,10 @@ def _suspicions(episode: Episode, rig: Rig) -> tuple[Suspicion, ...]:
     recorded = {name: rig.joints(name, episode.qpos) for name in rig.arms}
     suspicions = [one for name, q in recorded.items() for one in suspect_joints(rig.arms[name].arm, q)]
     if all(max(entry.joints.columns) < episode.action.shape[1] for entry in rig.arms.values()):
-        columns = {name: episode.action[:, list(entry.joints.columns)] for name, entry in rig.arms.items()}
-        degrees = {name for name, entry in rig.arms.items() if entry.joints.unit == "deg"}
-        commands = {name: np.radians(q) if name in degrees else q for name, q in columns.items()}
+        commands = {
+            name: joint_values(entry.arm, episode.action[:, list(entry.joints.columns)], entry.joints.unit)
+            for name, entry in rig.arms.items()
+        }
         suspicions += suspect_swapped_arms(recorded, commands)
     return tuple(suspicions)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from pydantic import ValidationError
 
 from tactile_align.calibration.board_page import write_page
@@ -178,3 +179,48 @@ def test_two_opencvs_side_by_side_are_warned_of(tmp_path: Path, monkeypatch: pyt
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.warns(UserWarning, match=r"opencv-python 4\.99\.0 and opencv-python-headless 4\.99\.0 are both"):
         warn_of_two_opencvs()
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_pixels_are_read_as_stored_whatever_the_orientation_tag(kind: str, tmp_path: Path) -> None:
+    page = np.random.default_rng(0).integers(0, 255, (60, 80), np.uint8)
+    for tag in (1, 3, 6):
+        exif = Image.Exif()
+        exif[0x0112] = tag
+        Image.fromarray(page).save(tmp_path / f"{tag}.{kind}", exif=exif)
+    for tag in (3, 6):
+        np.testing.assert_array_equal(read_grey(tmp_path / f"{tag}.{kind}"), read_grey(tmp_path / f"1.{kind}"))
+    exif[0x0112] = 3
+    Image.fromarray(page).save(tmp_path / "t.tif", exif=exif)
+    with pytest.raises(ValueError, match=r"t\.tif: .*its orientation tag is 3\. Remove the tag"):
+        read_grey(tmp_path / "t.tif")
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_more_than_8_bits_are_scaled_by_their_true_depth(bits: int, tmp_path: Path) -> None:
+    grey = np.random.default_rng(bits).integers(0, 2**bits, (60, 80)).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "deep.png"), grey)
+    cv2.imwrite(str(tmp_path / "deep.tif"), grey)
+    for name in ("deep.png", "deep.tif"):
+        np.testing.assert_array_equal(read_grey(tmp_path / name), grey // 2 ** (bits - 8))
+    cv2.imwrite(str(tmp_path / "float.tif"), grey.astype(np.float32))
+    with pytest.raises(ValueError, match=r"float\.tif: expected pixels of 8 to 16 bits, found float32"):
+        read_grey(tmp_path / "float.tif")
+
+
+@pytest.mark.parametrize(("kind", "paper"), [("chessboard", "A4"), ("charuco", "letter"), ("tag", "A3")])
+def test_a_board_too_large_for_the_page_proposes_the_largest_that_fits(kind: str, paper: str, tmp_path: Path) -> None:
+    size = {"columns": 9, "rows": 7} if kind != "tag" else {}
+
+    def board(mm: float) -> Board:
+        marker_m = {"marker_m": 0.7 * mm / 1e3} if kind == "charuco" else {}
+        return Board(kind=kind, square_m=mm / 1e3, **size, **marker_m)
+
+    with pytest.raises(ValueError, match="Use smaller squares") as caught:
+        write_page(board(300), tmp_path / "page", paper)
+    most = float(re.search(r"at most --square-mm ([\d.]+)", str(caught.value))[1])
+    marker = re.search(r"--marker-mm ([\d.]+)", str(caught.value))
+    assert (kind == "charuco") == (marker is not None) and (marker is None or abs(float(marker[1]) - 0.7 * most) < 0.2)
+    write_page(board(most), tmp_path / "page", paper)
+    with pytest.raises(ValueError, match="does not fit"):
+        write_page(board(most + 0.1), tmp_path / "larger", paper)

@@ -1,5 +1,7 @@
 """Cameras agree with OpenCV, also behind a pixel map, and give no pixel where the lens model ends."""
 
+import re
+from dataclasses import replace
 from typing import get_args
 
 import cv2
@@ -191,3 +193,30 @@ def test_a_wrong_camera_is_refused_by_name(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         Camera(**{"name": "wrist", "width": 640, "height": 472, "K": K, **changes})
     assert "wrist" in str(caught.value)
+
+
+def test_a_lens_that_ends_inside_the_image_is_named_with_the_share_lost_and_a_radius() -> None:
+    one = Camera("test", 640, 472, K, "brown", (-0.4, 0.0, 0.0, 0.0))
+    fact, advice = one.early_end
+    # The distorted radius ends at 2/3 sqrt(1 / 1.2); its growth, 1 - 1.2 r^2, is a third at r = sqrt(5) / 3.
+    u, v = np.meshgrid(np.arange(640), np.arange(472))
+    lost = (np.hypot((u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1]) > 2 / 3 * np.sqrt(1 / 1.2)).mean()
+    assert "ends at radius 0.913" in fact
+    assert float(re.search(r"([\d.]+)% of the pixels", fact)[1]) == pytest.approx(100 * lost, abs=0.3)
+    assert float(re.search(r"valid_radius = ([\d.]+)", advice)[1]) == pytest.approx(np.sqrt(5) / 3, abs=2e-3)
+    assert replace(one, valid_radius=0.7).early_end == ("", "")
+    assert replace(one, distortion=(-0.2, 0.0, 0.0, 0.0)).early_end == ("", "")
+
+
+def test_a_pole_inside_the_image_is_an_early_end() -> None:
+    fact, _ = Camera("test", 640, 472, K, "rational", (-1.0, 0, 0, 0, 0, -4.0, 0, 0)).early_end
+    assert "the rational lens ends at radius 0.500" in fact
+
+
+@pytest.mark.parametrize("model", LENSES)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_lens_that_is_not_finite_is_refused(model: str, value: float) -> None:
+    k = list(camera(model).distortion)
+    if k:
+        with pytest.raises(ValueError, match=r"distortion must be finite numbers; got .*Calibrate the lens again"):
+            Camera("test", 640, 472, K, model, (*k[:1], value, *k[2:]))

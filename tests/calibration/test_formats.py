@@ -1,5 +1,6 @@
 """Other tools' files: what is written reads back, OpenCV reads ours, and directions are what they are said to be."""
 
+import re
 from pathlib import Path
 
 import cv2
@@ -127,3 +128,134 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
         formats.read_opencv(tmp_path / "c.yaml")
     with pytest.raises(FileNotFoundError, match="no such file"):
         formats.read_kalibr(tmp_path / "none.yaml")
+
+
+PLACE = "transform: {translation: {x: 0.1, y: 0.2, z: 0.3}, rotation: {x: 0.0, y: 0.0, z: 1.0, w: 0.0}}\n"
+
+
+@pytest.mark.parametrize(
+    ("stated", "in_hand"),
+    [
+        ("eye_on_hand: false", False),
+        ("eye_on_hand: 'false'", False),
+        ("eye_on_hand: 'True'", True),
+        ("calibration_type: eye_in_hand", True),
+        ("{calibration_type: eye_on_base, eye_on_hand: false}", False),
+        ("calibration_type: eye_on_hand", r"calibration_type must be eye_in_hand or eye_on_base; got 'eye_on_hand'"),
+        ("calibration_type:", r"calibration_type must be eye_in_hand or eye_on_base; got None"),
+        ("eye_on_hand: 'no'", r"eye_on_hand must be true or false; got 'no'"),
+        ("eye_on_hand: 1", r"eye_on_hand must be true or false; got 1"),
+        ("{calibration_type: eye_on_base, eye_on_hand: true}", "must state one mount"),
+    ],
+)
+def test_a_mount_is_read_as_stated_or_refused_by_value(stated: str, in_hand: bool | str, tmp_path: Path) -> None:
+    (tmp_path / "h.calib").write_text(f"parameters:\n  {stated}\n{PLACE}")
+    if isinstance(in_hand, bool):
+        assert formats.read_easy_handeye(tmp_path / "h.calib")[0] is in_hand
+    else:
+        with pytest.raises(ValueError, match=rf"h\.calib: parameters.*{in_hand.removeprefix('parameters')}"):
+            formats.read_easy_handeye(tmp_path / "h.calib")
+
+
+def test_a_translation_that_is_no_number_is_refused_by_key(tmp_path: Path) -> None:
+    for value in (".nan", ".inf", "~"):
+        text = "parameters: {eye_on_hand: true}\n" + PLACE.replace("y: 0.2", f"y: {value}")
+        (tmp_path / "h.calib").write_text(text)
+        with pytest.raises(ValueError, match=r"h\.calib: y must be finite numbers; got"):
+            formats.read_easy_handeye(tmp_path / "h.calib")
+
+
+def test_a_lens_that_ends_inside_the_image_is_warned_of_when_its_file_is_read(tmp_path: Path) -> None:
+    writing.write_ros_camera(Camera("wrist", 640, 472, K, "brown", (-0.4, 0, 0, 0, 0)), tmp_path / "c.yaml")
+    with pytest.warns(UserWarning, match=r"c\.yaml: camera wrist: the brown lens ends .*Set valid_radius = 0\.74"):
+        formats.read_ros_camera(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "%YAML:1.0\n---\n",
+        "%YAML:1.0\n",
+        "%YAML:1.0 # for OpenCV\n---\n",
+        "# by hand\n\n%YAML:1.0\t# OpenCV\n---  # one\n",
+        "%YAML 1.0\n---\n",
+        "%YAML 1.2\n---\n",
+        "%YAML:1.0\r\n---\r\n",
+        "---\n",
+        "",
+    ],
+)
+def test_every_spelling_of_the_yaml_directive_is_read(head: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    writing.write_ros_camera(CAMERAS["brown"], path)
+    path.write_bytes((head + path.read_text()).encode())
+    assert same(formats.read_ros_camera(path), CAMERAS["brown"])
+
+
+@pytest.mark.parametrize("model", ["brown", "rational"])
+def test_the_xml_that_opencv_writes_is_read(model: str, tmp_path: Path) -> None:
+    storage = cv2.FileStorage(str(tmp_path / "camera.xml"), cv2.FILE_STORAGE_WRITE)
+    for key, value in (("image_width", 640), ("image_height", 472), ("camera_name", "wrist"), ("fisheye_model", 0)):
+        storage.write(key, value)
+    storage.write("camera_matrix", K)
+    storage.write("distortion_coefficients", np.array([CAMERAS[model].distortion]))
+    storage.release()
+    assert same(formats.read_opencv(tmp_path / "camera.xml"), CAMERAS[model])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<opencv_storage><camera_matrix>", "not valid XML"),
+        ("<!DOCTYPE a [<!ENTITY b 'c'>]><opencv_storage/>", "a DOCTYPE is not allowed"),
+        ("<html><body/></html>", "starts with <html>"),
+        (
+            "<opencv_storage><image_width>640</image_width></opencv_storage>",
+            "the key .* is missing; found: image_width",
+        ),
+    ],
+)
+def test_other_xml_is_refused_by_name(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "c.xml").write_text(text)
+    with pytest.raises(ValueError, match=rf"c\.xml: .*{message}"):
+        formats.read_opencv(tmp_path / "c.xml")
+
+
+def without_a_model(tmp_path: Path, camera: Camera, model: str) -> Path:
+    writing.write_ros_camera(camera, tmp_path / "c.yaml")
+    lines = (tmp_path / "c.yaml").read_text().splitlines()
+    lines = [model if line.startswith("distortion_model") else line for line in lines]
+    (tmp_path / "c.yaml").write_text("\n".join(lines))
+    return tmp_path / "c.yaml"
+
+
+@pytest.mark.parametrize("model", ["", "distortion_model: ''"])
+def test_a_ros_file_without_a_lens_model_is_read_as_ros_reads_it(model: str, tmp_path: Path) -> None:
+    path = without_a_model(tmp_path, CAMERAS["brown"], model)
+    with pytest.warns(UserWarning, match=r"c\.yaml: distortion_model is missing.*plumb_bob"):
+        assert same(formats.read_ros_camera(path), CAMERAS["brown"])
+    path.write_text(re.sub(r"(?s)(distortion_coefficients:).*(rectification)", r"\1 {data: []}\n\2", path.read_text()))
+    assert same(formats.read_ros_camera(path), CAMERAS["pinhole"])
+
+
+def test_four_coefficients_without_a_lens_model_are_not_guessed(tmp_path: Path) -> None:
+    for model in ("", "distortion_model: ''"):
+        with pytest.raises(ValueError, match=r"c\.yaml: .*distortion_model"):
+            formats.read_ros_camera(without_a_model(tmp_path, CAMERAS["fisheye"], model))
+
+
+def test_a_projection_matrix_of_zeros_is_refused_by_file_and_key(tmp_path: Path) -> None:
+    writing.write_ros_camera(CAMERAS["brown"], tmp_path / "c.yaml")
+    text = re.sub(
+        r"(?s)(projection_matrix:).*", r"\1 {data: [0,0,0,0,0,0,0,0,0,0,0,0]}\n", (tmp_path / "c.yaml").read_text()
+    )
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"c\.yaml: projection_matrix: .*last row"):
+        formats.read_ros_camera(tmp_path / "c.yaml", rectified=True)
+
+
+def test_a_kalibr_pose_with_the_translation_in_its_last_row_is_refused_by_key(tmp_path: Path) -> None:
+    cameras = {"cam0": CAMERAS["pinhole"], "cam1": CAMERAS["fisheye"]}
+    writing.write_kalibr(cameras, {"cam1": T.T}, tmp_path / "chain.yaml")
+    with pytest.raises(ValueError, match=r"chain\.yaml: cam1\.T_cn_cnm1 .*last row is 0\.06 -0\.02 0\.041 1"):
+        formats.read_kalibr(tmp_path / "chain.yaml")

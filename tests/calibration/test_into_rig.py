@@ -175,3 +175,26 @@ def test_a_changed_rig_is_checked_and_has_no_verdict(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             wrong()
+
+
+def test_intrinsics_start_a_rig_file_that_needs_no_arm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, folder = tmp_path / "new.toml", write(tmp_path / "s", capture(4), intrinsics=None)
+    assert run(["calibrate", "intrinsics", str(folder), "--out", str(path)]) == 0
+    rig = load_rig(path)
+    assert list(rig.cameras) == ["left_wrist"] and not rig.arms and rig.status == "nominal"
+    assert rig.cameras["left_wrist"].model == "brown" and rig.cameras["left_wrist"].K[0][2] != 319.5
+    old = path.read_text()
+    assert run(["calibrate", "intrinsics", str(folder), "--out", str(path)]) == 2
+    assert "new.toml: needed a new file" in capsys.readouterr().err and path.read_text() == old
+    assert run(["calibrate", "intrinsics", str(folder), "--rig", str(path)]) == 0
+    assert run(["calibrate", "hand-eye", str(write(tmp_path / "h", capture(4))), "--rig", str(path)]) == 2
+    assert "none (add [arms.NAME] to rig new)" in capsys.readouterr().err
+
+
+def test_a_calibration_without_a_rig_says_which_flag_it_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["calibrate", "hand-eye", str(tmp_path)]) == 2
+    assert "--rig was not given. Give --rig RIG\n" in capsys.readouterr().err
+    assert run(["calibrate", "intrinsics", str(tmp_path)]) == 2
+    assert "Give --rig RIG, or start a rig with --out NEW.toml" in capsys.readouterr().err

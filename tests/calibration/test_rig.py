@@ -15,7 +15,7 @@ from tactile_align.errors import FactError
 from tactile_align.facts import fact_folder
 from tactile_align.geometry.frames import rotation_from_rpy
 from tactile_align.kinematics.arm import forward_kinematics
-from tests.kinematics.conftest import urdf_with_hand
+from tests.kinematics.conftest import RAIL, urdf_with_hand
 
 POSE = np.array([0.298, -0.294, -1.911, 0.634, 1.571, -1.273, 0.6])
 
@@ -235,6 +235,21 @@ def test_qpos_with_too_few_columns_or_normalised_is_refused() -> None:
         rig.T_camera_sensor("top", "tactile1", np.append(POSE[:6], -1.3))
 
 
+@pytest.mark.parametrize("to", [np.asarray, torch.as_tensor])
+def test_a_sliding_joint_stays_in_metres_when_the_angles_are_degrees(tmp_path: Path, to: Any) -> None:
+    data = facts()
+    (tmp_path / "rail.urdf").write_text(RAIL)
+    del data["cameras"]["left_wrist"], data["sensors"], data["arms"]["left"]["gripper"]
+    data["arms"]["left"] |= {"model": "rail.urdf", "joints": {"columns": [0, 1, 2, 3], "unit": "deg"}}
+    rig = load_rig(written(tmp_path, data))
+    T = rig.T_from_to("world", "left/flange", to(np.array([0.8, 30.0, 60.0, 5.0])))
+    reach = 0.4 + 0.3 * 0.5  # the elbow turns the lower link by 60 degrees out of the plane
+    expected = [0.2 + reach * np.cos(np.pi / 6), 0.8 + reach * 0.5, -0.3 * np.sin(np.pi / 3)]
+    np.testing.assert_allclose(T[:3, 3], expected, atol=1e-12)
+    with pytest.raises(ValueError, match=r"rail = 800 m is outside .* Give sliding joints in metres, not mm"):
+        rig.joints("left", to(np.array([800.0, 30.0, 60.0, 5.0])))
+
+
 @pytest.mark.parametrize("name", ["cell", "xtrainer"])
 def test_a_saved_rig_reads_back_equal(tmp_path: Path, name: str) -> None:
     rig = load_rig(name)
@@ -262,3 +277,19 @@ def test_overrides_hold_for_their_episodes_only(tmp_path: Path) -> None:
     assert october.cameras["top"].stored.K[0, 0] < 0 and october.cameras["top"].delay_s == 0.05
     november = rig.for_episode(Path("data") / "2025-11-03" / "a" / "episode_8.hdf5")
     assert november.cameras == rig.cameras
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "key", ["cameras.left_wrist.distortion.1", "sensors.tactile1.pad.center_m.2", "sensors.tactile1.pad.normal.0"]
+)
+def test_a_number_that_is_not_finite_is_refused_by_key(value: float, key: str, tmp_path: Path) -> None:
+    data = facts()
+    data["cameras"]["left_wrist"] |= {"model": "fisheye", "distortion": [0.1, 0.0, 0.0, 0.0]}
+    entry: Any = data
+    *place, last = key.split(".")
+    for part in place:
+        entry = entry[part]
+    entry[int(last)] = value
+    with pytest.raises(FactError, match=rf"my rig é\.toml: {key}: .*finite"):
+        load_rig(written(tmp_path, data))

@@ -41,3 +41,9 @@ def replace(path: Path, key: str, data: np.ndarray | None = None, **how: Any) ->
         del file[key]
         if data is not None:
             file.create_dataset(key, data=data, **how)
+
+
+def with_orientation(jpeg: bytes, tag: int) -> bytes:
+    """Return a JPEG with an EXIF orientation tag, as a camera writes it; the pixels stay as they are."""
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0" + bytes([tag]) + b"\0\0\0\0\0\0"
+    return jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:]

@@ -1,8 +1,11 @@
 """Frames in and out of bytes, against OpenCV's own codecs."""
 
+import io
+
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from tactile_align.datasets import codec
 from tests.datasets.making import frames
@@ -67,7 +70,18 @@ def test_a_header_that_claims_too_much_is_refused_before_decoding() -> None:
 def test_padding_is_cut_at_the_end_of_the_image_and_nowhere_else() -> None:
     for data in (codec.encode_jpeg(frames(1)[0], 95), codec.encode_png(frames(1)[0])):
         row = np.frombuffer(data + bytes(500), np.uint8)
-        assert codec.without_padding(row) == data
-        for broken in (row[: len(data) - 1], np.append(row, np.uint8(7))):
-            with pytest.raises(ValueError, match="damaged or truncated"):
-                codec.without_padding(broken)
+        assert codec.without_padding(row) == codec.without_padding(np.append(row, np.uint8(7))) == data
+        with pytest.raises(ValueError, match="damaged or truncated"):
+            codec.without_padding(row[: len(data) - 1])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_frame_is_decoded_as_stored_whatever_its_orientation_tag(kind: str) -> None:
+    frame, decoded = frames(1)[0], []
+    for tag in (1, 3, 6):
+        exif, written = Image.Exif(), io.BytesIO()
+        exif[0x0112] = tag
+        Image.fromarray(frame).save(written, kind, exif=exif)
+        decoded.append(codec.decode(written.getvalue()))
+    np.testing.assert_array_equal(decoded[1], decoded[0])
+    np.testing.assert_array_equal(decoded[2], decoded[0])

@@ -89,7 +89,7 @@ def test_what_no_layout_names_is_said_to_stay_behind(tmp_path: Path) -> None:
     path = write_episode(tmp_path / "e.hdf5", **parts(), extra=extra)
     done = convert_episodes(path, tmp_path / "out", to="aloha", fps=20)
     assert [s for s in done.lossy if "left out" in s] == [
-        "arrays that layout xtrainer does not list are left out: truth/ (2 arrays), weights"
+        "arrays that layout xtrainer does not list are left out: truth/contact, truth/phase, weights"
     ]
     with h5py.File(done.paths[0]) as file:
         assert "truth" not in file

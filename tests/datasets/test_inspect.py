@@ -14,6 +14,7 @@ import pytest
 from tactile_align.datasets import codec
 from tactile_align.datasets.episodes import write_episode
 from tactile_align.datasets.inspect import Inspection, inspect_path
+from tests.datasets.making import with_orientation
 from tests.datasets.planting import ON_OPENING, ON_READING
 from tests.datasets.test_contact import gel, regrasp
 
@@ -247,6 +248,40 @@ def test_streams_that_the_layout_takes_nothing_from_are_told_and_are_no_fault(tm
     assert json.loads(inspection.report.json())["episodes"][0]["untaken"] == inspection.episodes[0].untaken
 
 
+@pytest.mark.parametrize("names", [("robot0", "robot1"), ("left", "right")])
+def test_the_unread_joints_of_a_second_arm_are_named_with_the_line_of_a_layout(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    shipped, own = Path(__file__).parents[2] / "datasets" / "robomimic.toml", tmp_path / "lab.toml"
+    own.write_text(shipped.read_text(encoding="utf-8").replace("robot0", names[0]), encoding="utf-8")
+    with h5py.File(tmp_path / "two.hdf5", "w") as file:
+        group = file.create_group("data/demo_0")
+        group["actions"], group["obs/agentview_image"] = np.ones((STEPS, 14)), np.zeros((STEPS, 6, 8, 3), np.uint8)
+        for arm in names:
+            group[f"obs/{arm}_joint_pos"] = np.zeros((STEPS, 7))
+            group[f"obs/{arm}_gripper_qpos"] = np.zeros((STEPS, 2))
+    (check,) = [
+        c for c in inspect_path(tmp_path / "two.hdf5", own, timing=False).report.checks if c.kind == "second-arm"
+    ]
+    assert check.status == "warn" and check.measured.startswith("14 action numbers beside 9 joint numbers; not read")
+    line = check.advice.partition("the line ")[2].partition(" in [state]")[0]
+    assert line.endswith(f'"obs/{names[1]}_joint_pos", "obs/{names[1]}_gripper_qpos"]'), "in the order of the first arm"
+    both = own.read_text(encoding="utf-8")
+    own.write_text(re.sub(r"(?m)^qpos = .*$", line, both), encoding="utf-8")
+    inspection = inspect_path(tmp_path / "two.hdf5", own, timing=False)
+    assert inspection.episodes[0].joints == 18
+    assert not [c for c in inspection.report.checks if c.kind == "second-arm"]
+
+
+def test_joints_far_fewer_than_actions_are_remarked_on_and_a_moving_base_is_not(tmp_path: Path) -> None:
+    for joints, actions, remarks in ((7, 14, 1), (14, 14, 0), (14, 16, 0), (7, 8, 0)):
+        given = moving(0)
+        given |= {"qpos": given["qpos"][:, :joints], "action": np.resize(given["action"], (STEPS, actions))}
+        path = write_episode(tmp_path / f"{joints}_{actions}.hdf5", **given)
+        found = [c for c in inspect_path(path, timing=False).report.checks if c.kind == "second-arm"]
+        assert len(found) == remarks and all("two arms" in c.advice for c in found)
+
+
 def test_a_pattern_that_matches_no_touch_shows_what_there_is(tmp_path: Path) -> None:
     path = write_episode(tmp_path / "episode_init_0.hdf5", **moving(0))
     shipped = Path(__file__).parents[2] / "datasets" / "xtrainer.toml"
@@ -254,3 +289,13 @@ def test_a_pattern_that_matches_no_touch_shows_what_there_is(tmp_path: Path) -> 
     own.write_text(shipped.read_text(encoding="utf-8").replace('"tactile*", ', '"tactil_*", '), encoding="utf-8")
     (episode,) = inspect_path(path, own, timing=False).episodes
     assert [told.partition(" ")[0] for told in episode.untaken] == ["observations/tactile1"]
+
+
+def test_orientation_tags_of_stored_frames_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode, turned = codec.encode_jpeg, iter([1, 3] * 10_000)
+    monkeypatch.setattr(codec, "encode_jpeg", lambda *a, **k: with_orientation(encode(*a, **k), next(turned)))
+    write_episode(tmp_path / "episode.hdf5", **moving(0))
+    report = inspect_path(tmp_path, timing=False).report
+    (check,) = [check for check in report.checks if check.id == "orientation/episode.hdf5/top"]
+    assert check.status == "info" and check.measured == "1 and 3 (1: none); pixels are used as stored"
+    assert report.verdict == "pass"

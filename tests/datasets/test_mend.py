@@ -1,14 +1,18 @@
 """Trimming and repairing write new files and touch nothing else."""
 
+import math
+import shlex
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from tactile_align.cli import run
 from tactile_align.datasets.convert import convert_episodes
 from tactile_align.datasets.episodes import open_episode, write_episode
 from tactile_align.datasets.mend import repair_episode, trim_episode
+from tactile_align.datasets.streams import rate_ratio
 from tactile_align.errors import EpisodeError
 from tests.datasets.making import parts, replace, xtrainer_file
 from tests.datasets.planting import (
@@ -53,6 +57,44 @@ def test_streams_of_unequal_length_are_cut_to_the_shortest(tmp_path: Path) -> No
     assert len(open_episode(trim_episode(path, tmp_path / "cut.hdf5"))) == 5
     with pytest.raises(ValueError, match="the shortest stream has 5 rows"):
         trim_episode(path, tmp_path / "more.hdf5", to=7)
+
+
+@pytest.mark.parametrize(
+    ("rows", "ratio"), [(8, "3 to 5"), (42, "3 to 1"), (28, "2 to 1"), (7, "1 to 2"), (11, "3 to 4")]
+)
+def test_streams_of_different_rates_are_not_cut_but_named_with_their_ratio(
+    tmp_path: Path, rows: int, ratio: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = xtrainer_file(tmp_path, **parts(14))
+    with h5py.File(path) as file:
+        frames = file["observations/images/top"][()]
+    replace(path, "observations/images/top", np.tile(frames, (3, 1))[:rows])
+    with pytest.raises(EpisodeError, match=rf"top has {rows} frames .* ratio of {ratio} .*different rates") as caught:
+        open_episode(path)
+    assert [fault.kind for fault in caught.value.faults] == ["rate"]
+    for mend in (trim_episode, repair_episode):
+        with pytest.raises(EpisodeError, match=rf"ratio of {ratio} "):
+            mend(path, tmp_path / "cut.hdf5")
+    command = caught.value.faults[0].text.split("tactile-align ")[1].replace("NEW.hdf5", str(tmp_path / "cut.hdf5"))
+    assert not (tmp_path / "cut.hdf5").exists()
+    assert run(shlex.split(command)) == 0 and len(open_episode(tmp_path / "cut.hdf5")) == min(rows, 14)
+    assert run(["repair", str(path), "--out", str(tmp_path / "mended.hdf5"), "--min-steps", "2", "--same-rate"]) == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_ratio_of_two_rates_is_read_from_the_lengths(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rates, steps = np.array([10, 15, 20, 25, 30, 50, 60, 90, 100, 150]), int(rng.integers(60, 900))
+    first, second = (int(rate) for rate in rng.choice(rates, 2, replace=False))
+    rows = int(steps * second / first + rng.uniform())  # streams of one duration have one row more or less
+    part, whole = (int(number) for number in rate_ratio(rows, steps).split(" to "))
+    assert abs(steps * part / whole - rows) < 1 and whole <= first // math.gcd(first, second)
+
+
+def test_lengths_that_differ_by_a_cut_off_end_have_no_ratio() -> None:
+    assert [rate_ratio(rows, 415) for rows in (412, 403, 418, 427)] == [""] * 4
+    assert rate_ratio(5, 7) == rate_ratio(1, 2) == ""
+    assert rate_ratio(96, 100) and rate_ratio(0, 9) == "0 to 1"
 
 
 def test_the_source_is_never_replaced(tmp_path: Path) -> None:

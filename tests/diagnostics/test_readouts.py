@@ -28,7 +28,7 @@ KEY = "left_wrist-tactile1"
 
 @pytest.fixture(scope="module")
 def six(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Data]:
-    """Six recordings, two of them copies but for one action, of two objects by name; five are held out."""
+    """Six recordings, two of them copies but for their actions, of two objects by name; five are held out."""
     folder = tmp_path_factory.mktemp("six") / "regrasp"
     shutil.copytree(regrasp_folder, folder)
     for i in (0, 1):
@@ -36,7 +36,7 @@ def six(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     for i in range(6):
         with h5py.File(folder / f"episode_init_{i}.hdf5", "r+") as file:
             file.attrs["object"] = ("bolt", "cup")[i % 2]
-            file["action"][-1] += 0.01 * (i > 3)
+            file["action"][...] += 0.01 * (i > 3)
     views = [{"camera": "left_wrist", "sensor": "tactile1"}]  # the whole frame, stretched
     config = small_training(folder, folder.parent / "run", held_out=5, train_policy=False, views=views)
     return config, load_data(config, progress=False)

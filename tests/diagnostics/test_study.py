@@ -16,18 +16,8 @@ from tactile_align.diagnostics.actions import POLICY as POLICY_ROW
 from tactile_align.diagnostics.actions import action_moments
 from tactile_align.diagnostics.intervals import paired_interval
 from tactile_align.diagnostics.readouts import view_readouts
-from tactile_align.diagnostics.study import (
-    Cell,
-    actions_of,
-    commands,
-    config_of,
-    head_parameters,
-    load_study,
-    paired,
-    results,
-    study,
-    table_text,
-)
+from tactile_align.diagnostics.study import actions_of, commands, config_of, head_parameters, load_study, results, study
+from tactile_align.diagnostics.study_tables import Cell, paired, table_text
 from tactile_align.diagnostics.summary import Recall
 from tactile_align.errors import InputError
 from tactile_align.policies.build import LoadedRun, make_model
@@ -142,7 +132,9 @@ def test_unknown_rows_and_studies_are_refused_with_the_known_ones(tmp_path: Path
     with pytest.raises(InputError, match=r"unknown rows: gird\. Use only names from: box, area, more, opening"):
         study("alignment", tmp_path / "out", ["gird"])
     assert not (tmp_path / "out").exists(), "nothing was recorded"
-    with pytest.raises(InputError, match=r"'alinment': no such study.*alignment, policy"):
+    with pytest.raises(
+        InputError, match=r"'alinment': no such study.*alignment, closed_loop, closed_loop_quick, policy, recipe"
+    ):
         load_study("alinment")
 
 
@@ -295,7 +287,8 @@ def test_a_study_of_a_users_config_is_not_run_twice_and_shifts_its_boxes(own: Pa
 @pytest.mark.slow
 def test_a_printed_command_makes_the_same_run_as_the_study(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["study", str(own / "own.toml"), str(own / "again"), "--rows", "shifted", "--dry-run"]) == 0
-    (line,) = capsys.readouterr().out.splitlines()
+    cost, line = capsys.readouterr().out.splitlines()
+    assert cost == "# 1 missing runs and 0 missing recordings: unknown core-hours; not measured: 1 of these"
     assert not (own / "again").exists() and run(shlex.split(line)[1:]) == 0
     (again,) = results(own / "again")
     first = next(cell for cell in results(own / "out") if cell.row == "shifted")

@@ -89,3 +89,15 @@ def test_a_mirrored_matrix_is_named_a_mirror_image() -> None:
     fault = frames.rotation_fault(np.diag([1.0, 1.0, -1.0]))
     assert fault is not None and "mirror image" in fault
     assert "orthonormal" in str(frames.rotation_fault(1.01 * np.eye(3)))
+
+
+def test_a_matrix_whose_last_row_is_wrong_is_not_a_pose() -> None:
+    T = np.asarray(frames.pose(frames.rotation_exp(np.array([0.3, -0.2, 1.0])), np.array([0.5, 0.1, -0.2])))
+    assert frames.pose_fault(T) is None and frames.pose_fault(T + 1e-7) is None
+    assert frames.pose_fault(T.T) == (
+        "its last row is 0.5 0.1 -0.2 1, not 0 0 0 1: it is written column by column, so transpose it"
+    )
+    assert str(frames.pose_fault(2 * T)).endswith("its last row is 0 0 0 2, not 0 0 0 1")
+    assert "last row is 0 0 0 nan" in str(frames.pose_fault(np.where(np.eye(4) * [0, 0, 0, 1], np.nan, T)))
+    T[:3, :3] *= 1.01
+    assert "orthonormal" in str(frames.pose_fault(T))

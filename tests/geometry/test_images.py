@@ -1,13 +1,16 @@
 """ImageMap against OpenCV: pixels, boxes, intrinsics and images; W differs from H everywhere."""
 
+import io
+
 import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from tactile_align.geometry.images import ImageMap
+from tactile_align.geometry.images import ImageMap, exif_orientation
 
 W, H = 64, 48
 
@@ -130,3 +133,16 @@ def test_unknown_steps_are_named() -> None:
         ImageMap.from_steps(W, H, [["rotate90"]])
     with pytest.raises(ValueError, match="got 2 numbers, but crop needs 4"):
         ImageMap.from_steps(W, H, [["crop", 1, 2]])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_the_orientation_tag_is_the_one_that_pillow_wrote(kind: str) -> None:
+    for tag in (None, 1, 3, 6, 8):
+        exif = Image.Exif()
+        if tag is not None:
+            exif[0x0112] = tag
+        written = io.BytesIO()
+        Image.fromarray(smooth_image()).save(written, kind, exif=exif)
+        assert exif_orientation(written.getvalue()) == (tag or 1)
+        assert exif_orientation(written.getvalue()[:60]) in (1, tag)
+    assert exif_orientation(b"") == exif_orientation(b"\x89PNG\r\n\x1a\n\0\0") == 1

@@ -106,6 +106,24 @@ def urdf_with_hand(name: str) -> str:
     return urdf(name).replace("</robot>", f"{links}{joints}</robot>")
 
 
+RAIL = (
+    '<robot name="rail"><link name="floor"/><link name="carriage"/><link name="upper"/><link name="lower"/>'
+    '<link name="hand"/>'
+    + "".join(
+        f'<joint name="{name}" type="{kind}"><parent link="{parent}"/><child link="{child}"/>'
+        f'<origin xyz="{x} 0 0"/><axis xyz="{axis}"/><limit lower="-1.2" upper="1.2" effort="1" velocity="1"/></joint>'
+        for name, kind, parent, child, x, axis in (
+            ("rail", "prismatic", "floor", "carriage", 0, "0 1 0"),
+            ("shoulder", "revolute", "carriage", "upper", 0.2, "0 0 1"),
+            ("elbow", "revolute", "upper", "lower", 0.4, "0 1 0"),
+            ("wrist", "revolute", "lower", "hand", 0.3, "1 0 0"),
+        )
+    )
+    + "</robot>"
+)
+"""URDF text of an arm on a rail: joint 1 slides along y, joints 2 to 4 turn about z, y and x."""
+
+
 @pytest.fixture
 def urdf_text() -> Callable[[str], str]:
     return urdf

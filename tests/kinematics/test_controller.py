@@ -16,7 +16,7 @@ from tactile_align.cli import run
 from tactile_align.errors import FactError
 from tactile_align.kinematics.arm import Arm, forward_kinematics, load_arm
 from tactile_align.kinematics.controller import ControllerFit, check_controller_poses
-from tests.kinematics.conftest import urdf_with_hand
+from tests.kinematics.conftest import RAIL, urdf_with_hand
 
 HOME = np.radians([-90.0, 0, -90, 0, 90, 90])
 DH_ZERO = np.array([0, -pi / 2, 0, -pi / 2, 0, 0])
@@ -215,6 +215,32 @@ def test_units_in_the_header_are_believed(tmp_path: Path) -> None:
         text.replace("rx,ry,rz", "Rx_rad, Ry_rad, Rz_rad,note").replace("\n", ",ok\n").replace("note,ok", "note")
     )
     assert check_controller_poses(path, "nova2").report.verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    ("names", "factor", "mistake"),
+    [
+        ("j1,j2,j3,j4", 1.0, set()),
+        ("j1_m,j2_deg,j3_deg,j4_deg", 1.0, set()),
+        ("j1_mm,j2,j3,j4", 1e3, set()),
+        ("j1,j2,j3,j4", 1e3, {"trap/length-unit"}),
+    ],
+)
+def test_a_sliding_joint_is_in_metres_beside_angles_in_degrees(
+    names: str, factor: float, mistake: set[str], tmp_path: Path
+) -> None:
+    (tmp_path / "rail.urdf").write_text(RAIL)
+    arm = load_arm(tmp_path / "rail.urdf")
+    q = np.random.default_rng(1000).uniform(-1.1, 1.1, (12, 4))
+    T = forward_kinematics(arm, q)
+    euler = Rotation.from_matrix(T[:, :3, :3]).as_euler("ZYX", degrees=True)[:, ::-1]
+    lines = np.hstack([q[:, :1] * factor, np.degrees(q[:, 1:]), T[:, :3, 3] * 1000, euler])
+    path = tmp_path / "poses.csv"
+    np.savetxt(path, lines, delimiter=",", header=f"{names},x,y,z,rx,ry,rz", comments="")
+    fit = check_controller_poses(path, tmp_path / "rail.urdf")
+    assert traps(fit) == mistake
+    assert fit.fitted.rms_mm < 1e-6 and (mistake or fit.report.verdict == "pass")
+    assert not mistake or fit.report.check("trap/length-unit").advice == "Rename the columns to j1_mm."
 
 
 @pytest.mark.parametrize(

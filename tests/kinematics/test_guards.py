@@ -103,3 +103,19 @@ def test_swapped_arms_are_named_by_what_each_was_to_do() -> None:
     assert suspect_swapped_arms({"left": left, "right": left + 0.8}, unsure) == ()
     with pytest.raises(ValueError, match="same arms"):
         suspect_swapped_arms({"left": left}, start)
+
+
+def test_joints_counted_from_0_to_360_are_named_with_the_cure() -> None:
+    arm = load_arm("nova2")
+    for seed in range(50):
+        q = recording(seed)
+        q[:, 2] %= 2 * np.pi  # joint 3 reaches 157 deg
+        (suspicion,) = suspect_joints(arm, q)
+        assert suspicion.id == "whole-turn" and suspicion.rows == int((q[:, 2] > np.radians(158)).sum())
+    with pytest.raises(ValueError, match=r"joint3 = .*values of joint3 are a whole turn off.*Subtract 360 deg"):
+        require_within_limits(arm, q)
+    q[0, 2] = np.radians(180)  # no whole turn brings this value into the limits
+    assert names(q) == ["outside-limits"]
+    q = recording(0)
+    q[0, 2] = -4.0  # this joint counts negative angles too
+    assert names(q) == ["outside-limits"]

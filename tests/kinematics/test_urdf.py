@@ -118,6 +118,11 @@ REFUSED = {
     "empty": ("", "not valid XML"),
     "doctype": ('<!DOCTYPE robot [<!ENTITY x "y">]>' + robot(*GOOD), "DOCTYPE"),
     "other root": ("<mujoco/>", "<mujoco>.*starts with <robot>"),
+    "foreign joint in the chain": (robot(*GOOD, joint("grip", "screw", "c", "d")), "unknown type 'screw'"),
+    "turned axis": (
+        robot(*GOOD, links="abc").replace("<axis ", '<axis rpy="0 0 1" ', 1),
+        "'one': <axis>: rpy .*no mean",
+    ),
     "xacro": ('<robot xmlns:xacro="http://ros.org/xacro"><xacro:include filename="a"/></robot>', "xacro"),
     "xacro value": (robot(joint("one", "revolute", "a", "b", f'<origin xyz="${{x}} 0 0"/>{Z}{LIMIT}')), "xacro"),
     "mimic": (robot(GOOD[0], MIMIC, links="abc"), "'two'.*mimic"),
@@ -174,3 +179,32 @@ def test_a_missing_base_tip_or_file_is_named(tmp_path: Path) -> None:
         load_arm(tmp_path / "arm.xacro")
     with pytest.raises(FactError, match="apply only to a URDF"):
         load_arm("nova2", tip="link6")
+
+
+HAND = joint("grip", "screw", "c", "d", "<limits/><origin/><origin/>")
+FOREIGN = {
+    "a reference": robot(*GOOD, '<RefLink ref="a"/>', links="abc"),
+    "a shell variable": robot(*GOOD, '<ros2_control name="x"><param value="${HOME}"/></ros2_control>', links="abc"),
+    "a namespace": robot(*GOOD, links="abc").replace("<robot ", '<robot xmlns="http://www.ros.org" '),
+    "another namespace": robot(*GOOD, '<x:links xmlns:x="http://x" name="y"/>', links="abc"),
+    "an axis with rpy": robot(*GOOD, links="abc").replace("<axis ", '<axis rpy="0 0 0" ', 1),
+    "a foreign joint below the tip": robot(*GOOD, HAND, links="abcd"),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_elements_that_hold_no_data_of_the_chain_are_passed_over(what: str, tmp_path: Path) -> None:
+    plain = load_arm(write(tmp_path, robot(*GOOD, links="abc")))
+    arm = load_arm(write(tmp_path, FOREIGN[what]), tip="c")
+    q = np.array([0.3, -0.4])
+    assert arm.joint_names == ("one", "two")
+    np.testing.assert_array_equal(forward_kinematics(arm, q), forward_kinematics(plain, q))
+
+
+@pytest.mark.parametrize("root", ["mujoco", "sdf"])
+@pytest.mark.parametrize("name", ["arm.xml", "arm.urdf"])
+def test_a_model_in_another_format_is_told_what_it_is(name: str, root: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(f"<{root} name='arm'/>")
+    told = {"mujoco": "MJCF", "sdf": "SDF"}[root]
+    with pytest.raises(FactError, match=rf"{name}: the root element is <{root}>, which is {told}.*Give the URDF"):
+        load_arm(tmp_path / name)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tactile_align.losses.hsa import Keys, LossOptions, hsa_loss
 from tactile_align.losses.mse import MSELoss
-from tactile_align.losses.negatives import Facts, Negatives
+from tactile_align.losses.negatives import Facts, Negatives, permuted_rows
 from tactile_align.losses.temperature import Temperature
 from tests.processes import METHOD
 
@@ -28,6 +28,7 @@ AGREEING: dict[int, list[Options]] = {
         {"nobody": True},
         {"bank": True, "learnt": True, "symmetric": True},
         {"bank": True, "learnt": True, "symmetric": True, "hard": True, "hardness": 0.5, "hardest": 9, "chunk": 7},
+        {"permuted": True, "symmetric": True, "bank": True},
         {"mse": True},
         {"mse": True, "empty_rank": True},
         {"mse": True, "nobody": True},
@@ -54,6 +55,7 @@ def moments() -> dict[str, Tensor]:
         "valid": torch.rand(BATCH, generator=generator) < 0.8,
         "keys": torch.randn(BATCH, 2, 8, generator=generator),
         "contact": torch.randint(-1, 3, (BATCH,), generator=generator),
+        "order": torch.rand(BATCH, generator=generator),
     }
 
 
@@ -84,14 +86,23 @@ def loss_and_gradients(rows: dict[str, Tensor], options: Options, gather: bool) 
             features, facts = past()
             keys = Keys(*rows["keys"].unbind(1), *features)
         every = {"touch": rows["touch"], "ceiling": 0.5, "bank": facts, "contact_index": rows["contact"]}
+        valid = rows["valid"]
+        if options.get("permuted"):
+            halves = range(0, len(tau), BATCH // 2)  # each of two ranks moves its own touches
+            moved = torch.cat(
+                [h + permuted_rows(*(rows[n][h : h + BATCH // 2] for n in ("order", "valid"))) for h in halves]
+            )
+            tau, every["touch_row"] = tau[moved], moved
+            keys = None if keys is None else keys._replace(touches=keys.touches[moved])
         rule = Negatives(rows["episode"], rows["time"], 5, **every)
+        valid = valid & rule.unrelated() if options.get("permuted") else valid
         loss, stats = hsa_loss(
             tau,
             w,
             rows["hard"] if options.get("hard") else None,
             rule,
             temperature=model["kappa"]() if options.get("learnt") else 0.07,
-            valid=rows["valid"],
+            valid=valid,
             explicit="add",
             options=LossOptions(**{name: options[name] for name in IN_LOSS_OPTIONS if name in options}),  # type: ignore[arg-type]
             stats=True,

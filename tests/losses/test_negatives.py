@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tactile_align.losses.hsa import LossOptions, hsa_loss
-from tactile_align.losses.negatives import Facts, Negatives, touch_pattern, unlike
+from tactile_align.losses.negatives import Facts, Negatives, permuted_rows, touch_pattern, unlike
 
 
 def facts(batch: int = 12, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,6 +110,40 @@ def test_all_rules_at_once_are_symmetric_and_may_be_asked_by_spans() -> None:
     assert torch.equal(mask, mask.T)
     assert torch.equal(torch.cat([rule.columns(a, b) for a, b in ((0, 5), (5, 12))]), mask)
     assert set(rule.excluded()) == {"time_gap", "no_contact", "same_contact", "same_touch"}
+
+
+def test_rows_with_moved_touches_are_negatives_if_no_moment_of_one_is_excluded_for_the_other() -> None:
+    episode, time = facts(24)
+    bank = Facts(*facts(5, seed=1))
+    moved = permuted_rows(torch.rand(24, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 3 != 1)
+    plain, rule = (Negatives(episode, time, 4, bank=bank, touch_row=rows) for rows in (None, moved))
+    kept, mask, apart = plain.rows(0, 24), rule.rows(0, 24), rule.unrelated()
+    of = [(i, int(moved[i])) for i in range(24)] + [(j, j) for j in range(24, 29)]
+    for i in range(24):
+        assert mask[i].tolist() == [all(kept[a, b] for a in of[i] for b in of[j]) for j in range(29)]
+        assert bool(apart[i]) == bool(kept[of[i]])
+    assert torch.equal(mask[:, :24], mask[:, :24].T) and torch.equal(rule.columns(3, 9), mask[3:9])
+    assert 0 < int(mask.sum()) < int(kept.sum()) and not apart[moved == torch.arange(24)].any()
+    assert int(rule.excluded()["time_gap"]) > int(plain.excluded()["time_gap"])
+    with pytest.raises(ValueError, match=r"touch_row must be an int64 tensor of shape \(24,\); got torch.bool"):
+        Negatives(episode, time, 4, touch_row=moved > 0)
+
+
+@pytest.mark.parametrize("valid", [0, 1, 2, 3, 9])
+def test_the_touches_of_valid_rows_move_in_one_random_cycle(valid: int) -> None:
+    generator, found = torch.Generator().manual_seed(0), set()
+    for _ in range(60):
+        some = torch.zeros(11, dtype=torch.bool)
+        some[torch.randperm(11, generator=generator)[:valid]] = True
+        moved = permuted_rows(torch.rand(11, generator=generator), some)
+        assert sorted(moved.tolist()) == list(range(11)) and torch.equal(moved[~some], torch.arange(11)[~some])
+        if valid:
+            visited = [int(some.nonzero()[0])]
+            while (after := int(moved[visited[-1]])) != visited[0]:
+                visited.append(after)
+            assert len(visited) == valid
+        found.add(tuple(moved.tolist()))
+    assert len(found) == 1 if valid < 2 else len(found) > 20
 
 
 def test_the_pattern_of_a_touch_forgets_what_all_touches_share() -> None:

@@ -122,6 +122,7 @@ def test_a_whole_frame_and_a_crop_of_one_pair_train_as_two_views(small_config: M
         ({"policy": {"cameras": ["top"]}}, r"policy.cameras = \('top',\), but only policy.vision = 'resnet18'"),
         ({"views": [], "hsa": {"weight": 0.0}}, r"no \[\[views\]\] entry, but policy.vision = 'tower'.*or 'none'"),
         ({"views": [{**CROP, "name": "a/b"}]}, r"name"),
+        ({"views": [{**CROP, "name": "tactile1"}]}, r"view with the name tactile1, which is also the name of a sensor"),
     ],
 )
 def test_options_that_do_not_fit_what_the_policy_sees_are_refused(

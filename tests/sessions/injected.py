@@ -45,8 +45,10 @@ def rows(one: Captured, fmt: PoseFormat, T: np.ndarray | None = None) -> np.ndar
     if fmt.inverted:
         T = np.asarray(invert(T))
     T[:, :3, 3] *= 1000 if fmt.length == "mm" else 1
+    if fmt.transposed:
+        T[:, :3, :3] = np.linalg.inv(T[:, :3, :3])
     if fmt.rotation == "matrix":
-        return T.reshape(-1, 16)
+        return (np.transpose(T, (0, 2, 1)) if fmt.matrix_order == "columns" else T).reshape(-1, 16)
     turn = Rotation.from_matrix(T[:, :3, :3])
     if fmt.rotation.startswith("quat"):
         q = turn.as_quat()

@@ -10,8 +10,9 @@ from tactile_align.geometry.frames import apply, pose, rotation_exp
 from tactile_align.sessions.diagnosis import find_faults
 from tactile_align.sessions.robot_poses import EULER, PoseFormat
 from tactile_align.sessions.session import Session, SessionFact
+from tests.calibration.cell import CAMERA, capture
 from tests.calibration.recordings import recording
-from tests.sessions.injected import FAULTS, clean, counts_as, euler_order
+from tests.sessions.injected import FAULTS, clean, counts_as, euler_order, rows, session
 
 
 @pytest.mark.parametrize(("name", "seed"), [(name, 700 + i) for i, name in enumerate(FAULTS)])
@@ -51,3 +52,17 @@ def test_the_doosan_recordings_mixed_units_are_found() -> None:
     fact = SessionFact(mounted="moving", board=board, poses=PoseFormat(of="tool", rotation="matrix"))
     found = find_faults(Session("doosan", fact, 1280, 720, views, robot), camera)
     assert found[0].id == "fault/mm-for-m" and 'length = "mm"' in found[0].advice
+
+
+@pytest.mark.parametrize("order", ["rows", "columns"])
+def test_matrices_written_in_the_other_order_are_named_and_the_advice_helps(order: str) -> None:
+    other = {"rows": "columns", "columns": "rows"}[order]
+    written = PoseFormat(of="tool", rotation="matrix", matrix_order=other)
+    one = capture(11)
+    wrong = session(one, PoseFormat(of="tool", rotation="matrix", matrix_order=order), rows=rows(one, written))
+    (found,) = find_faults(wrong, CAMERA)
+    assert found.id == "fault/no-pose" and "20 of 20 matrices are not poses: its last row is" in found.measured
+    assert found.advice == f'Set matrix_order = "{other}" in [poses].'
+    with pytest.raises(ValueError, match=r"poses: row 1: the matrix is not a pose: its last row"):
+        wrong.T_base_link()
+    assert find_faults(session(one, written), CAMERA) == []

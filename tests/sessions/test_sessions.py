@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ import tomlkit
 from tactile_align.calibration.rig import load_rig
 from tactile_align.errors import FactError
 from tactile_align.geometry.frames import pose, rotation_exp, rotation_log
+from tactile_align.kinematics.arm import forward_kinematics, load_arm
 from tactile_align.projection.sensor_box import pixel_sigma
 from tactile_align.sessions.calibrate import calibrate_hand_eye, calibrate_intrinsics_of
+from tactile_align.sessions.report import judge
 from tactile_align.sessions.robot_poses import EULER, PoseFormat
 from tactile_align.sessions.session import read_session
 from tactile_align.verify.verify import verify
 from tests.calibration.cell import ARM, BOARD, CAMERA, Captured, capture, capture_from_link5
 from tests.calibration.recordings import recording
-from tests.kinematics.conftest import urdf_with_hand
+from tests.datasets.making import with_orientation
+from tests.kinematics.conftest import RAIL, urdf_with_hand
 from tests.sessions.injected import rows
 
 FORMATS = [
@@ -29,6 +33,11 @@ FORMATS = [
     PoseFormat(of="tool", rotation="quat_wxyz"),
     PoseFormat(of="tool", rotation="quat_xyzw", length="mm"),
     PoseFormat(of="tool", rotation="matrix", inverted=True),
+    PoseFormat(of="tool", rotation="matrix", matrix_order="columns", length="mm"),
+    PoseFormat(of="tool", rotation="matrix", matrix_order="columns", transposed=True),
+    PoseFormat(of="tool", rotation="matrix", length="mm", transposed=True, inverted=True),
+    PoseFormat(of="tool", rotation="quat_xyzw", transposed=True),
+    PoseFormat(of="tool", rotation="rotvec", length="mm", transposed=True),
     PoseFormat(of="tool", rotation="rotvec", angle="deg"),
     *[PoseFormat(of="tool", rotation=name, angle="deg", length="mm") for name in EULER],
 ]
@@ -72,6 +81,18 @@ def write(folder: Path, one: Captured, fmt: PoseFormat | None = None, suffix: st
             out.writerow(["view", *range(values.shape[1])])
             out.writerows([name, *row] for name, row in zip(names, values.tolist(), strict=True))
     return folder
+
+
+@pytest.mark.parametrize(("length", "factor"), [("m", 1.0), ("mm", 1e3)])
+def test_a_sliding_joint_keeps_its_length_when_the_angles_are_degrees(
+    length: str, factor: float, tmp_path: Path
+) -> None:
+    (tmp_path / "rail.urdf").write_text(RAIL)
+    arm = load_arm(tmp_path / "rail.urdf")
+    q = np.random.default_rng(0).uniform(-1.1, 1.1, (5, 4))
+    fmt = PoseFormat(of="joints", angle="deg", length=length)
+    T = fmt.matrices(np.hstack([q[:, :1] * factor, np.degrees(q[:, 1:])]), arm)
+    np.testing.assert_allclose(T, forward_kinematics(arm, q), atol=1e-12)
 
 
 @pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f"{f.of} {f.rotation} {f.angle} {f.length}")
@@ -213,6 +234,8 @@ def broken(tmp_path: Path, how: str) -> Path:
         poses.write_text("\n".join([*lines, lines[1]]))
     elif how == "words":
         poses.write_text("\n".join([lines[0], "view_01,a,b,c,d,e,f"]))
+    elif how == "word in line 1":
+        poses.write_text("\n".join([lines[1].replace(",", ",?", 1), *lines[2:]]))
     elif how == "empty poses":
         poses.write_text(lines[0])
     elif how == "one view":
@@ -245,9 +268,10 @@ def broken(tmp_path: Path, how: str) -> Path:
         ("short", r"poses\.csv: view view_01 has 3 numbers.*6"),
         ("twice", r"poses\.csv: view view_01 has several rows"),
         ("words", r"poses\.csv: line 2: view view_01 must have only numbers"),
+        ("word in line 1", r"poses\.csv: line 1: view view_01 must have only numbers"),
         ("empty poses", r"poses\.csv: contains no poses"),
         ("one view", "at least 3 usable views.*15; got 1"),
-        ("others", "the board was found in 6 images, all without a pose"),
+        ("others", r"all without a pose\. The views are 'view_01', .*, but poses_file names 'elsewhere'\. Give both"),
         ("ids", r"points\.csv: line 2: .*ids 0 to 23"),
         ("empty folder", "images: no images"),
         ("corrupt image", r"view_01\.png: expected an image"),
@@ -271,3 +295,52 @@ def test_joints_in_the_wrong_unit_are_found_before_they_are_refused(tmp_path: Pa
     result = verify(folder, load_rig("cell"))
     assert result.verdict == "fail" and 'Set angle = "deg"' in result.check("fault/degrees-for-radians").advice
     assert ARM.dof == 6
+
+
+def test_orientation_tags_are_ignored_and_named(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    page = BOARD.opencv().generateImage((700, 500), marginSize=20)
+    for name, tag in (("a", 1), ("b", 3), ("c", 1)):
+        jpeg = cv2.imencode(".jpg", page)[1].tobytes()
+        (tmp_path / "images" / f"{name}.jpg").write_bytes(with_orientation(jpeg, tag))
+    (tmp_path / "session.toml").write_text(tomlkit.dumps({"board": BOARD.model_dump(exclude_none=True)}))
+    session = read_session(tmp_path)
+    a, b, _ = session.views
+    np.testing.assert_array_equal(a.uv, b.uv)
+    check = judge(session, CAMERA, None, None, ()).check("orientation")
+    assert check.status == "info" and check.measured == "tag 3 in 1 images (b); all pixels are used as stored"
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("name", ["{}", " {} ", "{}.png", "images/{}.JPG", "C:\\data\\{}.tiff"])
+def test_every_row_is_used_whatever_its_header_and_the_spelling_of_its_view(
+    name: str, header: bool, tmp_path: Path
+) -> None:
+    one = capture(1, views=3)
+    folder = write(tmp_path, one)
+    expected = read_session(folder)
+    lines = (folder / "poses.csv").read_text().splitlines()[0 if header else 1 :]
+    (folder / "poses.csv").write_text("\n".join(re.sub(r"view_\d+", lambda m: name.format(m[0]), x) for x in lines))
+    session = read_session(folder)
+    assert [view.name for view in session.views] == ["view_01", "view_02", "view_03"] and session.lost == ()
+    np.testing.assert_array_equal(session.rows, expected.rows)
+
+
+def test_two_spellings_of_one_view_are_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path, capture(1, views=3))
+    text = (folder / "poses.csv").read_text().replace("view_02", "other/view_01.png")
+    (folder / "poses.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"poses\.csv: 'view_01' and 'other/view_01\.png' name the same view\. Keep"):
+        read_session(folder)
+
+
+def test_names_in_an_archive_may_be_bytes(tmp_path: Path) -> None:
+    folder = write(tmp_path, capture(1, views=3), suffix=".npz")
+    with np.load(folder / "poses.npz") as archive:
+        np.savez(folder / "poses.npz", views=archive["views"].astype("S"), values=archive["values"])
+    assert len(read_session(folder).views) == 3
+
+
+def test_an_order_of_numbers_without_a_matrix_is_refused() -> None:
+    with pytest.raises(ValueError, match=r'matrix_order needs rotation = "matrix"; got "quat_wxyz"\. Remove'):
+        PoseFormat(of="tool", matrix_order="columns")

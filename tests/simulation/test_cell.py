@@ -9,6 +9,7 @@ from gymnasium.utils.env_checker import check_env
 
 from tactile_align.calibration.rig import load_rig
 from tactile_align.config.cell import CellOptions
+from tactile_align.datasets.copies import copies
 from tactile_align.datasets.episodes import open_episode
 from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.simulation.cell import LIFTED_M, Cell, cell_rig
@@ -232,3 +233,12 @@ def test_the_environment_returns_what_the_cell_does() -> None:
     assert observation["qpos"].tobytes() == want["qpos"].tobytes()
     assert observation["images"]["top"].tobytes() == want["images"]["top"].tobytes()
     assert observation["touches"]["tactile1"].tobytes() == want["touches"]["tactile1"].tobytes()
+
+
+def test_demonstrations_of_one_seed_move_differently_so_that_none_counts_as_a_copy(tmp_path: Path) -> None:
+    paths = simulate(tmp_path, episodes=2, seed=4, task="feel", gripper="measured", processes=1, progress=False)
+    states = []
+    for path in paths:
+        with open_episode(path) as episode:
+            states.append(np.hstack([episode.qpos, episode.action]))
+    assert not copies(states)

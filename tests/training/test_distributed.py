@@ -39,8 +39,9 @@ def free_port() -> int:
         {},
         {"hsa": {"symmetric": True, "region_negatives": 2, "finger_negative": True, "bank": 18, "touch_ceiling": 0.98}},
         {"hsa": {"kind": "mse", "learn_temperature": False}, "steps": 2, "validate_every": 2, "save_every": 2},
+        {"hsa": {"pairs": "two_crops"}, "train_policy": False, "steps": 2, "validate_every": 2, "save_every": 2},
     ],
-    ids=["plain", "all negatives", "mse"],
+    ids=["plain", "all negatives", "mse", "two crops"],
 )
 def test_two_processes_equal_one(small_config: Maker, changes: dict[str, object]) -> None:
     # float32 sums in another order differ; a wrong gradient would differ by a factor, not by rounding.

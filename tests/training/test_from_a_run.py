@@ -1,5 +1,6 @@
 """A run from a run: a longer one, one from another's weights, and one from another's tower."""
 
+import json
 import logging
 import math
 import shutil
@@ -104,6 +105,33 @@ def test_init_takes_what_fits_and_names_every_tensor(small_config: Maker, caplog
     assert set(lines["taken"]) | set(lines["new"]) == own and "act.action_head.weight" in lines["new"]
     following = model.alignment.memory.following.module.state_dict()
     assert all(torch.equal(value, following[name]) for name, value in model.alignment.towers.state_dict().items())
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_towers_of_an_alignment_alone_start_a_policy_and_stay_as_they_are_if_frozen(
+    small_config: Maker, caplog: pytest.LogCaptureFixture, weight: float
+) -> None:
+    caplog.set_level(logging.INFO)
+    features = {"vision": TOWER, "touch": TOWER}
+    first = train(small_config("first", steps=2, features=features, train_policy=False), progress=False)
+    source = load_checkpoint(latest_checkpoint(first / "checkpoints"))["model"]
+    frozen = {"vision": {**TOWER, "tune": "frozen"}, "touch": TOWER}
+    config = small_config("second", steps=2, init=str(first), features=frozen, hsa={"weight": weight})
+    caplog.clear()
+    out = train(config, progress=False)
+    lines = {line.split(": ")[1].split(" (")[0]: line for line in caplog.messages if line.startswith(f"init {first}")}
+    taken = lines["taken"].split(": ", 2)[2].split(", ")
+    assert set(taken) == set(source) and all(name.startswith("alignment.") for name in taken)
+    assert lines["left"].endswith("(0 tensors): none") and "act.action_head.weight" in lines["new"]
+    after = load_checkpoint(latest_checkpoint(out / "checkpoints"))["model"]
+    moved = {name for name in taken if not torch.equal(source[name], after[name])}
+    vision, touch = "alignment.towers.vision.", "alignment.towers.touch.visual."
+    assert not any(name.startswith(vision) for name in moved) and any(name.startswith(touch) for name in moved)
+    assert ("alignment.towers.region_pooling.project.weight" in moved) == (weight > 0)
+    rows = json.loads((out / "parameters.json").read_text(encoding="utf-8"))
+    rates = {row["module"]: row["learning rate"] for row in rows if row["module"].startswith("towers.")}
+    assert {rate for name, rate in rates.items() if name.startswith("towers.vision.")} == {"frozen"}
+    assert rates["towers.touch.visual.transformer.resblocks.0"] == "0.001"
 
 
 def test_a_resumed_run_does_not_need_the_run_it_started_from(small_config: Maker) -> None:

@@ -151,6 +151,28 @@ def test_a_run_killed_before_its_first_checkpoint_or_in_the_middle_of_a_line_goe
         assert log.read_text(encoding="utf-8").endswith("}\n") and "removed" in caplog.text
 
 
+def test_a_run_resumes_before_a_damaged_newest_checkpoint_only_where_told_and_deletes_nothing(
+    small_config: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = small_config(steps=3, save_every=1, log={"every": 1})
+    out = train(config, progress=False)
+    whole = [(r["kind"], r["step"], r.get("loss")) for r in read_metrics(out / "metrics.jsonl")]
+    newest = out / "checkpoints" / "step_00000003.pt"
+    torn = newest.read_bytes()[:-200]
+    newest.write_bytes(torn)
+    with pytest.raises(ValueError, match=r"step_00000003\.pt: .*damaged.* from step_00000002\.pt .* --skip-damaged$"):
+        train(config, resume=True, progress=False)
+    caplog.clear()
+    train(config, resume=True, skip_damaged=True, progress=False)
+    assert [(r["kind"], r["step"], r.get("loss")) for r in read_metrics(out / "metrics.jsonl")] == whole
+    assert (out / "checkpoints" / "step_00000003.pt.damaged").read_bytes() == torn
+    assert load_checkpoint(newest)["step"] == 3 and "step_00000003.pt.damaged" in caplog.text
+    for path in (out / "checkpoints").glob("step_*.pt"):
+        path.write_bytes(torn)
+    with pytest.raises(ValueError, match=r"step_00000001\.pt: .*damaged"):
+        train(config, resume=True, skip_damaged=True, progress=False)
+
+
 def test_the_newest_checkpoints_and_the_best_are_kept(tmp_path: Path) -> None:
     for step in range(1, 6):
         state = {"model": {}, "step": step}

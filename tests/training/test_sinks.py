@@ -2,6 +2,7 @@
 
 import json
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from tactile_align.config.train import TrainConfig
-from tactile_align.errors import MissingExtra
+from tactile_align.errors import InputError, MissingExtra
 from tactile_align.training.logs import WeightsAndBiases, read_metrics
 from tactile_align.training.loop import train
 
@@ -30,14 +31,40 @@ def test_tensorboard_gets_scalars_and_pictures(small_config: Maker, tmp_path: Pa
     assert "train/hsa" in events.Tags()["scalars"] and events.Tags()["images"] == ["validation/pairs"]
 
 
-def test_a_sink_that_is_not_installed_is_named(small_config: Maker) -> None:
-    try:
-        import wandb  # noqa: F401
-    except ImportError:
-        with pytest.raises(MissingExtra, match="pip install wandb"):
-            train(small_config(steps=1, log={"wandb": "project"}), progress=False)
-    else:
-        pytest.skip("wandb is installed")
+def fake_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str | None) -> None:
+    """Put a module `wandb` with this source in front of a real one; None: there is no wandb."""
+    monkeypatch.setitem(sys.modules, "wandb", None)  # also undoes the import of the module below
+    if source is not None:
+        del sys.modules["wandb"]
+        (tmp_path / "modules").mkdir()
+        (tmp_path / "modules" / "wandb.py").write_text(source, encoding="utf-8")
+        monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+
+
+REFUSES = """
+class Error(Exception): ...
+def init(**options):
+    raise Error("api_key not configured (no-tty)")
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (None, "which is not installed. Run: pip install wandb$"),
+        ("import nowhere_at_all", r"cannot be imported \(No module named 'nowhere_at_all'\).*--upgrade wandb$"),
+        ("raise ImportError('needs protobuf 5')", r"cannot be imported \(needs protobuf 5\)"),
+        (REFUSES, r"did not start \(api_key not configured \(no-tty\)\)\. Run wandb login"),
+    ],
+)
+def test_a_logger_that_cannot_start_is_named_with_its_reason_and_leaves_no_run_behind(
+    small_config: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str | None, message: str
+) -> None:
+    fake_wandb(monkeypatch, tmp_path, source)
+    config = small_config(steps=1, log={"wandb": "project"})
+    with pytest.raises((MissingExtra, InputError), match=rf"^log\.wandb .*{message}"):
+        train(config, progress=False)
+    assert not Path(config.out).exists()
 
 
 def stored(path: Path) -> Iterator[Any]:

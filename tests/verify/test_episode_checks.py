@@ -357,3 +357,10 @@ def test_boxes_stand_where_the_joints_were_when_the_frame_was_exposed(
         drawn = footage.seen["top"]["tactile1"].boxes.box
         overlap = intersection_over_union(drawn, episode["truth/box/top"][:])
     assert np.nanpercentile(overlap, 5) == pytest.approx(fits)
+
+
+def test_a_lens_that_ends_inside_the_image_is_warned_of(recorded: dict[str, Path]) -> None:
+    lens = {"model": "brown", "distortion": [-0.7, 0.0, 0.0, 0.0, 0.0]}
+    rig = changed(recorded["measured"], lambda d: d["cameras"]["left_wrist"].update(lens))
+    (check,) = [check for check in lens_checks(rig, "left_wrist") if check.id == "lens-end/left_wrist"]
+    assert check.status == "warn" and "of the pixels have no ray" in check.measured and "valid_radius" in check.advice

@@ -26,7 +26,10 @@ COUNTERS = {"timestamp": "float32"} | dict.fromkeys(("frame_index", "episode_ind
 
 @dataclass(frozen=True)
 class Info:
-    """Entries of a dataset's meta/info.json that are needed to read the dataset in the folder `root`."""
+    """Entries of a dataset's meta/info.json that are needed to read the dataset in the folder `root`.
+
+    `unread` lists the other entries that describe the recordings, such as the names of the joints.
+    """
 
     root: Path
     fps: float
@@ -34,12 +37,23 @@ class Info:
     data_path: str
     video_path: str
     features: dict[str, dict[str, Any]]
+    unread: tuple[str, ...] = ()
 
     @property
     def images(self) -> dict[str, str]:
-        """Key in `features` of each image or video stream, by stream name."""
+        """Key in `features` of each image or video stream, by stream name, without depth."""
         keys = [key for key, feature in self.features.items() if feature.get("dtype") in ("image", "video")]
-        return {key.removeprefix(IMAGES): key for key in keys}
+        return {key.removeprefix(IMAGES): key for key in keys if key not in self.depth}
+
+    @property
+    def depth(self) -> tuple[str, ...]:
+        """Keys in `features` of the streams that are depth maps, which contain distances instead of colours."""
+        notes = {key: (feature.get("info"), feature.get("video_info")) for key, feature in self.features.items()}
+        marks = ("video.is_depth_map", "is_depth_map")
+        is_depth = {
+            k: any(isinstance(n, dict) and any(n.get(m) for m in marks) for n in both) for k, both in notes.items()
+        }
+        return tuple(key for key, depth in is_depth.items() if depth)
 
     def file(self, template: str, chunk: int, number: int, video_key: str = "") -> Path:
         """Return the path of a file of the dataset, after checking that it lies inside the dataset's folder.
@@ -87,8 +101,19 @@ def read_info(root: Path) -> Info:
     if missing := {STATE, ACTION} - {*features}:
         text = f"lacks the features {', '.join(sorted(missing))} (found: {', '.join(features)})"
         raise InputError(f"{path}: {text}. Export the dataset with joints and actions")
-    paths = str(data.get("data_path", DATA_PATH)), str(data.get("video_path") or VIDEO_PATH)
-    return Info(root, float(fps), episodes, *paths, features)
+    paths = str(data.get("data_path") or DATA_PATH), str(data.get("video_path") or VIDEO_PATH)
+    unread = [f"{key} of {INFO_PATH}" for key, value in data.items() if key not in _INFO_KEYS and value is not None]
+    named = [key for key, f in features.items() if f.get("names") and f["dtype"] not in ("image", "video")]
+    unread += [f"names of the columns of {key}" for key in named]
+    return Info(root, float(fps), episodes, *paths, features, tuple(unread))
+
+
+_INFO_KEYS = {
+    *("codebase_version", "fps", "features", "data_path", "video_path", "splits", "chunks_size"),
+    *("total_episodes", "total_frames", "total_tasks", "total_videos", "total_chunks"),
+    *("data_files_size_in_mb", "video_files_size_in_mb"),
+}
+"""Keys of info.json that are read, or that describe only the dataset's files."""
 
 
 def info_json(
@@ -228,6 +253,10 @@ def read_video(path: Path, first: int, count: int, fps: float) -> Iterator[np.nd
                         f"{path}: frame {first + found} of the video is missing; frame {number} follows instead. "
                         f"Copy the file again"
                     )
+                bits = max(part.bits for part in frame.format.components)
+                if bits > 8:
+                    text = f"frame {number} has {bits} bits per channel ({frame.format.name}), but images have 8 bits"
+                    raise InputError(f"{path}: {text}. Leave the stream out, or encode it with 8 bits")
                 yield frame.to_ndarray(format="rgb24")
                 found += 1
     except (av.error.FFmpegError, IndexError) as cause:
@@ -383,55 +412,167 @@ def _pandas(name: str | None, column: str, kind: str) -> dict[str, Any]:
     return {"name": name, "field_name": column, "pandas_type": shown, "numpy_type": kind, "metadata": None}
 
 
-def episode_rows(info: Info) -> Iterator[dict[str, Any]]:
-    """Yield one row per episode from the tables in meta/episodes, without the columns of statistics.
+def episode_rows(info: Info) -> list[dict[str, Any]]:
+    """Return one row per episode from the tables in meta/episodes, without the columns of statistics.
+
+    The cells that state the index, the length and the files of an episode are checked and returned as numbers.
 
     Raises:
         FileNotFoundError: No table exists.
-        InputError: A table cannot be read, or the number of episodes differs from info.json.
+        InputError: A table cannot be read, a column or cell is missing or wrong, two rows have the same index, or the
+            number of episodes differs from info.json. The message contains file, column and row.
     """
     files = sorted((info.root / "meta" / "episodes").glob("*/*.parquet"))
     if not files:
         raise FileNotFoundError(f"{info.root}: no meta/episodes/*/*.parquet found. Copy the complete dataset")
-    tables = [_read(file) for file in files]
-    listed = sum(table.num_rows for table in tables)
-    if listed != info.episodes:
-        text = f"meta/episodes lists {listed} episodes, meta/info.json states {info.episodes}. Copy the dataset again"
+    videos = [key for key, feature in info.features.items() if feature["dtype"] == "video"]
+    needed = ["episode_index", "length", "data/chunk_index", "data/file_index"]
+    needed += [f"videos/{key}/{name}" for key in videos for name in ("chunk_index", "file_index", "from_timestamp")]
+    found: dict[int, dict[str, Any]] = {}
+    for file in files:
+        table = _read(file)
+        _require_columns(file, table, needed)
+        for number, row in enumerate(table.to_pylist()):
+            for name in needed:
+                row[name] = _number(file, name, number, row[name], whole=not name.endswith("timestamp"))
+            if row["episode_index"] in found:
+                text = f"row {number} is {row['episode_index']} like an earlier row; each episode needs its own index"
+                raise InputError(f"{file}: column episode_index, {text}. {_CORRECT}")
+            found[row["episode_index"]] = row
+    if len(found) != info.episodes:
+        text = (
+            f"meta/episodes lists {len(found)} episodes, meta/info.json states {info.episodes}. Copy the dataset again"
+        )
         raise InputError(f"{info.root}: {text}")
-    for table in tables:
-        yield from table.to_pylist()
+    return list(found.values())
 
 
 def episode_table(info: Info, row: dict[str, Any]) -> dict[str, Any]:
     """Return the data of one episode as one list per column, by column name; `row` is from `episode_rows`.
 
+    Joints, actions and velocities are arrays (T, D), float64, for T rows of D numbers. Numbers of tasks are whole.
+
     Raises:
         FileNotFoundError: The data file is missing.
-        InputError: The data file cannot be read or does not contain the whole episode.
+        InputError: The data file cannot be read, does not contain the whole episode, or has a wrong cell. The message
+            contains file, column and row.
     """
-    place = row.get("data/chunk_index"), row.get("data/file_index")
-    if None in place:
-        raise InputError(f"{info.root}: meta/episodes lists no file for episode {row['episode_index']}. Copy it again")
-    file = info.file(info.data_path, int(place[0] or 0), int(place[1] or 0))
-    table = _read(file, [("episode_index", "=", row["episode_index"])])
-    missing = [key for key in (STATE, ACTION) if key not in table.column_names]
-    if table.num_rows != row["length"] or missing:
-        text = f"has {table.num_rows} rows of episode {row['episode_index']}, meta/episodes states {row['length']}"
-        raise InputError(f"{file}: {f'has no column {missing[0]}' if missing else text}. Copy the dataset again")
-    return {name: table[name].to_pylist() for name in table.column_names}
+    file = info.file(info.data_path, row["data/chunk_index"], row["data/file_index"])
+    index = row["episode_index"]
+    images = [key for key, feature in info.features.items() if feature["dtype"] == "image"]
+    table = _read(file, [("episode_index", "=", index)])
+    _require_columns(file, table, [STATE, ACTION, *images])
+    if table.num_rows != row["length"]:
+        text = f"has {table.num_rows} rows of episode {index}, meta/episodes states {row['length']}"
+        raise InputError(f"{file}: {text}. Copy the dataset again")
+    data = {name: table[name].to_pylist() for name in table.column_names}
+    for name in (STATE, ACTION, VELOCITY):
+        if name in data:
+            data[name] = _matrix(file, name, data[name], index)
+    if "task_index" in data:
+        data["task_index"] = [_number(file, "task_index", i, cell) for i, cell in enumerate(data["task_index"])]
+    return data
+
+
+def require_spans(info: Info, rows: Iterable[dict[str, Any]]) -> None:
+    """Check that the part of a video that each episode uses has as many frames as the episode has rows.
+
+    The timestamps of a video may also begin with frames of another take; then every frame would belong to a later row.
+
+    Raises:
+        InputError: The part of a video is longer or shorter than its episode.
+    """
+    for row in rows:
+        for key in (key for key in info.images.values() if info.features[key]["dtype"] == "video"):
+            start, stop = (row.get(f"videos/{key}/{name}") for name in ("from_timestamp", "to_timestamp"))
+            if start is None or stop is None:
+                continue
+            try:
+                frames = round((float(stop) - float(start)) * info.fps)
+            except ValueError as cause:
+                text = f"from_timestamp and to_timestamp of {key} are {start} and {stop} for episode"
+                raise InputError(
+                    f"{info.root}: {text} {row['episode_index']}, expected seconds. Export again"
+                ) from cause
+            if frames != row["length"]:
+                raise InputError(
+                    f"{info.root}: meta/episodes gives episode {row['episode_index']} {row['length']} rows, but "
+                    f"{frames} frames of {key} ({start:g} to {stop:g} s at {info.fps:g} fps), so it is unknown which "
+                    f"frame belongs to which row. Correct from_timestamp and to_timestamp, or leave the episode out"
+                )
+
+
+def require_times(info: Info, row: dict[str, Any], table: dict[str, Any]) -> None:
+    """Check that the column `timestamp` of an episode agrees with the rate of the dataset.
+
+    Raises:
+        InputError: The time of a row differs by more than half a frame from its number divided by the rate.
+    """
+    try:
+        times = np.asarray(table.get("timestamp", ()), np.float64)
+    except (TypeError, ValueError) as cause:
+        text = f"column timestamp of episode {row['episode_index']} must contain seconds ({cause})"
+        raise InputError(f"{info.root}: {text}. Export the dataset again") from cause
+    expected = times[:1] + np.arange(len(times)) / info.fps
+    apart = np.flatnonzero(~(np.abs(times - expected) < 0.5 / info.fps))
+    if len(apart):
+        first, span = int(apart[0]), times[-1] - times[0]
+        rate = f" All its timestamps together give {(len(times) - 1) / span:.3g} fps." if span > 0 else ""
+        raise InputError(
+            f"{info.root}: row {first} of episode {row['episode_index']} has timestamp {times[first]:g} s, but fps = "
+            f"{info.fps:g} in {INFO_PATH} gives {expected[first]:g} s.{rate} Correct fps or the timestamps"
+        )
 
 
 def task_texts(info: Info) -> dict[int, str]:
-    """Return the text of each task in tasks.parquet by the task's number; an empty dictionary without that file."""
+    """Return the text of each task in tasks.parquet by the task's number; an empty dictionary without that file.
+
+    Raises:
+        InputError: The file cannot be read, or a number or text is missing or wrong.
+    """
     path = info.root / TASKS_PATH
     if not path.is_file():
         return {}
     table = _read(path)
-    names = [name for name in table.column_names if name != "task_index"]
-    if "task_index" not in table.column_names or not names:
-        return {}
-    numbers, texts = (table[name].to_pylist() for name in ("task_index", names[0]))
-    return {int(number): str(text) for number, text in zip(numbers, texts, strict=True)}
+    names = [name for name in table.column_names if name != "task_index"] or ["task"]
+    _require_columns(path, table, ["task_index", names[0]])
+    texts: dict[int, str] = {}
+    for number, row in enumerate(table.to_pylist()):
+        text = row[names[0]]
+        if not isinstance(text, str):
+            raise InputError(f"{path}: column {names[0]}, row {number} is {text!r}, expected a text. {_CORRECT}")
+        texts[_number(path, "task_index", number, row["task_index"])] = text
+    return texts
+
+
+_CORRECT = "Correct the cell, or export the dataset again"
+
+
+def _require_columns(file: Path, table: Any, needed: Sequence[str]) -> None:
+    missing = [name for name in needed if name not in table.column_names]
+    if missing:
+        text = f"has no column {', '.join(missing)} (found: {', '.join(table.column_names)})"
+        raise InputError(f"{file}: {text}. Export the dataset again")
+
+
+def _number(file: Path, column: str, row: int, value: Any, whole: bool = True) -> Any:
+    """Return the number in a cell; a whole number may be stored as a float, as pandas does beside empty cells."""
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < np.inf
+    if not good or (whole and value != int(value)):
+        need = "a whole number of 0 or more" if whole else "a number of 0 or more"
+        raise InputError(f"{file}: column {column}, row {row} is {value!r}, expected {need}. {_CORRECT}")
+    return int(value) if whole else float(value)
+
+
+def _matrix(file: Path, column: str, cells: list[Any], episode: int) -> np.ndarray:
+    """Return the cells of a column as (T, D) float64, one number or list of D numbers for each of T rows."""
+    width = len(np.atleast_1d(cells[0])) if cells else 0
+    for i, cell in enumerate(cells):
+        values = np.asarray(cell if isinstance(cell, list) else [cell])
+        if values.shape != (width,) or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+            text = f"row {i} of episode {episode} is {cell!r}, expected {width} finite numbers"
+            raise InputError(f"{file}: column {column}, {text}. {_CORRECT}")
+    return np.asarray(cells, np.float64).reshape(len(cells), width)
 
 
 def _read(file: Path, filters: list[tuple[str, str, Any]] | None = None) -> Any:
@@ -439,7 +580,12 @@ def _read(file: Path, filters: list[tuple[str, str, Any]] | None = None) -> Any:
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file, but the metadata list it. Copy the dataset again")
     try:
-        columns = [name for name in pq.read_schema(file).names if not name.startswith("stats/")]
+        schema = pq.read_schema(file)
+        for name, _, _ in filters or ():
+            if name not in schema.names or not pa.types.is_integer(schema.field(name).type):
+                have = str(schema.field(name).type) if name in schema.names else "missing"
+                raise InputError(f"{file}: column {name} is {have}, expected whole numbers. Export the dataset again")
+        columns = [name for name in schema.names if not name.startswith("stats/")]
         return pq.read_table(file, columns=columns, filters=filters)
     except (pa.ArrowException, OSError) as cause:
         reason = " ".join(str(cause).split())

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from tactile_align.datasets import codec
-from tactile_align.datasets.convert import Converted, require_other_than
+from tactile_align.datasets.convert import Converted, require_other_than, rounding
 from tactile_align.datasets.episodes import open_episode
 from tactile_align.datasets.layout import load_layout
 from tactile_align.datasets.writer import write_episode
-from tactile_align.errors import InputError, UnsafePickleError
+from tactile_align.errors import InputError, UnsafePickleError, printable
 
 MAX_BYTES = 2**24  # one step of joints is a few kilobytes
 _PLAIN = re.compile(r"[<>=|]?([biufc][1248]|c16|\?|b|i|f)$")
@@ -40,6 +40,14 @@ def load_arrays(data: bytes) -> dict[str, np.ndarray]:
         UnsafePickleError: The file refers to a class or function other than numpy's array constructors.
         InputError: The file is damaged or too large, or does not contain a dictionary.
     """
+    try:
+        return {key: array for key, value in _load(data).items() if (array := _array(value)) is not None}
+    except OverflowError as cause:
+        raise InputError(f"contains an integer beyond the range of a float ({cause}). Record it again") from cause
+
+
+def _load(data: bytes) -> dict[str, Any]:
+    """Return the entries of a pickled dictionary before they become arrays; the errors are those of `load_arrays`."""
     if len(data) > MAX_BYTES:
         raise InputError(f"has {len(data):,} bytes; the limit is {MAX_BYTES:,}. Use a file of one time step")
     try:
@@ -50,10 +58,7 @@ def load_arrays(data: bytes) -> dict[str, np.ndarray]:
         raise InputError(f"is a damaged pickle ({type(cause).__name__}: {cause}). Copy it again") from cause
     if not isinstance(loaded, dict):
         raise InputError(f"contains a {type(loaded).__name__}, expected a dictionary. Record the step again")
-    try:
-        return {str(key): array for key, value in loaded.items() if (array := _array(value)) is not None}
-    except OverflowError as cause:
-        raise InputError(f"contains an integer beyond the range of a float ({cause}). Record it again") from cause
+    return {str(key): value for key, value in loaded.items()}
 
 
 class _Dtype:
@@ -217,6 +222,7 @@ def convert_raw_xtrainer(
             write_episode(path, **parts, fps=fps, overwrite=overwrite)
         paths.append(path)
         losses += [f"{folder}: steps missing in {sub}: {_list(numbers)}" for sub, numbers in lacking.items()]
+        losses += [f"{folder}: {sentence}" for sentence in _left_out(folder, parts)]
     return Converted(tuple(paths), tuple(losses), kept)
 
 
@@ -250,6 +256,23 @@ def _read(folder: Path, allow_gaps: bool) -> tuple[dict[str, Any], dict[str, tup
     for role, names in (("images", CAMERAS), ("touches", TOUCHES)):
         parts[role] = {name: [_jpeg(frames[name][n]) for n in common] for name in names if name in frames}
     return parts, lacking
+
+
+def _left_out(folder: Path, parts: dict[str, Any]) -> list[str]:
+    """Return a sentence for each kind of content of a raw recording that its episode does not contain."""
+    used = {POSES, *CAMERAS.values(), *TOUCHES.values()}
+    lost = [
+        f"{path.name}/" if path.is_dir() else path.name for path in sorted(folder.iterdir()) if path.name not in used
+    ]
+    keys = {key for file in (folder / POSES).glob("*.pkl") for key in _load(file.read_bytes())}
+    lost += [f"{POSES}: {key}" for key in sorted(keys - {QPOS, QVEL, ACTION})]
+    rounded = [
+        part
+        for name in ("qpos", "qvel", "action")
+        if parts[name] is not None
+        for part in rounding(name, parts[name], "float32")
+    ]
+    return rounded + ([f"left out: {', '.join(map(printable, lost))}"] if lost else [])
 
 
 def _holds(path: Path, parts: dict[str, Any], fps: float | None) -> bool:

@@ -18,7 +18,7 @@ from tactile_align.losses.build import negatives_of
 from tactile_align.moments.inputs import input_image
 from tactile_align.moments.normalisation import Statistics
 from tactile_align.projection.sensor_box import OTHER
-from tactile_align.training.data import contact_share
+from tactile_align.training.data import contact_share, part_checks
 
 LOOKED_AT = 8  # largest number of episodes whose stored touches are checked
 BATCHES = 64  # number of batches whose pairs are counted
@@ -175,12 +175,13 @@ def pads(subject: Subject) -> Iterator[Check]:
 
 
 def boxes_and_contacts(subject: Subject) -> Iterator[Check]:
-    """Yield checks of the share of moments with a box, and of the share of moments with both a box and a contact."""
+    """Yield checks of the share of moments with a box, of that with both box and contact, and of each part's pairs."""
     moments = subject.data.train
     for view in subject.model.views:
         visible, contact = moments.views[view.key].visible, moments.touches[view.sensor].contact
         yield judged("box-share", float(visible.mean()), view.key)
         yield judged("contact-share", float((visible & contact).mean()), view.key)
+    yield from part_checks(subject.data, subject.config)
 
 
 def negatives_in_batches(subject: Subject) -> Iterator[Check]:

@@ -17,6 +17,7 @@ from tactile_align.diagnostics.doctor.limits import folded, stated
 from tactile_align.diagnostics.doctor.memory import largest_batch
 from tactile_align.diagnostics.doctor.model import model_checks, parameters
 from tactile_align.diagnostics.doctor.subject import examine
+from tactile_align.errors import InputError
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.training.data import Data, load_data
 from tactile_align.training.loop import build_model
@@ -47,7 +48,13 @@ def diagnose(
 
     Raises:
         ValueError: The data or the config cannot be used for training; the message states the reason and the place.
+            Or the config has permuted pairs or two crops, whose losses the checks of pairs do not fit.
     """
+    if config.hsa.weight > 0 and config.hsa.pairs != "true":
+        raise InputError(
+            f"doctor checks that a run learns from true pairs; got hsa.pairs = '{config.hsa.pairs}'. Check the config "
+            f"with hsa.pairs = 'true', then train the control"
+        )
     data = data or load_data(config, processes, progress)
     network = build_model(config, data.train) if model is None else copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):

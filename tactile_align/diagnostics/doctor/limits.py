@@ -148,6 +148,7 @@ judged = partial(graded, LIMITS)
 STATED = {
     "policy-sees": "Inputs of the policy",
     "rig-verified": "Rig of data entry {}",
+    "pairs": "Pairs of the {} episodes",
     "encoder-weights": "Initial weights of the encoders",
     "largest-batch": "Largest batch whose training step fits",
     "padded-steps": "Steps that the action loss is averaged over",

@@ -102,6 +102,7 @@ def _training(run: Run) -> Iterator[Check]:
         status, measured = "warn", f"stopped at step {last} of {planned}"
         advice = "Resume it with: tactile-align train CONFIG --resume"
     yield Check("training", title, status, measured, last, "", f"{planned} steps" if planned else "", advice=advice)
+    yield from _pairs(run)
     losses = zip(*reversed(run.series("validation", "loss")), strict=True)
     known = [(loss, step) for loss, step in losses if loss is not None]
     if known:
@@ -110,6 +111,21 @@ def _training(run: Run) -> Iterator[Check]:
         measured = f"{rise:.0%}: {best:.3f} at step {at}, {end:.3f} at the end"
         advice = "Record more episodes or train for fewer steps. `evaluate` uses the best weights of each measure"
         yield graded(LIMITS, "held-out-rise", rise, measured=measured, advice=advice)
+
+
+def _pairs(run: Run) -> Iterator[Check]:
+    """Yield a check for each view without a pair in all records of the training, or of the held-out episodes."""
+    for key in run.keys("pairs/"):
+        view = key.removeprefix("pairs/")
+        kinds: tuple[tuple[str, str, Status], ...] = (("train", "training", "fail"), ("validation", "held-out", "warn"))
+        for kind, word, status in kinds:
+            _, pairs = run.series(kind, key)
+            if pairs and not any(pairs):
+                why = "the alignment loss is a mean over pairs, so it does not exist here"
+                advice = "Find the cause with: tactile-align doctor CONFIG"
+                measured, limit = f"none in the {len(pairs)} {word} records", "at least one"
+                title = f"Pairs of {view}, {word}"
+                yield Check(f"no-pairs/{kind}/{view}", title, status, measured, 0, "", limit, why, advice)
 
 
 def _encoder(run: Run) -> Iterator[Check]:

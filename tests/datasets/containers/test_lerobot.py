@@ -1,6 +1,7 @@
 """LeRobotDataset v3.0 out and in."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tactile_align.cli import run
 from tactile_align.datasets.containers.lerobot import export_lerobot, import_lerobot
 from tactile_align.datasets.containers.lerobot_parquet import INFO_PATH, STATS_PATH, read_info
 from tactile_align.datasets.episodes import open_episode, write_episode
+from tactile_align.errors import InputError
 from tests.datasets.making import frames, parts
 
 pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
@@ -172,10 +174,89 @@ def test_a_dataset_that_lost_some_of_its_episodes_is_not_taken_for_whole(tmp_pat
         import_lerobot(tmp_path / "out", tmp_path / "back")
 
 
-def test_the_command_replaces_imported_files_only_where_told(tmp_path: Path, capsys: Any) -> None:
+def test_the_command_resumes_an_import_and_replaces_other_files_only_where_told(tmp_path: Path, capsys: Any) -> None:
     recordings(tmp_path / "in")
     export_lerobot(tmp_path / "in", tmp_path / "out", cameras="image")
     command = ["convert", str(tmp_path / "out"), str(tmp_path / "back"), "--to", "xtrainer"]
     assert run(command) == 0
-    assert run(command) == 2 and "exists" in capsys.readouterr().err
-    assert run([*command, "--overwrite"]) == 0
+    first = tmp_path / "back/episode_init_0.hdf5"
+    (tmp_path / "back/episode_init_2.hdf5").unlink()  # as if stopped before the last
+    stamp = first.stat().st_mtime_ns
+    assert run(command) == 0 and first.stat().st_mtime_ns == stamp
+    assert "2 episodes were already converted" in capsys.readouterr().err
+    write_episode(first, **parts(4), overwrite=True)
+    assert run(command) == 2
+    assert "episode_init_0.hdf5 exists and is not the import of this episode" in capsys.readouterr().err
+    assert run([*command, "--overwrite"]) == 0 and len(open_episode(first)) == 7
+
+
+EPISODES, DATA = "meta/episodes/chunk-000/file-000.parquet", "data/chunk-000/file-000.parquet"
+BAD = (float("nan"), None, "x", -1, 0.5, True, b"\xff", float("inf"), [1], {"a": 1})
+"""Cells that are no whole number."""
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three episodes with one video and one image feature."""
+    folder = tmp_path_factory.mktemp("cells")
+    recordings(folder / "in")
+    export_lerobot(folder / "in", folder / "set")
+    return folder / "set"
+
+
+def with_cell(root: Path, file: str, column: str, row: int, value: Any) -> None:
+    """Put a value into a cell of a table, or remove the column when the value is ...; other cells keep their values."""
+    pa = pytest.importorskip("pyarrow")
+    table = pq.read_table(root / file)
+    cells = table[column].to_pylist()
+    table = table.drop_columns([column])
+    if value is not ...:
+        cells[row] = value
+        try:
+            column_of = pa.array(cells)
+        except (pa.ArrowException, TypeError, ValueError):
+            column_of = pa.array([str(cell) for cell in cells])  # as a table that holds mixed types as text
+        table = table.append_column(column, column_of)
+    pq.write_table(table, root / file)
+
+
+def one_change(rng: np.random.Generator) -> tuple[str, str, int, Any]:
+    """File, column, row and new value of a random damaged cell."""
+    video = "videos/observation.images.top/"
+    whole = ("episode_index", "length", "data/chunk_index", "data/file_index", f"{video}chunk_index")
+    column = str(rng.choice([*whole, f"{video}from_timestamp", "action", "observation.state", "task_index", "text"]))
+    bad: list[Any] = [*BAD, ...]
+    if column.startswith(("videos/", "data/", "length", "episode")):
+        bad = [value for value in bad if not (column.endswith("timestamp") and value == 0.5)]
+        return EPISODES, column, int(rng.integers(3)), bad[int(rng.integers(len(bad)))]
+    if column == "text":
+        return "meta/tasks.parquet", "__index_level_0__", int(rng.integers(2)), [None, 3.5, ...][int(rng.integers(3))]
+    file, rows = (DATA, 24) if column != "task_index" or rng.integers(2) else ("meta/tasks.parquet", 2)
+    if column == "task_index":
+        bad.remove(...) if file == DATA else None  # a table without tasks is sound
+    else:
+        bad = [None, [1.0], [float("nan")] * 14, ["x"] * 14, ...]
+    return file, column, int(rng.integers(rows)), bad[int(rng.integers(len(bad)))]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_damaged_cell_is_named_with_its_file_column_and_row(dataset: Path, tmp_path: Path, seed: int) -> None:
+    root = tmp_path / "set"
+    shutil.copytree(dataset, root)
+    file, column, row, value = one_change(np.random.default_rng(seed))
+    with_cell(root, file, column, row, value)
+    with pytest.raises(InputError) as error:
+        import_lerobot(root, tmp_path / "back", to="aloha")
+    assert str(root / file) in str(error.value)
+    assert column in str(error.value) or "no column task" in str(error.value)
+    assert value is ... or "row" in str(error.value) or "whole numbers" in str(error.value)
+    written = len(list((tmp_path / "back").glob("*"))) if (tmp_path / "back").exists() else 0
+    assert written == 0 or file == DATA
+
+
+def test_whole_numbers_that_pandas_stored_as_floats_are_read(dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(dataset, tmp_path / "set")
+    for column in ("length", "data/chunk_index", "data/file_index", "videos/observation.images.top/chunk_index"):
+        cells = pq.read_table(tmp_path / "set" / EPISODES)[column].to_pylist()
+        with_cell(tmp_path / "set", EPISODES, column, 0, float(cells[0]))
+    assert len(import_lerobot(tmp_path / "set", tmp_path / "back", to="aloha").paths) == 3

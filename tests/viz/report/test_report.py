@@ -157,6 +157,17 @@ def test_scratch_a_diverged_and_an_unfinished_run_are_told_apart(tmp_path: Path)
     assert live.status == "info"
 
 
+def test_a_run_without_a_pair_is_not_called_good(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    log(run, *({"kind": kind, "step": 300, f"pairs/{VIEW}": 0.0} for kind in ("train", "validation")))
+    assert (check(run, f"no-pairs/train/{VIEW}").status, check(run, f"no-pairs/validation/{VIEW}").status) == (
+        "fail",
+        "warn",
+    )
+    log(run, *({"kind": kind, "step": 300, f"pairs/{VIEW}": 3.0} for kind in ("train", "validation")))
+    assert not [one.id for one in judge(read_run(run)).checks if one.kind == "no-pairs"]
+
+
 def test_remarks_of_the_watch_keep_their_id_and_step_and_stand_once(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     assert read_run(run).watch is None

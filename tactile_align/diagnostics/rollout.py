@@ -1,0 +1,547 @@
+"""Roll-outs: policies act in the simulated cell, each seed with every class of object, and success is compared.
+
+The classes of a seed differ only in the relief of the object. A policy that does not use the relief does the same with
+every class. With two classes it then carries at most one of the two objects to the right side.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from scipy.stats import binomtest
+from tqdm import tqdm
+
+from tactile_align.calibration.rig import Rig
+from tactile_align.config.cell import CellOptions
+from tactile_align.diagnostics.evaluation import encoder_name, run_names
+from tactile_align.diagnostics.intervals import Interval, interval_text, mean_interval
+from tactile_align.diagnostics.summary import Difference
+from tactile_align.errors import InputError
+from tactile_align.features.encoder import SCRATCH
+from tactile_align.policies.checkpoint import header_of, latest_checkpoint
+from tactile_align.policies.observation import Needs
+from tactile_align.policies.runtime import Policy
+from tactile_align.simulation.cell import EXECUTED, Cell, cell_rig
+from tactile_align.simulation.gel import Pad
+from tactile_align.simulation.scene import read_hand
+
+Touch = Literal["true", "shuffle", "zero"]
+Weights = Literal["last", "best"]
+TOUCHES: dict[Touch, str] = {
+    "true": "the policy gets the true touch",
+    "shuffle": "the policy gets the touch of a donor, the same for all classes of a seed",
+    "zero": "the policy gets the no-contact reference at every step",
+}
+_DONOR = 3  # last number of a donor's seed; roll-outs have one number, and recordings end in 1 or 2
+_ERRORS = ("box_offset_px", "rig_error_mm", "rig_error_deg")  # options that change the policy's rig, not the cell
+
+
+class Acts(Protocol):
+    """Policy that can be rolled out: `Policy`, or any other object with these members."""
+
+    @property
+    def needs(self) -> Needs:
+        """Entries that the policy needs in an observation."""
+
+    def reset(self) -> None:
+        """Clear all state at the start of an episode."""
+
+    def act(self, observation: Mapping[str, Any], /) -> np.ndarray:
+        """Return the chunk (C, A) of the next C actions of A columns, C at least EXECUTED, in robot units."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Played:
+    """Outcome of one episode.
+
+    Attributes:
+        seed: Seed of the episode.
+        cls: Class of the object.
+        lifted: Whether the object was lifted at the end.
+        decided: Whether the object was lifted and carried to a side.
+        correct: Whether the task was fulfilled.
+        side: Side to which the object was carried, +1 or -1; 0: neither.
+        steps: Number of executed steps.
+        donor_side: Side of the donor's object, +1 or -1; None without a donor, or in a task without sides.
+    """
+
+    seed: int
+    cls: int
+    lifted: bool
+    decided: bool
+    correct: bool
+    side: int
+    steps: int
+    donor_side: int | None = None
+
+
+@dataclass(frozen=True)
+class Filmed:
+    """Outcome of an episode, with the images of each moment at which the policy was asked, and of the end.
+
+    Attributes:
+        played: The outcome.
+        moments: By moment, the images (H, W, 3) uint8 RGB by name: all cameras, then the touch that the policy got.
+    """
+
+    played: Played
+    moments: list[dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Share:
+    """Share of episodes or seeds.
+
+    Attributes:
+        hits: Number of episodes or seeds that count.
+        of: Number of all episodes or seeds.
+        interval: 95 % interval of the share, with the seed as the independent unit; None with too few seeds.
+    """
+
+    hits: int
+    of: int
+    interval: Interval = None
+
+    @classmethod
+    def over(cls, hits: np.ndarray, seed: np.ndarray) -> "Share":
+        """Return the share of `hits`, (N,) bool, in N episodes whose seeds are `seed`, (N,)."""
+        return cls(int(hits.sum()), len(hits), mean_interval(hits.astype(float), seed) if len(hits) else None)
+
+    def text(self) -> str:
+        """Return the share as text, such as "24/50 0.48 [0.35, 0.62]"."""
+        if not self.of:
+            return "-"
+        return f"{self.hits}/{self.of} {self.hits / self.of:.2f} {interval_text(self.interval, '.2f')}"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Success of a policy.
+
+    Attributes:
+        seeds: Number of seeds.
+        classes: Number of classes with which each seed was played.
+        lifted: Share of episodes that ended with the object lifted.
+        decided: Share of episodes in which the object was carried to a side.
+        correct: Share of episodes in which the task was fulfilled.
+        both_right: Share of seeds whose task was fulfilled with every class.
+        pairs_that_differ: Number of seeds in which the side is not the same for all classes. It is 0 for a policy to
+            which nothing tells the classes apart.
+        follows_donor: Share of decided episodes in which the side is that of the donor; None without donors.
+    """
+
+    seeds: int
+    classes: int
+    lifted: Share
+    decided: Share
+    correct: Share
+    both_right: Share
+    pairs_that_differ: int
+    follows_donor: Share | None = None
+
+
+def success(played: Sequence[Played]) -> Rates:
+    """Return the success of a policy from the outcomes of its episodes.
+
+    Raises:
+        InputError: There is no episode, or the seeds were not all played with the same classes.
+    """
+    by_seed: dict[int, list[Played]] = {}
+    for p in played:
+        by_seed.setdefault(p.seed, []).append(p)
+    classes = {tuple(sorted(p.cls for p in members)) for members in by_seed.values()}
+    if len(classes) != 1:
+        raise InputError(
+            f"success needs seeds that were all played with the same classes; got {len(played)} episodes with the "
+            f"classes {sorted(classes)}. Pass the complete list that `play` returns"
+        )
+    seed = np.array([p.seed for p in played])
+    shares = {name: Share.over(_column(played, name), seed) for name in ("lifted", "decided", "correct")}
+    right = np.array([all(p.correct for p in members) for members in by_seed.values()])
+    differ = sum(len({p.side for p in members}) > 1 for members in by_seed.values())
+    donated = [p for p in played if p.decided and p.donor_side is not None]
+    follows = None
+    if any(p.donor_side is not None for p in played):
+        follow = np.array([p.side == p.donor_side for p in donated], bool)
+        follows = Share.over(follow, np.array([p.seed for p in donated]))
+    both = Share.over(right, np.array(list(by_seed)))
+    return Rates(
+        len(by_seed), len(classes.pop()), **shares, both_right=both, pairs_that_differ=differ, follows_donor=follows
+    )
+
+
+def _column(played: Sequence[Played], name: str) -> np.ndarray:
+    return np.array([getattr(p, name) for p in played], bool)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Comparison of two policies on the same seeds and classes.
+
+    Attributes:
+        more: Number of seeds in which the first policy was correct with more classes than the second.
+        fewer: Number of seeds in which it was correct with fewer classes.
+        equal: Number of the other seeds.
+        p: Two-sided p value of the exact sign test over the seeds, times the number of comparisons (Bonferroni), at
+            most 1. With one class, this is McNemar's exact test.
+        difference: Share of correct episodes of the first policy minus that of the second.
+    """
+
+    more: int
+    fewer: int
+    equal: int
+    p: float
+    difference: Difference
+
+    def text(self) -> str:
+        """Return the comparison as text."""
+        seeds = f"correct with more classes in {self.more} seeds, with fewer in {self.fewer}, equal in {self.equal}"
+        return f"correct {self.difference.text('+.2f')}; {seeds}; exact sign test p = {self.p:.2g}"
+
+
+def compare_played(a: Sequence[Played], b: Sequence[Played], comparisons: int = 1) -> Compared:
+    """Return the comparison of two policies from the outcomes of their episodes.
+
+    Args:
+        a: Outcomes of the first policy.
+        b: Outcomes of the second policy, with the same seeds and classes.
+        comparisons: Number of comparisons that are made together (Bonferroni).
+
+    Raises:
+        InputError: The seeds or the classes of the two differ.
+    """
+    first, second = ({(p.seed, p.cls): float(p.correct) for p in played} for played in (a, b))
+    if set(first) != set(second) or not first:
+        raise InputError(
+            f"a comparison needs outcomes with the same seeds and classes; got {len(first)} and {len(second)} "
+            f"episodes, {len(set(first) & set(second))} of them in common. Play both policies with the same seeds"
+        )
+    keys = sorted(first)
+    seed = np.array([s for s, _ in keys])
+    ours, theirs = (np.array([values[key] for key in keys]) for values in (first, second))
+    gain = np.array([(ours - theirs)[seed == s].sum() for s in np.unique(seed)])
+    more, fewer = int((gain > 0).sum()), int((gain < 0).sum())
+    p = float(binomtest(more, more + fewer).pvalue) if more + fewer else 1.0
+    difference = Difference.of(ours, theirs, seed, bounds=(0, 1), comparisons=comparisons)
+    return Compared(more, fewer, len(gain) - more - fewer, min(1.0, p * comparisons), difference)
+
+
+def play(
+    policy: Acts,
+    task: str,
+    seeds: Sequence[int],
+    *,
+    options: CellOptions | None = None,
+    touch: Touch = "true",
+    film: list[Filmed] | None = None,
+    progress: bool = False,
+) -> list[Played]:
+    """Return the outcomes of a policy that acts in the simulated cell, for each seed with every class of object.
+
+    The policy is asked at every third step (EXECUTED), and cameras are rendered only then. An episode ends when the
+    task is decided, when the object has fallen, or at the horizon. torch runs with one thread, so that the same seeds
+    give the same outcomes on one machine with the same versions.
+
+    A policy whose gripper reading is "commanded" notices the start of a contact only when it is asked, so it may hold
+    an opening that is up to two steps late. Record with the reading "measured" for roll-outs.
+
+    Args:
+        policy: The policy. To give it the errors of its rig that `options` state, load it with `policy_of`.
+        task: Name of the task, see `cell_tasks`.
+        seeds: Seeds of the episodes, each at least 0.
+        options: Options of the cell; None: the defaults.
+        touch: true: the touch of the cell. shuffle: the touch of a donor at the same step. A donor is a demonstration
+            with an object of a random class and a seed of its own, one per seed; all classes of the seed get its touch.
+            zero: the no-contact reference of the episode's gel.
+        film: List to which the episodes of the first seed are appended, with the images of all cameras.
+        progress: Whether to show a progress bar on stderr.
+
+    Raises:
+        InputError: The task is unknown, the cell lacks a stream that the policy needs, `options` state errors of a rig
+            that the policy does not have, or the policy returns no chunk of EXECUTED finite actions.
+    """
+    rig = _rig_for(policy, task)
+    cell, unseen = Cell(task, options, rig, tuple(policy.needs.cameras)), Cell(task, options, rig, ())
+    errors = {name: getattr(cell.options, name) for name in _ERRORS if getattr(cell.options, name)}
+    if errors and isinstance(policy, Policy) and policy.rig.cameras != cell.policy_rig().cameras:
+        raise InputError(
+            f"{', '.join(f'{name} = {value:g}' for name, value in errors.items())} needs a policy whose cameras have "
+            f"this error; got other cameras. Load the policy with policy_of(run, task, options)"
+        )
+    out = []
+    with _one_thread():
+        for number, seed in enumerate(tqdm(seeds, unit="seed", desc=task, disable=not progress)):
+            donor, donor_side = _donor(unseen, seed) if touch == "shuffle" else (None, None)
+            filmed = film if number == 0 else None
+            world = cell if filmed is None else Cell(task, options, rig)
+            for cls in range(cell.task.classes):
+                moments: list[dict[str, np.ndarray]] | None = None if filmed is None else []
+                world.reset(seed, cls)
+                given = [world.world.gel.reference] * cell.task.horizon if touch == "zero" else donor
+                _act(policy, world, given, moments)
+                o = world.outcome()
+                out.append(
+                    Played(
+                        seed=seed,
+                        cls=cls,
+                        lifted=o.lifted,
+                        decided=o.decided,
+                        correct=o.correct,
+                        side=o.side,
+                        steps=world.count,
+                        donor_side=donor_side,
+                    )
+                )
+                if filmed is not None and moments is not None:
+                    filmed.append(Filmed(out[-1], moments))
+    return out
+
+
+def _act(
+    policy: Acts, cell: Cell, touches: Sequence[np.ndarray] | None, moments: list[dict[str, np.ndarray]] | None
+) -> None:
+    """Let a policy act in a cell after its reset, to the end of the episode.
+
+    Args:
+        policy: The policy.
+        cell: The cell.
+        touches: Touch image that replaces the true one, by step; None: the true touches.
+        moments: List to which the images of each observation, and of the end, are appended.
+    """
+    policy.reset()
+    while cell.count < cell.task.horizon and not cell.over():
+        place = cell.count % EXECUTED
+        if place == 0:
+            observation = _observed(cell, touches)
+            if moments is not None:
+                moments.append({**observation["images"], **observation["touches"]})
+                observation["images"] = {name: observation["images"][name] for name in policy.needs.cameras}
+            chunk = np.asarray(policy.act(observation))
+            if chunk.ndim != 2 or len(chunk) < EXECUTED:
+                raise InputError(
+                    f"a roll-out executes {EXECUTED} actions of each chunk (C, A); got a chunk of shape {chunk.shape}. "
+                    f"Train with policy.chunk_size of at least {EXECUTED}, and load the policy without ensembling"
+                )
+        cell.step(chunk[place])
+    if moments is not None:
+        last = _observed(cell, touches)
+        moments.append({**last["images"], **last["touches"]})
+
+
+def _observed(cell: Cell, touches: Sequence[np.ndarray] | None) -> dict[str, Any]:
+    """Return the observation of the current moment, with the touch in `touches` at this step if they are given."""
+    observation = cell.observation(cell.moment())
+    if touches is not None:
+        touch = touches[min(cell.count, len(touches) - 1)]
+        observation["touches"] = dict.fromkeys(observation["touches"], touch)
+    return observation
+
+
+def _donor(cell: Cell, seed: int) -> tuple[list[np.ndarray], int | None]:
+    """Return the touches of the donor of a seed, by step, and the side of its object (None: the task has no sides)."""
+    stream = (seed, _DONOR)
+    cls = int(np.random.default_rng(stream).integers(cell.task.classes))
+    cell.reset(stream, cls)
+    return [step.moment.touch for step in cell.demonstrate()], cell.task.sides[cls] or None
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Limit torch to one thread: sums of several threads depend on their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _rig_for(policy: Acts, task: str) -> Rig:
+    """Return the rig of the simulated cell with the gripper reading of the policy's rig.
+
+    Raises:
+        InputError: The cell lacks an arm, a sensor or a stream that the policy needs.
+    """
+    rig, needs, wrong = cell_rig(), policy.needs, list[str]()
+    (arm,) = rig.arms
+    if isinstance(policy, Policy):
+        if arm in policy.rig.arms:
+            rig = cell_rig(policy.rig.gripper(arm).reading)
+        wrong += [f"arm '{name}'" for name in policy.rig.arms if name != arm]
+        wrong += [f"sensor '{view.sensor}'" for view in policy.views if view.sensor not in rig.sensors]
+    hand, columns = read_hand(rig, arm), rig.arms[arm].arm.dof + 1
+    pad = Pad(hand.pad_width, hand.pad_height)
+    cameras = {name: (c.stored.width, c.stored.height) for name, c in rig.cameras.items()}
+    touches = {rig.sensors[hand.sensor].stream: (pad.columns, pad.rows)}
+    if needs.state_dim != columns:
+        wrong.append(f"qpos of {needs.state_dim} columns")
+    for what, wanted, there in (("camera", needs.cameras, cameras), ("touch", needs.touches, touches)):
+        for name, size in wanted.items():
+            if name not in there or size not in (None, there[name]):
+                wrong.append(f"{what} '{name}'" + (f" {size[0]}x{size[1]}" if size else ""))
+    if wrong:
+        has = ", ".join(f"'{name}' {width}x{height}" for name, (width, height) in {**cameras, **touches}.items())
+        raise InputError(
+            f"the policy needs {', '.join(dict.fromkeys(wrong))}; the simulated cell has the arm '{arm}', qpos of "
+            f"{columns} columns, and the streams {has}. Train on recordings of the cell: tactile-align simulate OUT "
+            f"--task {task}"
+        )
+    return rig
+
+
+def policy_of(
+    run: str | Path, task: str, options: CellOptions | None = None, weights: Weights = "last"
+) -> tuple[Policy, str]:
+    """Return the policy of a run for the simulated cell, and a text that states its weights.
+
+    Args:
+        run: The run folder.
+        task: Name of the task.
+        options: Options of the cell; the policy gets the rig of the cell with the errors that they state.
+        weights: last: the weights of the last step, or their running mean if the run has one. best: the weights with
+            the smallest held-out action error.
+
+    Raises:
+        FactError, FileNotFoundError: The folder does not contain a run with a checkpoint.
+        InputError: The run has no policy, no such weights, or a rig other than the cell's; the message names the run.
+    """
+    folder = Path(run)
+    path = latest_checkpoint(folder / "checkpoints")
+    if weights == "best":
+        path = path.with_name("best_action.safetensors")
+        if not path.is_file():
+            raise InputError(
+                f"{path}: no such file; the weights best are written by a validation pass that measures the action "
+                f"error. Use the weights last, or train with a smaller validate_every"
+            )
+    own = Policy.load(folder, checkpoint=path)
+    try:
+        rig = _rig_for(own, task)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
+    sizes = {name: size for name, size in own.needs.touches.items() if size is not None}
+    policy = Policy(own.model, own.config, Cell(task, options, rig, ()).policy_rig(), own.statistics, sizes)
+    step = int(header_of(path).get("step", path.stem.rpartition("_")[2]))
+    total, mean = policy.config.steps, policy.config.optimiser.ema
+    text = f"{weights}, step {step}" + (f" of {total}" if step < total else "")
+    return policy, text + ("" if mean is None else ", running mean")
+
+
+@dataclass(frozen=True)
+class RunPlayed:
+    """Roll-outs of one run.
+
+    Attributes:
+        run: Name of the run.
+        weights: Weights that were used, with their step.
+        encoders: Names of the encoders of images and touches with the source of their weights, or "none".
+        rates: Success over all seeds.
+        played: Outcome of each episode.
+        against_first: Comparison with the first run; None for the first run.
+    """
+
+    run: str
+    weights: str
+    encoders: str
+    rates: Rates
+    played: tuple[Played, ...]
+    against_first: Compared | None = None
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Roll-outs of several runs on the same seeds.
+
+    Attributes:
+        task: Name of the task.
+        touch: Touch that the policies got, see `play`.
+        options: Options of the cell that differ from the defaults, by name.
+        runs: Roll-outs of each run.
+    """
+
+    task: str
+    touch: Touch
+    options: dict[str, Any]
+    runs: tuple[RunPlayed, ...]
+
+    def text(self) -> str:
+        """Return the results as a table, with the conditions above it and the comparisons below it."""
+        first = self.runs[0].rates
+        lines = [
+            f"{self.task}, simulated cell: {first.seeds} seeds, each with {first.classes} "
+            f"{'class' if first.classes == 1 else 'classes'} of objects; 95 % intervals over seeds in brackets",
+            "the relief is a ghost: the gel feels it; it has no part in the physics",
+            f"touch {self.touch}: {TOUCHES[self.touch]}",
+        ]
+        if self.options:
+            lines.append(f"options: {', '.join(f'{name} = {value}' for name, value in self.options.items())}")
+        lines += [f"encoders of {r.run}: {r.encoders}" for r in self.runs]
+        if any("SCRATCH" in r.encoders for r in self.runs):
+            lines.append("SCRATCH: the encoder started from random weights")
+        rows = [["run", "weights", "lifted", "decided", "correct"]]
+        rows += [[r.run, r.weights, *(getattr(r.rates, name).text() for name in rows[0][2:])] for r in self.runs]
+        if first.classes > 1:
+            rows[0] += ["both right" if first.classes == 2 else "all right", "seeds that differ"]
+            for row, r in zip(rows[1:], self.runs, strict=True):
+                row += [r.rates.both_right.text(), f"{r.rates.pairs_that_differ}/{first.seeds}"]
+        if first.follows_donor is not None:
+            rows[0].append("follows the donor")
+            for row, r in zip(rows[1:], self.runs, strict=True):
+                row.append("-" if r.rates.follows_donor is None else r.rates.follows_donor.text())
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines += ["", *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)]
+        if len(self.runs) > 1:
+            lines += ["", f"compared with {self.runs[0].run} seed by seed (Bonferroni for {len(self.runs) - 1}):"]
+            lines += [f"  {r.run}: {r.against_first.text()}" for r in self.runs if r.against_first is not None]
+        return "\n".join(lines)
+
+
+def rollout(
+    runs: Sequence[str | Path],
+    task: str,
+    seeds: Sequence[int],
+    *,
+    options: CellOptions | None = None,
+    touch: Touch = "true",
+    weights: Weights = "last",
+    film: dict[str, list[Filmed]] | None = None,
+    progress: bool = True,
+) -> Rollouts:
+    """Return the roll-outs of runs in the simulated cell, each compared with the first run.
+
+    Args:
+        runs: Run folders.
+        task: Name of the task, see `cell_tasks`.
+        seeds: Seeds of the episodes, different from one another.
+        options: Options of the cell; None: the defaults.
+        touch: Touch that the policies get, see `play`.
+        weights: Weights that are used, see `policy_of`.
+        film: Dictionary to which the filmed episodes of the first seed are added, by name of the run.
+        progress: Whether to show progress bars on stderr.
+
+    Raises:
+        InputError: A run or a seed is given twice, or none is given. Also the errors of `policy_of` and `play`.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(f"roll-outs need at least one seed, each once; got {list(seeds)}. Give other seeds")
+    names, options = run_names([Path(run) for run in runs]), options or CellOptions()
+    # All runs are loaded before the first one is played, so that an unusable run costs no roll-outs.
+    policies = {name: policy_of(run, task, options, weights) for name, run in zip(names, runs, strict=True)}
+    out: list[RunPlayed] = []
+    for name, (policy, text) in policies.items():
+        strip = None if film is None else film.setdefault(name, [])
+        played = play(policy, task, seeds, options=options, touch=touch, film=strip, progress=progress)
+        against = compare_played(played, out[0].played, len(runs) - 1) if out else None
+        out.append(RunPlayed(name, text, _encoders(policy), success(played), tuple(played), against))
+    return Rollouts(task, touch, options.model_dump(exclude_defaults=True), tuple(out))
+
+
+def _encoders(policy: Policy) -> str:
+    names, act = [encoder_name(policy.model)], policy.config.policy
+    if act.vision == "resnet18":
+        names.append(f"ResNet-18 ({'SCRATCH' if act.vision_weights == SCRATCH else act.vision_weights})")
+    return ", ".join(name for name in names if name != "none") or "none"

@@ -1,0 +1,125 @@
+"""Reader of files of named tensors, .safetensors and torch.save files, which states what an unusable file is."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from tactile_align.errors import InputError
+from tactile_align.files import foreign_file
+
+
+def read_torch(path: Path) -> Any:
+    """Return the contents of a torch.save file, on the CPU; the file may contain only tensors and plain values.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        OSError: The file cannot be read.
+        InputError: The file is truncated, damaged or of another kind, or contains other objects.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a file of tensors. Check the path")
+    path.open("rb").close()  # torch raises an OSError for a truncated file too
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        if "GLOBAL" in str(error) and not foreign_file(path):  # torch names the Python object that it refuses to build
+            raise InputError(
+                f"{path}: expected a file of tensors and plain values; the file contains objects that cannot be read "
+                f"without running its code. Save the weights as .safetensors"
+            ) from error
+        raise unreadable(path) from error
+
+
+def header_of(path: Path) -> dict[str, str]:
+    """Return the texts in the header of a .safetensors file, by name; empty if `path` is not a .safetensors file.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    return read_safetensors(path, tensors=False)[1] if path.suffix == ".safetensors" and path.is_file() else {}
+
+
+def read_safetensors(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a .safetensors file, and the texts in its header; `tensors` = False reads only the texts.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        InputError: The file is damaged, or of another kind.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a file of tensors. Check the path")
+    try:
+        with safe_open(path, "pt") as file:
+            names = file.keys() if tensors else []
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise unreadable(path) from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Return the named tensors of a .safetensors or torch.save file, on the CPU, and the name of the file's entry.
+
+    The tensors may be the file's content, its entry `state_dict`, or its only entry that is a dict of tensors. The name
+    is "" for the content itself.
+
+    Raises:
+        FileNotFoundError, OSError: As for `read_torch`.
+        InputError: The file is damaged, or contains something other than named tensors.
+    """
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)[0], ""
+    loaded = read_torch(path)
+    if _is_state(loaded):
+        return dict(loaded), ""
+    entries = [str(name) for name, value in loaded.items() if _is_state(value)] if isinstance(loaded, Mapping) else []
+    chosen = ["state_dict"] if "state_dict" in entries else entries
+    if len(chosen) != 1:
+        names = list(map(str, loaded)) if isinstance(loaded, Mapping) else None
+        found = type(loaded).__name__ if names is None else f"a dict with the entries {', '.join(names[:6]) or 'none'}"
+        which = f", of which {' and '.join(entries)} are dicts of tensors" if entries else ""
+        raise InputError(
+            f"{path}: expected a dict of named tensors; found {found}{which}. Save only the model's state_dict()"
+        )
+    return dict(loaded[chosen[0]]), chosen[0]
+
+
+def _is_state(value: object) -> bool:
+    return isinstance(value, Mapping) and len(value) > 0 and all(isinstance(one, Tensor) for one in value.values())
+
+
+def unreadable(path: Path) -> InputError:
+    """Return the error for a file that is no file of tensors, or a damaged one."""
+    other = (
+        foreign_file(path)
+        or "a truncated or damaged file, or one of another kind. Copy it again, or use an earlier file"
+    )
+    return InputError(f"{path}: expected a file of tensors and plain values; found {other}")
+
+
+def mismatches(tensors: Mapping[str, Tensor], model: nn.Module) -> list[str]:
+    """Return one line for each tensor that is missing, is unknown or has another shape than in the model."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    both = [name for name in wanted if name in shapes]
+    wrong = [f"{k} is {shapes[k]} instead of {wanted[k]}" for k in both if shapes[k] != wanted[k]]
+    missing = [f"{name} is missing" for name in wanted if name not in shapes]
+    return wrong + missing + [f"{name} is unknown" for name in shapes if name not in wanted]
+
+
+def require_finite(tensors: Mapping[str, Tensor], source: str | Path) -> None:
+    """Check that weights are finite.
+
+    Raises:
+        InputError: A tensor contains nan or infinity; the message states `source` and the tensors.
+    """
+    bad = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise InputError(
+            f"{source}: weights must be finite; found nan or infinity in {', '.join(bad[:3])}{more} ({len(bad)} of "
+            f"{len(tensors)} tensors). The training that wrote them diverged: use earlier weights"
+        )

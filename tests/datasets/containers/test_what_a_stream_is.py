@@ -1,0 +1,128 @@
+"""What a stream is decides, not what it is called: depth, deep pixels, spans and rates that disagree are told apart."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from tactile_align.cli import run
+from tactile_align.datasets import codec
+from tactile_align.datasets.containers.lerobot import export_lerobot, import_lerobot
+from tactile_align.datasets.containers.lerobot_parquet import INFO_PATH, read_video
+from tactile_align.datasets.episodes import open_episode, write_episode
+from tactile_align.errors import EpisodeError, InputError
+from tests.datasets.making import parts, replace, xtrainer_file
+
+pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+av = pytest.importorskip("av", reason="PyAV is not installed")
+DATA, TOP = "data/chunk-000/file-000.parquet", "observation.images.top"
+EPISODES = "meta/episodes/chunk-000/file-000.parquet"
+
+
+def png(bits: int, value: int = 1000, channels: int = 1) -> bytes:
+    image = np.full((48, 64, channels), value, np.uint16 if bits == 16 else np.uint8)
+    return bytes(cv2.imencode(".png", image)[1])
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    for i in range(2):
+        write_episode(tmp_path / "in" / f"episode_init_{i}.hdf5", **parts(7 + i), fps=20)
+    export_lerobot(tmp_path / "in", tmp_path / "set", cameras="image")
+    return tmp_path / "set"
+
+
+def change_info(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    info = json.loads((root / INFO_PATH).read_text())
+    change(info)
+    (root / INFO_PATH).write_text(json.dumps(info))
+
+
+def change_column(root: Path, file: str, name: str, change: Callable[[list[Any]], list[Any]]) -> None:
+    table = pq.read_table(root / file)
+    index = table.column_names.index(name)
+    kind = table.schema.field(name).type
+    values = pa.array(change(table[name].to_pylist()), kind if pa.types.is_struct(kind) else None)
+    pq.write_table(table.set_column(index, name, values), root / file)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_frames_of_more_than_8_bits_are_refused_and_never_cut_to_their_upper_byte(
+    tmp_path: Path, channels: int
+) -> None:
+    deep = png(16, 1000, channels)
+    with pytest.raises(InputError, match=r"PNG of 16 bits per channel, but images have 8"):
+        codec.decode(deep)
+    assert codec.decode(png(8, 77, channels)).mean() == 77
+    path = xtrainer_file(tmp_path)
+    replace(path, "observations/images/top", np.tile(np.frombuffer(deep, np.uint8), (7, 1)))
+    with pytest.raises(EpisodeError, match=r"observations/images/top row 0 is a PNG of 16 bits"):
+        open_episode(path)
+
+
+@pytest.mark.parametrize(
+    "note", [("info", "video.is_depth_map"), ("info", "is_depth_map"), ("video_info", "video.is_depth_map")]
+)
+def test_a_depth_stream_is_left_out_by_name(dataset: Path, note: tuple[str, str], tmp_path: Path) -> None:
+    place, mark = note
+    change_info(dataset, lambda info: info["features"][TOP].setdefault(place, {}).update({mark: True}))
+    done = import_lerobot(dataset, tmp_path / "back", to="aloha")
+    assert any(said.startswith(f"{TOP}, a depth map, is left out") for said in done.lossy)
+    with open_episode(done.paths[0], "aloha") as episode:
+        assert set(episode.cameras) == {"left_wrist", "right_wrist"}
+    change_info(dataset, lambda info: info["features"][TOP][place].update({mark: False}))
+    with open_episode(import_lerobot(dataset, tmp_path / "all", to="aloha").paths[0], "aloha") as episode:
+        assert "top" in episode.cameras
+
+
+def test_an_image_column_of_16_bits_is_refused_by_name_and_row(dataset: Path, tmp_path: Path) -> None:
+    cell = {"bytes": png(16), "path": "x.png"}
+    change_column(dataset, DATA, TOP, lambda cells: [*cells[:3], cell, *cells[4:]])
+    with pytest.raises(InputError, match=rf"{TOP} row 3 of episode 0 is a PNG of 16 bits"):
+        import_lerobot(dataset, tmp_path / "back")
+
+
+def test_a_video_of_10_bits_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "deep.mkv"
+    with av.open(str(path), "w") as box:
+        stream = box.add_stream("ffv1", rate=20)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "gray10le"
+        for packet in (*stream.encode(av.VideoFrame(64, 48, "gray10le")), *stream.encode()):
+            box.mux(packet)
+    with pytest.raises(InputError, match=r"deep\.mkv: frame 0 has 10 bits per channel \(gray10le\)"):
+        list(read_video(path, 0, 1, 20))
+
+
+@pytest.mark.parametrize("shift", [-5, -1, 1, 5])
+def test_a_part_of_a_video_that_is_longer_or_shorter_than_its_rows_is_refused_before_anything_is_written(
+    tmp_path: Path, shift: int
+) -> None:
+    for i in range(2):
+        write_episode(tmp_path / "in" / f"episode_init_{i}.hdf5", **parts(7 + i), fps=20)
+    export_lerobot(tmp_path / "in", tmp_path / "set")
+    last = f"videos/{TOP}/to_timestamp"
+    change_column(tmp_path / "set", EPISODES, last, lambda times: [times[0], times[1] + shift / 20])
+    with pytest.raises(InputError, match=rf"episode 1 8 rows, but {8 + shift} frames of {TOP} .*to_timestamp"):
+        import_lerobot(tmp_path / "set", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("rate", [10, 15, 40])
+def test_timestamps_that_disagree_with_the_rate_are_refused_with_both(
+    dataset: Path, rate: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change_column(dataset, DATA, "timestamp", lambda times: [time * 20 / rate for time in times])
+    assert run(["convert", str(dataset), str(tmp_path / "back"), "--to", "xtrainer"]) == 2
+    error = capsys.readouterr().err
+    assert "has timestamp" in error and "fps = 20 in meta/info.json" in error and f"give {rate} fps" in error
+
+
+def test_a_hole_in_the_timestamps_is_named_by_its_row(dataset: Path, tmp_path: Path) -> None:
+    change_column(dataset, DATA, "timestamp", lambda old: [*old[:4], *(time + 0.05 for time in old[4:])])
+    with pytest.raises(InputError, match=r"row 4 of episode 0 has timestamp 0\.25 s, but fps = 20 .* gives 0\.2 s"):
+        import_lerobot(dataset, tmp_path / "back")
