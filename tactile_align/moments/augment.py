@@ -39,7 +39,9 @@ def with_second_views(
     Args:
         batch: Result of `augment` for `raw`.
         raw: Batch before augmentation.
-        config, generator, rows: As for `augment`; the generator continues after the draws for `batch`.
+        config: Options of the augmentation.
+        generator: Random generator; it continues after the draws for `batch`.
+        rows: Rank of this process and number of processes, as for `augment`.
     """
     return replace(batch, second_views=augment(raw, config, generator, rows).views)
 

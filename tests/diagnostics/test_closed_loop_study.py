@@ -112,12 +112,12 @@ def test_a_row_takes_recording_episodes_init_and_roll_outs_of_its_base() -> None
 
 
 def test_a_condition_replaces_only_the_options_that_it_states() -> None:
-    recordings = {"feel": {"task": "feel", "episodes": 8, "options": {"mark_mm": 0.5, "clutter": True}}}
+    recordings = {"feel": {"task": "feel", "episodes": 8, "options": {"stripe_mm": 0.5, "clutter": True}}}
     conditions = {"off": {"options": {"box_offset_px": 10}}, "tidy": {"options": {"clutter": False}}}
     plan = plan_of({"a": {"recording": "feel", "roll_outs": ACTS}}, recordings=recordings, conditions=conditions)
-    assert plan.condition("a", "true").options == CellOptions(mark_mm=0.5, clutter=True)
-    assert plan.condition("a", "off").options == CellOptions(mark_mm=0.5, clutter=True, box_offset_px=10)
-    assert plan.condition("a", "tidy").options == CellOptions(mark_mm=0.5)
+    assert plan.condition("a", "true").options == CellOptions(stripe_mm=0.5, clutter=True)
+    assert plan.condition("a", "off").options == CellOptions(stripe_mm=0.5, clutter=True, box_offset_px=10)
+    assert plan.condition("a", "tidy").options == CellOptions(stripe_mm=0.5)
 
 
 def test_a_run_comes_after_the_run_that_it_starts_from_although_only_its_row_is_chosen(tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_changed_entries_of_the_rig_are_merged_along_the_bases() -> None:
 
 def test_a_stored_roll_out_is_read_back_as_it_was(tmp_path: Path) -> None:
     first = cell("touch", 0, true=played(HALF))
-    first = replace(first, rolled={"true": replace(first.rolled["true"], options=CellOptions(mark_mm=0.5))})
+    first = replace(first, rolled={"true": replace(first.rolled["true"], options=CellOptions(stripe_mm=0.5))})
     (tmp_path / "runs/touch-s0").mkdir(parents=True)
     (tmp_path / "runs/touch-s0/result.json").write_text(module.json_of(first))
     assert results(tmp_path) == [first]
