@@ -27,6 +27,8 @@ class CellOptions(Strict):
     mark on each line of the relief."""
     mark_contrast: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Contrast of the marks with the object. 1: dark blue. 0: the object's own colour."""
+    camera_noise: Annotated[float, Field(ge=0, le=20)] = 0.0
+    """Standard deviation of the noise of camera images, grey levels."""
     occlude: bool = False
     """Cover 60 % of the sensor's box in each moving camera's image, from the pad's end on, with a grey rectangle."""
     box_offset_px: float = 0.0

@@ -113,7 +113,8 @@ class Cell:
         looks, places, self._noise = streams[:3]
         self.script_rng = streams[3 + cls]  # one per class, so that no demonstration copies another one's motion
         unit = self.task.unit(looks, self.options)
-        self.world = world = World(self.rig, self.task.look(looks, cls, self.options), self.arm, unit)
+        look, noise = self.task.look(looks, cls, self.options), self.options.camera_noise
+        self.world = world = World(self.rig, look, self.arm, unit, noise)
         self.cls, self.count = cls, 0
         world.lenses = {name: world.lenses[name] for name in self.cameras}
         x, y, turn = places.uniform(-1, 1, 3) * self.task.spread

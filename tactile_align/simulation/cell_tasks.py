@@ -25,6 +25,7 @@ from tactile_align.simulation.world import World, tool_pose
 TaskName = Literal["lift", "feel", "look", "sort"]
 HALF_MM = np.array([15.0, 10.0, 17.0])  # half sides of the block; the pads touch its faces y = -10 and y = 10
 _PROUD_MM, _RADIUS_MM = 0.6, 1.3  # height and radius of a ridge
+_PAINT_MM = 0.01  # thickness of paint; thicker paint would change the outline of the block
 _LINE_MM, _MARK = 2.4, np.array([0.05, 0.05, 0.30])  # width and colour of a painted line
 _BLOCK, _BENCH, _LAMP = np.array([0.75, 0.35, 0.15]), plain(0.45, 0.50, 0.45), np.array([0.3, 0.2, 0.93])
 _RIM_MM = 1.0  # smallest distance of a line from the edge of a face
@@ -44,10 +45,11 @@ class Relief:
     spacing_mm: float = 7.0
     count: int = 3
 
-    def lines(self, half_u: float, half_v: float) -> list[tuple[Floats, float]]:
+    def lines(self, half_u: float, half_v: float, shortest: float = 2.0) -> list[tuple[Floats, float]]:
         """Return the centre (2,) and half length of each line inside a face with half sides `half_u`, `half_v`, mm.
 
-        The centre is given along the horizontal and the vertical of the face.
+        The centre is given along the horizontal and the vertical of the face. Lines shorter than `shortest`, mm, are
+        left out.
         """
         along = np.array([np.sin(self.angle), np.cos(self.angle)])
         across = np.array([np.cos(self.angle), -np.sin(self.angle)])
@@ -58,7 +60,7 @@ class Relief:
             with np.errstate(divide="ignore", invalid="ignore"):  # a line along an edge crosses it nowhere
                 reach = np.sort((np.array([[-1.0], [1.0]]) * half - foot) / along, axis=0)  # (2, 2): enter and leave
                 low, high = reach[0].max(), reach[1].min()
-                if high - low > 2:  # mm: shorter lines are left out
+                if high - low > shortest:
                     out.append((foot + (low + high) / 2 * along, (high - low) / 2))
         return out
 
@@ -82,19 +84,20 @@ def _ridges(relief: Relief) -> list[Part]:
 def _marks(relief: Relief, options: CellOptions, colour: Floats) -> list[Part]:
     """Return the relief's lines as paint on the four faces that the pads do not touch: seen, not felt."""
     x, y, z = HALF_MM
-    width_mm, share = options.stripe_mm or _LINE_MM, options.mark_contrast
+    width_mm, share, shortest = options.stripe_mm or _LINE_MM, options.mark_contrast, 2.0
     if options.stripe_mm is not None:
         relief = Relief(relief.angle, 2 * width_mm, 2 * int(np.hypot(x, z) / width_mm) + 1)
+        shortest = 0.0  # stripes fill the corners too: a corner without stripes would show the angle from afar
     paint = plain(*(share * _MARK + (1 - share) * colour))
     out = []
     for side in BOTH:
         R = np.asarray(rotation_from_rpy(np.array([-relief.angle, 0.0, 0.0])))  # faces across x: y and z
-        for centre, half in relief.lines(y, z):
-            at, size = np.array([side * x, centre[0], centre[1]]), np.array([0.2, width_mm / 2, half])
+        for centre, half in relief.lines(y, z, shortest):
+            at, size = np.array([side * x, centre[0], centre[1]]), np.array([_PAINT_MM, width_mm / 2, half])
             out.append(Part(BOX, size * MM, at * MM, R, solid=False, felt=False, paint=paint))
         R = np.asarray(rotation_from_rpy(np.array([0.0, 0.0, -relief.angle])))  # faces across z: x and y
-        for centre, half in relief.lines(x, y):
-            at, size = np.array([centre[0], centre[1], side * z]), np.array([width_mm / 2, half, 0.2])
+        for centre, half in relief.lines(x, y, shortest):
+            at, size = np.array([centre[0], centre[1], side * z]), np.array([width_mm / 2, half, _PAINT_MM])
             out.append(Part(BOX, size * MM, at * MM, R, solid=False, felt=False, paint=paint))
     return out
 

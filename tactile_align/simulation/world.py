@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import mujoco
 import numpy as np
 import numpy.typing as npt
@@ -139,6 +140,7 @@ def tool_pose(place: Floats, yaw: float, tilt: tuple[float, float] = (0.0, 0.0))
     return np.asarray(pose(R, np.asarray(place, dtype=np.float64)))
 
 
+_ROOM = 64  # px by which the noise image is larger than a camera image
 FAR = 0.2  # metres: larger than any object in the hand
 _OPTICAL = np.diag([1.0, -1.0, -1.0])  # rotation between the camera axes of MuJoCo and OpenCV
 HOME = np.array([0.298, -0.294, -1.911, 0.634, 1.571, -1.273])  # Nova 2: tool down, pads 0.12 m above (0.40, 0)
@@ -152,9 +154,12 @@ class World:
         look: Object, colours, lamp and further objects of the episode.
         arm: Name of an arm of the rig.
         unit: Light, gain and tint of the touch sensor's image; None: those of the nominal sensor.
+        camera_noise: Standard deviation of the noise of camera images, grey levels.
     """
 
-    def __init__(self, rig: Rig, look: Look, arm: str = "left", unit: GelUnit | None = None) -> None:
+    def __init__(
+        self, rig: Rig, look: Look, arm: str = "left", unit: GelUnit | None = None, camera_noise: float = 0.0
+    ) -> None:
         self.rig, self.look, self.arm = rig, look, rig.arms[arm].arm
         self.hand = read_hand(rig, arm)
         self.model = mujoco.MjModel.from_xml_string(scene_text(rig, arm, look))
@@ -181,6 +186,12 @@ class World:
         self.thing_solids = things[[part.felt for part in look.parts]]
         self.lenses = {name: lens_of(rig, name) for name in rig.cameras}
         self._backdrop: dict[str, Picture] = {}
+        # Crops of one noise image are faster than new random numbers for each image.
+        self._grain: npt.NDArray[np.float32] | None = None
+        if camera_noise:
+            height, width = (max(getattr(lens, side) for lens in self.lenses.values()) for side in ("height", "width"))
+            noise = np.random.default_rng(0).normal(0, camera_noise, (height + _ROOM, width + _ROOM, 3))
+            self._grain = noise.astype(np.float32)
         self.pad = Pad(self.hand.pad_width, self.hand.pad_height)
         self.gel = GelCamera(self.pad, unit=unit)
         self._q = slice(0, self.arm.dof)
@@ -307,12 +318,18 @@ class World:
         images, box, unoccluded = {}, {}, {}
         for name in self.lenses:
             picture, box[name], unoccluded[name] = self.look_through(name)
-            images[name] = picture.rgb
+            images[name] = self._with_noise(picture.rgb, rng)
         sunk = -self.height_field()
         deepest = max(float(sunk.max()), 0.0)
         opening = self.data.qpos[self._fingers].copy()
         truth = Truth(box, unoccluded, deepest, deepest > TOUCHING, opening, self.thing_place())
         return Moment(images, self.gel.touch(sunk, rng), self.data.qpos[self._q].copy(), truth)
+
+    def _with_noise(self, image: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+        if self._grain is None:
+            return image
+        (height, width), (v, u) = image.shape[:2], rng.integers(0, _ROOM, 2)
+        return np.asarray(cv2.add(image, self._grain[v : v + height, u : u + width], dtype=cv2.CV_8U))
 
 
 def lens_of(rig: Rig, name: str, raw: bool = False) -> Lens:

@@ -18,7 +18,8 @@ from tactile_align.config.cell import CellOptions
 from tactile_align.simulation.cell import Cell
 from tactile_align.simulation.world import World
 
-STRIPES = ((1.2, 0.15), (1.4, 0.15), (1.2, 0.3))  # width, mm, and contrast
+NOISE = 3.0  # grey levels
+STRIPES = ((1.2, 0.15), (1.2, 0.3), (2.4, 1.0))  # width, mm, and contrast
 SEEDS, TRAINED_ON, FIRST = 60, 40, 500_000
 MOMENTS = (16, 20, 24, 27)  # above the object, around it, in the grip, lifted
 SIDE, ZOOM = 64, 2.2
@@ -33,16 +34,18 @@ def pictures(seed: int) -> dict[tuple[tuple[float, float], str], np.ndarray]:
     for stripes in STRIPES:
         options = CellOptions(stripe_mm=stripes[0], mark_contrast=stripes[1])
         for cls in (0, 1):
-            world = World(cell.rig, cell.task.look(np.random.default_rng(0), cls, options))
+            world = World(cell.rig, cell.task.look(np.random.default_rng(0), cls, options), camera_noise=NOISE)
+            rng = np.random.default_rng((seed, cls))
             for qpos in states:
                 world.data.qpos[:] = qpos
                 world.settle()
                 picture, box, _ = world.look_through("left_wrist")
-                whole = cv2.resize(picture.rgb, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+                image = world._with_noise(picture.rgb, rng)
+                whole = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
                 middle, half = (box[:2] + box[2:]) / 2, ZOOM * (box[2:] - box[:2]).max() / 2
                 M = np.array([[SIDE / 2 / half, 0, SIDE / 2 - middle[0] * SIDE / 2 / half],
                               [0, SIDE / 2 / half, SIDE / 2 - middle[1] * SIDE / 2 / half]])  # fmt: skip
-                crop = cv2.warpAffine(picture.rgb, M, (SIDE, SIDE), flags=cv2.INTER_AREA)
+                crop = cv2.warpAffine(image, M, (SIDE, SIDE), flags=cv2.INTER_AREA)
                 out.setdefault((stripes, "whole"), []).append(whole)
                 out.setdefault((stripes, "crop"), []).append(crop)
     return {key: np.stack(images).reshape(2, len(states), SIDE, SIDE, 3) for key, images in out.items()}

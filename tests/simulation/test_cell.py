@@ -242,3 +242,15 @@ def test_demonstrations_of_one_seed_move_differently_so_that_none_counts_as_a_co
         with open_episode(path) as episode:
             states.append(np.hstack([episode.qpos, episode.action]))
     assert not copies(states)
+
+
+def test_noise_of_the_cameras_is_as_large_as_stated_and_equal_for_all_classes() -> None:
+    clean, noisy = (Cell("feel", CellOptions(camera_noise=sigma), rig=SMALL) for sigma in (0.0, 3.0))
+    frames = []
+    for cell, cls in ((clean, 0), (noisy, 0), (noisy, 1)):
+        cell.reset(3, cls)
+        frames.append([cell.moment().images["left_wrist"].astype(float) for _ in range(2)])
+    difference = frames[1][0] - frames[0][0]
+    assert np.std(difference) == pytest.approx(3, rel=0.1) and abs(difference.mean()) < 0.2
+    assert (frames[1][0] != frames[1][1]).any(), "the noise is new in each image"
+    assert (frames[1][0] == frames[2][0]).all()
