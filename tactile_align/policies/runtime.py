@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.config.train import TrainConfig, load_config
-from tactile_align.datasets.contact import contact_of
+from tactile_align.datasets.contact import ContactWatch
 from tactile_align.errors import InputError
 from tactile_align.moments.augment import augment
 from tactile_align.moments.batch import ObservationBatch, TouchImages, ViewBatch
@@ -79,45 +80,6 @@ class TemporalEnsembler:
         # The new last row has no prediction yet. Its first prediction gets the full weight and replaces this 0.
         self._mean = torch.cat((mean[..., 1:, :], torch.zeros_like(mean[..., :1, :])), -2)
         return mean[..., 0, :]
-
-
-ENTER, LEAVE = 4.0, 2.0  # grey levels; `contact_of` estimates the noise, and never treats a score below 2 as contact
-
-
-class ContactWatch:
-    """Contact detector of one sensor, which compares each touch image with a no-contact reference.
-
-    `datasets.contact` uses complete episodes, but a robot knows only the past. The reference is therefore the
-    no-contact image of the sensor that the caller passes, or else the sensor's first image after a reset.
-    """
-
-    def __init__(self, free: np.ndarray | None = None) -> None:
-        self.free, self.touching = free, False
-
-    def update(self, touch: np.ndarray) -> bool:
-        """Return whether the sensor is in contact in the next touch image (H, W, 3) uint8.
-
-        Raises:
-            ValueError: The touch and the reference differ in size.
-        """
-        score = float(contact_of([touch], reference=self.against(touch)).score[0])
-        self.touching = score > (LEAVE if self.touching else ENTER)
-        return self.touching
-
-    def against(self, touch: np.ndarray) -> np.ndarray:
-        """Return the no-contact reference for a touch image (H, W, 3) uint8; by default, the first one after a reset.
-
-        Raises:
-            InputError: The touch and the reference differ in size.
-        """
-        if self.free is None:
-            self.free = touch.copy()
-        if touch.shape != self.free.shape:
-            raise InputError(
-                f"the touch image must have shape {self.free.shape}, as the no-contact reference; got {touch.shape}. "
-                f"Pass images of the same size as the reference, or call reset() with a new reference"
-            )
-        return self.free
 
 
 class Policy:
@@ -246,13 +208,12 @@ class Policy:
         Raises:
             ValueError: The observation is invalid; the policy's state is then unchanged.
         """
-        watches = [(watch, watch.free, watch.touching) for watch in self._watch.values()]
+        watches = {name: copy(watch) for name, watch in self._watch.items()}
         onsets = [(held, held.onset) for held in self._held.values()]
         try:
             batch = self.batch(checked(observation, self.needs))
         except ValueError:
-            for watch, free, touching in watches:
-                watch.free, watch.touching = free, touching
+            self._watch = watches
             for held, onset in onsets:
                 held.onset = onset
             raise
