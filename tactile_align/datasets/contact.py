@@ -22,7 +22,7 @@ import numpy as np
 
 from tactile_align.errors import InputError
 
-ROUNDS = 3  # the reference and the set of frames without contact converge in two or three rounds
+ROUNDS = 5  # the reference and the set of frames without contact converge in two to five rounds
 # An eighth of a 320x240 touch; a JPEG decoder produces this size at almost no cost.
 LONG_SIDE = 40
 WIDE = 5.0  # cells; brightness changes over longer distances are caused by the lamps, not by a contact
@@ -35,6 +35,7 @@ ENTER = 2.0  # grey levels; a smaller change is no contact
 ABOVE_NOISE = 1.6  # a contact scores at least this many times as much as noise
 # A released gel keeps up to 20 % of its indentation, which is up to 30 % of the score of a deep press with steep sides.
 RELEASED = 0.3  # share of the largest score of a contact
+RECOVERY = 60.0  # frames; time after a contact by which the gel has mostly recovered
 FALLING = 0.03  # share of the largest score of a contact, per frame; a gel recovers more slowly than it is released
 
 # Share of the contact's pattern in the reference: 0 at rest, -1 if the contact is the reference, -0.5 between the two.
@@ -286,17 +287,19 @@ class _Trace:
 def _settled(fields: np.ndarray, running: np.ndarray, noise: float, first_noise: float | None = None) -> _Trace:
     """Return scores and flags from a first reference, which becomes the mean of the frames without contact.
 
-    Frames in which the gel still recovers have less weight, so that the reference follows its recovery.
+    Frames have less weight while the gel recovers: soon after a contact, or with a large score. So the reference
+    approaches the gel at rest, and follows what remains of the contacts.
     """
-    weight = np.ones(len(fields))
+    weight, before = np.ones(len(fields)), np.zeros(0, bool)
     for level in (noise if first_noise is None else first_noise, *[noise] * (ROUNDS - 1)):
         score = _score(fields, running)
         flags = _flags(score, level)
-        if (~flags).sum() < 3:
+        if (~flags).sum() < 3 or np.array_equal(flags, before):
             break
-        enter = thresholds(level)[0]
-        weight = np.where(flags, 0.0, (enter / np.maximum(score, enter)) ** 3)
-        running = _running_mean(fields, weight)
+        at, enter = np.arange(len(flags)), thresholds(level)[0]
+        since = at - np.maximum.accumulate(np.where(flags, at, -(10**6)))
+        weight = (since / (since + RECOVERY)) ** 2 * (enter / np.maximum(score, enter)) ** 3
+        running, before = _running_mean(fields, weight), flags
     return _Trace(score, flags, weight, running)
 
 
@@ -310,7 +313,8 @@ def _flags(score: np.ndarray, noise: float) -> np.ndarray:
         flags[t] = press.touching
         if t and flags[t - 1] and not flags[t] and value > leave and score[t - 1] < RELEASED * press.peak:
             flags[t - 1] = False  # the fast fall had ended in this frame, which shows only in the next one
-    for t in np.flatnonzero(flags[1:] & ~flags[:-1]):
+    for begin in np.flatnonzero(flags[1:] & ~flags[:-1]):
+        t = int(begin)
         while t >= 0 and weak[t] and not flags[t]:
             flags[t], t = True, t - 1
     return flags
@@ -320,11 +324,12 @@ def _chosen(
     fields: np.ndarray, noise: float, opening: np.ndarray | None, command: np.ndarray | None
 ) -> tuple[_Trace, str, str]:
     """Return the result for the cluster that is without contact, the evidence for it, and the doubt about it."""
-    queue, refused = deque(_clusters(fields)), []
+    queue, refused, joined = deque(_clusters(fields)), [], False
     for _ in range(MAX_CLUSTERS):
         if not queue:
             break
-        trace = _settled(fields, _running_mean(fields, queue.popleft().astype(np.float64)), noise)
+        free = queue.popleft()
+        trace = _settled(fields, _running_mean(fields, free.astype(np.float64)), noise)
         verdict, rest = _verdict(fields, trace, noise)
         narrower, measured = _narrower(trace.flags, opening, command), opening is not None
         if verdict == "at rest" and narrower > -NARROWER:
@@ -332,6 +337,10 @@ def _chosen(
         refused.append((trace, "contradicted" if verdict == "at rest" else verdict, narrower))
         if rest is not None:
             queue.appendleft(rest)
+            if not joined and trace.score[rest].max() < RELEASED * trace.score.max():
+                # What remains of a contact can cause a weak difference. Then both groups of frames are the gel at rest.
+                queue.appendleft(rest | free)
+                joined = True
     for trace, verdict, narrower in refused:
         moves = opening is not None and np.ptp(opening) > TRAVEL_M
         if (verdict == "still" and moves) or (
@@ -360,8 +369,8 @@ def _verdict(fields: np.ndarray, trace: _Trace, noise: float) -> tuple[str, np.n
     """
     if not trace.flags.any():
         return "still", None
-    run, total, power, own, least, rest = contacts(trace.flags), 0.0, 0.0, 0.0, 0.0, None
-    fourth = 0.0
+    total, power, own, against, least, rest = np.zeros(fields.shape[1:3]), 0.0, 0.0, 0.0, 0.0, None
+    run = contacts(trace.flags)
     for k in range(run.max() + 1):
         at = np.flatnonzero(run == k)
         at = at[trace.score[at] >= 0.7 * trace.score[at].max()]
@@ -370,17 +379,18 @@ def _verdict(fields: np.ndarray, trace: _Trace, noise: float) -> tuple[str, np.n
         shifted = np.fft.irfft2(spectra.sum(axis=2), s=pattern.shape[:2])
         strength = (pattern**2).sum(axis=2)
         share, error = _share(shifted, float(strength.sum()))
-        if trace.score[at].max() > 1.25 * thresholds(noise)[0] and share + 3 * error < min(INVERTED, least):
-            least, rest = share + 3 * error, np.isin(np.arange(len(fields)), at)
+        clear = np.median(trace.score[at]) > 1.25 * thresholds(noise)[0]
+        if clear and share + 2 * error < min(INVERTED, least):
+            least, rest = share + 2 * error, np.isin(np.arange(len(fields)), at)
         total, power = total + shifted, power + float(strength.sum())
         own += float((strength * (reference**2).sum(axis=2)).sum())
-        fourth += float((strength**2).sum())
-    share, error = _share(np.asarray(total), power)
+        against += float((strength**2).sum())
+    share, error = _share(total, power)
     if rest is not None or share + 2 * error < INVERTED:
         return "inverted", rest
     if share > PRESSED and share - 2 * error > 0.1:
         return "pressed", None
-    return "at rest" if share - 2 * error > AT_REST and share <= PRESSED and own < fourth else "undecided", None
+    return "at rest" if share - 2 * error > AT_REST and share <= PRESSED and own < against else "undecided", None
 
 
 def _share(shifted: np.ndarray, power: float) -> tuple[float, float]:

@@ -25,7 +25,7 @@ from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.build import inputs_of, make_model, measure_of
 from tactile_align.policies.checkpoint import load_validated, selected_checkpoint
 from tactile_align.policies.observation import Needs, Observation, checked
-from tactile_align.projection.episode_boxes import HeldOpening, ViewBoxes, hand_of
+from tactile_align.projection.episode_boxes import HeldOpening, ViewBoxes, hand_of, no_contact_image
 
 
 class TemporalEnsembler:
@@ -118,6 +118,12 @@ class Policy:
         self._holding = tuple(name for held in self._held.values() for name in held.sensors)
         differing = [entry.key for entry in self.inputs if entry.difference]
         self._watched = tuple(dict.fromkeys([*sensors, *self._holding, *differing]))
+        places = {name: rig.sensor(name) for name in self._watched}
+        self._named = {
+            name: no_contact_image(sensor.no_contact, sensor.stream)
+            for name, sensor in places.items()
+            if sensor.no_contact is not None and sensor.no_contact.file is not None
+        }
         self.needs = self._needs(sizes)
         chunk = model.act.config.chunk_size
         self._ensembler = None if ensemble is None else TemporalEnsembler(chunk, ensemble)
@@ -166,10 +172,10 @@ class Policy:
         """Clear all state kept between steps; call `reset` at the start of each episode.
 
         Args:
-            free: No-contact reference (H, W, 3) uint8 of each sensor. If a sensor has none, its first image after the
-                reset must show no contact. The references have two uses. Where the gripper reports commands, they serve
-                to detect contact of any sensor of the hand. With features.touch_input = "difference", they are
-                subtracted from the touch images.
+            free: No-contact reference (H, W, 3) uint8 of each sensor. If a sensor has none, neither here nor as a file
+                in the rig, its first image after the reset must show no contact. The references have two uses. Where
+                the gripper reports commands, they serve to detect contact of any sensor of the hand. With
+                features.touch_input = "difference", they are subtracted from the touch images.
 
         Raises:
             InputError: A sensor is unknown to the policy, or a reference is not an RGB image (H, W, 3) uint8.
@@ -187,7 +193,7 @@ class Policy:
                     f"free['{name}'] must be a touch image without contact, (H, W, 3) uint8 RGB; got {came}. Pass the "
                     f"touch image as recorded"
                 )
-        self._watch = {name: ContactWatch(given.get(name)) for name in self._watched}
+        self._watch = {name: ContactWatch(given.get(name, self._named.get(name))) for name in self._watched}
         for held in self._held.values():
             held.onset = None
         if self._ensembler is not None:

@@ -246,4 +246,4 @@ def test_real_touches_of_a_printed_digit_are_classified_as_by_eye() -> None:
     assert (found.flags != by_eye).sum() <= 2
     watch = ContactWatch()
     assert (np.array([watch.update(touch) for touch in touches]) != by_eye).sum() <= 2
-    assert "the gel at rest" in contact_of(touches[35:48]).doubt
+    assert "pressed throughout" in contact_of(touches[35:48]).doubt
