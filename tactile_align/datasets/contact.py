@@ -333,6 +333,7 @@ def _chosen(
         verdict, rest = _verdict(fields, trace, noise)
         narrower, measured = _narrower(trace.flags, opening, command), opening is not None
         if verdict == "at rest" and narrower > -NARROWER:
+            trace = _before_contact(fields, noise, trace, list(queue))
             return trace, "touch images and gripper" if narrower > NARROWER else "touch images", ""
         refused.append((trace, "contradicted" if verdict == "at rest" else verdict, narrower))
         if rest is not None:
@@ -349,6 +350,20 @@ def _chosen(
             return trace, "gripper", ""
     trace, verdict, _ = min(refused, key=lambda entry: list(_DOUBTS).index(entry[1]))
     return trace, "none", f"{_DOUBTS[verdict]}. {_REMEDY}"
+
+
+def _before_contact(fields: np.ndarray, noise: float, trace: _Trace, others: list[np.ndarray]) -> _Trace:
+    """Return the trace, or a better one whose reference contains less of what remains of a contact.
+
+    Then the gel before the first contact is the reference, and all frames in contact were in contact already.
+    """
+    for free in others:
+        if trace.flags[free].mean() > 0.5 and np.median(trace.score[free]) < RELEASED * trace.score.max():
+            other = _settled(fields, _running_mean(fields, free.astype(np.float64)), noise)
+            fewer = trace.flags.sum() - other.flags.sum() > (other.flags & ~trace.flags).sum() * 10
+            if fewer and _verdict(fields, other, noise)[0] == "at rest":
+                trace = other
+    return trace
 
 
 _DOUBTS = {

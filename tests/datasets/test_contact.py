@@ -147,6 +147,12 @@ def test_a_gel_that_recovers_slowly_is_free_when_it_is_released(kind: str, stret
     assert recording.f1(found.flags) >= 0.98
 
 
+@pytest.mark.parametrize("seed", [1007, 5008])
+def test_what_remains_of_a_contact_is_not_the_reference_of_the_frames_before_it(seed: int) -> None:
+    recording = presses(seed)
+    assert recording.f1(contact_of(recording.touches).flags) >= 0.98
+
+
 def test_a_robot_sees_the_same_contacts_on_a_gel_that_recovers_slowly() -> None:
     recording = presses(5, kind="regrasp", steps=180)
     watch = ContactWatch(recording.touches[0])
