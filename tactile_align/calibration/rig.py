@@ -8,6 +8,7 @@ from array_api_compat import array_namespace
 from pydantic import Field, model_validator
 
 from tactile_align.calibration.rig_parts import Mount, Override, RigArm, RigCamera, Sensor, Verified
+from tactile_align.datasets.layout import place_no_contact
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict, parse, read_fact, toml_text
 from tactile_align.files import write_text_atomically
@@ -246,7 +247,7 @@ class Rig(Strict):
 
 
 _POSE = {"translation_m", "quat_wxyz", "matrix"}
-_OVERRIDABLE = {"arms": _POSE, "cameras": _POSE | {"image_map", "delay_s"}, "sensors": _POSE}
+_OVERRIDABLE = {"arms": _POSE, "cameras": _POSE | {"image_map", "delay_s"}, "sensors": _POSE | {"no_contact"}}
 
 
 def _changed(entry: Mount, changes: dict[str, Any]) -> dict[str, Any]:
@@ -273,7 +274,8 @@ def rig_of(data: dict[str, Any], source: str, folder: Path) -> Rig:
     Args:
         data: The parsed TOML.
         source: The file, for error messages.
-        folder: Folder in which arm models given as relative paths are searched for first.
+        folder: Folder in which arm models given as relative paths are searched for first, and to which the paths of
+            no-contact references are relative.
 
     Raises:
         FactError: As `load_rig`.
@@ -283,4 +285,9 @@ def rig_of(data: dict[str, Any], source: str, folder: Path) -> Rig:
         model = entry.get("model") if isinstance(entry, dict) else None
         if isinstance(model, str) and Path(model).suffix and (folder / model).is_file():
             entry["model"] = str(folder / model)
+    overrides = data.get("override", [])
+    for part in (data, *(overrides if isinstance(overrides, list) else ())):
+        sensors = part.get("sensors") if isinstance(part, dict) else None
+        for entry in sensors.values() if isinstance(sensors, dict) else ():
+            place_no_contact(entry, folder)
     return parse(Rig, data, source)

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from tactile_align.calibration.camera import Camera, LensModel
+from tactile_align.datasets.layout import NoContact
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict
 from tactile_align.geometry.frames import pose, pose_fault, quaternion_from_rotation, rotation_from_quaternion
@@ -245,6 +246,13 @@ class Sensor(Mount):
     stream: str
     body: Annotated[tuple[Solid, ...], Field(min_length=1)]
     pad: Pad
+    no_contact: NoContact | None = None
+    """The no-contact reference; None: that of the layout, or estimated from each episode."""
+
+    @model_serializer(mode="wrap")
+    def _without_an_absent_reference(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The names of prepared episodes depend on this output, so absent keys must not appear in it.
+        return {key: value for key, value in written(self).items() if key != "no_contact" or value is not None}
 
 
 class Override(Strict):

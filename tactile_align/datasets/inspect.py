@@ -3,6 +3,7 @@
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from tactile_align.checks import Check, Limit, Report, graded
 from tactile_align.datasets import codec, hdf5, stream_faults
-from tactile_align.datasets.contact import contact_of, contacts
+from tactile_align.datasets.contact import Contact, contact_of, contacts
 from tactile_align.datasets.convert import untaken_streams
 from tactile_align.datasets.copies import copies
 from tactile_align.datasets.episodes import Episode, EpisodeRef, examine_episode, list_episodes
@@ -50,7 +51,8 @@ class StreamFacts:
     `streams.Stream`. `kb_a_frame` is the mean stored size of a frame, kB (1000 bytes); `quality` the lowest estimated
     JPEG quality in a sample; `repeated` the number of frames whose bytes equal those of the frame before; `rgb` the
     mean red, green and blue, grey levels. A touch stream also has the share of frames in contact, the number of
-    contacts, and the `drift` of its no-contact reference, grey levels.
+    contacts, the `drift` of its no-contact reference, grey levels, and the evidence that determined it. If contact
+    cannot be determined, share and contacts are None.
     """
 
     name: str
@@ -69,6 +71,7 @@ class StreamFacts:
     contact_share: float | None = None
     contacts: int | None = None
     drift: float | None = None
+    evidence: str | None = None
 
 
 @dataclass
@@ -171,7 +174,9 @@ def _episode_lines(e: EpisodeFacts) -> list[str]:
         if s.repeated:
             shown += f", {s.repeated} repeated frames"
         if s.contacts is not None and s.contact_share is not None:
-            shown += f", {s.contacts} contacts in {s.contact_share:.0%} of the frames"
+            shown += f", {s.contacts} contacts in {s.contact_share:.0%} of the frames (by {s.evidence})"
+        elif s.role == "touch" and s.evidence is not None:
+            shown += ", contacts cannot be determined"
         lines.append(shown)
     if e.untaken:
         shown = printable(", ".join(e.untaken[:MOST_UNTAKEN]))
@@ -184,7 +189,13 @@ def _episode_lines(e: EpisodeFacts) -> list[str]:
     return lines
 
 
-def inspect_path(path: str | Path, layout: str | Path | None = None, *, timing: bool = True) -> Inspection:
+ContactOf = Callable[[Episode, str, np.ndarray], Contact]
+"""Function that returns the contact of a stream of an episode from all its touches (T, h, w, 3) uint8, made smaller."""
+
+
+def inspect_path(
+    path: str | Path, layout: str | Path | None = None, *, timing: bool = True, contact: ContactOf | None = None
+) -> Inspection:
     """Return the inspection of an episode, a file with several episodes, "FILE#demo_3", or a folder.
 
     The start, end and size of every stored frame are checked. Camera frames are sampled and decoded; touches are all
@@ -194,6 +205,8 @@ def inspect_path(path: str | Path, layout: str | Path | None = None, *, timing: 
         path: The episode, file or folder to inspect.
         layout: Name or file of a layout; recognised from the file when None.
         timing: Whether to measure how fast moments are read (half a second per episode, first three episodes).
+        contact: Function with further evidence of contact, such as a rig; None: from the touches alone. If it raises an
+            InputError, a remark contains the reason, and the touches alone are used.
 
     Raises:
         FileNotFoundError: The path does not exist, or the folder contains no episode.
@@ -202,7 +215,7 @@ def inspect_path(path: str | Path, layout: str | Path | None = None, *, timing: 
     refs: tuple[EpisodeRef | str, ...] = (str(path),) if alone else list_episodes(path, layout)
     inspection, usable = Inspection(Path(path), []), list[Episode]()
     for number, ref in enumerate(refs):
-        inspection.episodes.append(_inspect(ref, layout, timing and number < 3, inspection, usable))
+        inspection.episodes.append(_inspect(ref, layout, timing and number < 3, inspection, usable, contact))
     _compare(inspection)
     for copy in copies([np.hstack([episode.qpos, episode.action]) for episode in usable]):
         first, second = usable[copy.first], usable[copy.second]
@@ -213,7 +226,12 @@ def inspect_path(path: str | Path, layout: str | Path | None = None, *, timing: 
 
 
 def _inspect(
-    ref: EpisodeRef | str, layout: str | Path | None, timing: bool, inspection: Inspection, usable: list[Episode]
+    ref: EpisodeRef | str,
+    layout: str | Path | None,
+    timing: bool,
+    inspection: Inspection,
+    usable: list[Episode],
+    contact: ContactOf | None,
 ) -> EpisodeFacts:
     result = EpisodeFacts(place_below(inspection.root, str(ref)))
     try:
@@ -245,7 +263,7 @@ def _inspect(
             )
             result.remark("rate", "Rate", measured, "Give --fps to each command that needs the rate.", info=True)
         usable.append(episode)
-        if _look(episode, result) and timing:
+        if _look(episode, result, contact) and timing:
             result.items_a_second, result.slowest = _measure(episode)
     return result
 
@@ -266,7 +284,7 @@ def _untaken(episode: Episode) -> list[str]:
             return []  # damage in data that are never read is not a fault of the episode
 
 
-def _look(episode: Episode, result: EpisodeFacts) -> bool:
+def _look(episode: Episode, result: EpisodeFacts, contact_of_stream: ContactOf | None) -> bool:
     """Add streams, faults and remarks to `result`; return False if a frame cannot be decoded."""
     names = (*episode.cameras, *episode.sensors)
     stored = {name: _scan(episode, name, result) for name in names}
@@ -288,11 +306,17 @@ def _look(episode: Episode, result: EpisodeFacts) -> bool:
             result.faults.extend(error.faults)
     for name, look in seen.items():
         stream, touch, (same, size) = episode.stream(name), name in episode.sensors, stored[name]
-        share, count, drift = None, None, None
+        share, count, drift, evidence = None, None, None, None
         if touch:
-            contact = contact_of(look.thumbs.round().astype(np.uint8))
-            share, count, drift = contact.share, int(contacts(contact.flags).max() + 1), round(contact.drift, 2)
-            if contact.flags[0]:
+            contact = _contact(episode, name, look.thumbs.round().astype(np.uint8), result, contact_of_stream)
+            drift, evidence = round(contact.drift, 2), contact.evidence
+            if contact.doubt:
+                advice = "Until then no frame of this sensor counts as contact, and no commanded opening is held."
+                title = f"Contact of {name} in {result.name}"
+                result.remark("contact-unknown", title, f"cannot be determined: {contact.doubt}.", advice, name)
+            else:
+                share, count = contact.share, int(contacts(contact.flags).max() + 1)
+            if contact.flags[0] and share is not None:
                 _judge(result, "contact-from-start", share, name, "Check the contact with `tactile-align overlay`.")
             if contact.drifting:
                 measured = f"{contact.drift:.1f} grey levels within the episode"
@@ -309,7 +333,7 @@ def _look(episode: Episode, result: EpisodeFacts) -> bool:
         red, green, blue = (round(c, 1) for c in look.rgb)
         form = (stream.key, stream.kind, stream.codec, stream.channels, stream.width, stream.height, chunks[name])
         amounts = (round(size / 1000, 1), quality, int(same.sum()), (red, green, blue), share, count, drift)
-        result.streams.append(StreamFacts(name, "touch" if touch else "camera", *form, *amounts))
+        result.streams.append(StreamFacts(name, "touch" if touch else "camera", *form, *amounts, evidence=evidence))
         result.faults.extend(stream_faults.frozen(episode, name, same))
     faults, idle = stream_faults.dead_joints(episode)
     cameras = {name: look for name, look in seen.items() if name in episode.cameras}
@@ -320,6 +344,20 @@ def _look(episode: Episode, result: EpisodeFacts) -> bool:
         result.remark("channel-order", f"Colours of {result.name}", "; ".join(exchanged), "")
     result.distinct = round(max(stream_faults.distinct_share(look) for look in cameras.values()), 3)
     return True
+
+
+def _contact(
+    episode: Episode, name: str, touches: np.ndarray, result: EpisodeFacts, contact_of_stream: ContactOf | None
+) -> Contact:
+    if contact_of_stream is not None:
+        try:
+            return contact_of_stream(episode, name, touches)
+        except InputError as error:
+            advice = "Contact was determined from the touches alone."
+            result.remark(
+                "contact-evidence", f"Evidence of contact of {name} in {result.name}", str(error), advice, name
+            )
+    return contact_of(touches)
 
 
 def _judge(result: EpisodeFacts, kind: str, value: float, name: str, advice: str) -> None:

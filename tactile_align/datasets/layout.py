@@ -7,7 +7,7 @@ A lab with another layout adds a TOML file; the code does not change.
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -57,11 +57,55 @@ class Cameras(Strict):
     known: tuple[str, ...] = ()  # patterns that every camera must match in a file of this layout; empty: any name
 
 
+class NoContact(Strict):
+    """Place of a no-contact reference: an image of a touch sensor that nothing touches.
+
+    It is an image file, or the median of some frames of an episode.
+    """
+
+    file: str | None = None
+    """Image file, or episode that contains the sensor's stream; None: each episode contains its own reference."""
+    frames: Annotated[int, Field(ge=0)] | tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]] | None = None
+    """Row of an episode, or first row and the row after the last one; None for an image file."""
+
+    @property
+    def rows(self) -> range:
+        """Rows of the episode that show the sensor without contact."""
+        first, end = self.frames if isinstance(self.frames, tuple) else (self.frames or 0, (self.frames or 0) + 1)
+        return range(first, end)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the reference is an image file."""
+        return self.file is not None and self.frames is None
+
+    @model_validator(mode="after")
+    def _names_frames(self) -> "NoContact":
+        if self.file is None and self.frames is None:
+            raise InputError(
+                'needs a file or frames, but got neither. Write { file = "rest.png" } or { frames = [0, 10] }'
+            )
+        if not self.rows:
+            raise InputError(f"frames = {self.frames} contains no row. Write [first, end] with end > first")
+        return self
+
+
+def place_no_contact(part: Any, folder: Path) -> None:
+    """Take the file of the no-contact reference in `part`, a parsed TOML table, as relative to `folder`."""
+    place = part.get("no_contact") if isinstance(part, dict) else None
+    if isinstance(place, dict) and isinstance(place.get("file"), str):
+        place["file"] = str(folder / place["file"])
+
+
 class Touches(Strict):
-    """Touch streams: HDF5 datasets in `groups` whose name matches `names`. New files store them in the first group."""
+    """Touch streams: HDF5 datasets in `groups` whose name matches `names`. New files store them in the first group.
+
+    `no_contact` is the no-contact reference of all touch streams; a rig's reference for a sensor has precedence.
+    """
 
     groups: tuple[Place, ...] = ()
     names: tuple[str, ...] = ("tactile*",)
+    no_contact: NoContact | None = None
 
 
 class Depth(Strict):
@@ -178,6 +222,7 @@ def _shipped(name: str) -> Layout:
 
 def _read(name_or_path: str | Path) -> Layout:
     data, source = read_fact("datasets", name_or_path)
+    place_no_contact(data.get("touches"), Path(source).parent)
     return parse(Layout, data, source)
 
 

@@ -82,7 +82,7 @@ def _header(shape: tuple[int, int, int, int]) -> bytes:
     return header.getvalue()
 
 
-FORMAT = 4
+FORMAT = 5
 """Version of the cache, part of `Job.key`. Raise it whenever the computation of facts, frames or boxes changes."""
 CONTENT = "content.sha256"  # file with the content hash of the episode
 REFERENCE = "reference/"  # prefix of facts that are one image for the whole episode

@@ -73,14 +73,16 @@ def moment_facts(episode: Episode, rig: Rig, inputs: Sequence[Input]) -> dict[st
     streams = {entry.stream for entry in inputs}
     sensors = {entry.sensor for entry in inputs if entry.sensor is not None}
     sensors |= {name for name, sensor in rig.sensors.items() if sensor.stream in streams}
-    contact = {name: contact_flags(episode, rig.sensor(name).stream) for name in sorted(sensors)}
+    with _named(episode):
+        contact = {name: contact_flags(episode, rig, rig.sensor(name).stream) for name in sorted(sensors)}
     for name, flags in contact.items():
         facts[f"contact/{name}"] = flags
         facts[f"contact_index/{name}"] = contacts(flags)
     # A commanded opening is held while any sensor of the hand is in contact, even one that belongs to no view.
     hands = {name: arm for name in sorted(sensors) if (arm := hand_of(rig, name))}
     holding = {name for arm in hands.values() for name in hold_sensors(rig, arm)}
-    contact |= recorded_contact(episode, rig, sorted(holding - sensors))
+    with _named(episode):
+        contact |= recorded_contact(episode, rig, sorted(holding - sensors))
     for name, arm in hands.items():
         with _named(episode):
             facts[f"opening/{name}"] = held_opening(rig, arm, qpos, contact)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.config.train import TrainConfig, load_config
-from tactile_align.datasets.contact import contact_of
+from tactile_align.datasets.contact import ContactWatch
 from tactile_align.errors import InputError
 from tactile_align.moments.augment import augment
 from tactile_align.moments.batch import ObservationBatch, TouchImages, ViewBatch
@@ -23,7 +24,7 @@ from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.build import inputs_of, make_model, measure_of
 from tactile_align.policies.checkpoint import load_validated, selected_checkpoint
 from tactile_align.policies.observation import Needs, Observation, checked
-from tactile_align.projection.episode_boxes import HeldOpening, ViewBoxes, hand_of
+from tactile_align.projection.episode_boxes import HeldOpening, ViewBoxes, hand_of, no_contact_image
 
 
 class TemporalEnsembler:
@@ -80,45 +81,6 @@ class TemporalEnsembler:
         return mean[..., 0, :]
 
 
-ENTER, LEAVE = 4.0, 2.0  # grey levels; `contact_of` estimates the noise, and never treats a score below 2 as contact
-
-
-class ContactWatch:
-    """Contact detector of one sensor, which compares each touch image with a no-contact reference.
-
-    `datasets.contact` uses complete episodes, but a robot knows only the past. The reference is therefore the
-    no-contact image of the sensor that the caller passes, or else the sensor's first image after a reset.
-    """
-
-    def __init__(self, free: np.ndarray | None = None) -> None:
-        self.free, self.touching = free, False
-
-    def update(self, touch: np.ndarray) -> bool:
-        """Return whether the sensor is in contact in the next touch image (H, W, 3) uint8.
-
-        Raises:
-            ValueError: The touch and the reference differ in size.
-        """
-        score = float(contact_of([touch], reference=self.against(touch)).score[0])
-        self.touching = score > (LEAVE if self.touching else ENTER)
-        return self.touching
-
-    def against(self, touch: np.ndarray) -> np.ndarray:
-        """Return the no-contact reference for a touch image (H, W, 3) uint8; by default, the first one after a reset.
-
-        Raises:
-            InputError: The touch and the reference differ in size.
-        """
-        if self.free is None:
-            self.free = touch.copy()
-        if touch.shape != self.free.shape:
-            raise InputError(
-                f"the touch image must have shape {self.free.shape}, as the no-contact reference; got {touch.shape}. "
-                f"Pass images of the same size as the reference, or call reset() with a new reference"
-            )
-        return self.free
-
-
 class Policy:
     """Trained policy with its rig, its normalisation statistics and its state between steps.
 
@@ -155,6 +117,12 @@ class Policy:
         self._holding = tuple(name for held in self._held.values() for name in held.sensors)
         differing = [entry.key for entry in self.inputs if entry.difference]
         self._watched = tuple(dict.fromkeys([*sensors, *self._holding, *differing]))
+        places = {name: rig.sensor(name) for name in self._watched}
+        self._named = {
+            name: no_contact_image(sensor.no_contact, sensor.stream)
+            for name, sensor in places.items()
+            if sensor.no_contact is not None and sensor.no_contact.file is not None
+        }
         self.needs = self._needs(sizes)
         chunk = model.act.config.chunk_size
         self._ensembler = None if ensemble is None else TemporalEnsembler(chunk, ensemble)
@@ -203,10 +171,10 @@ class Policy:
         """Clear all state kept between steps; call `reset` at the start of each episode.
 
         Args:
-            free: No-contact reference (H, W, 3) uint8 of each sensor. If a sensor has none, its first image after the
-                reset must show no contact. The references have two uses. Where the gripper reports commands, they serve
-                to detect contact of any sensor of the hand. With features.touch_input = "difference", they are
-                subtracted from the touch images.
+            free: No-contact reference (H, W, 3) uint8 of each sensor. If a sensor has none, neither here nor as a file
+                in the rig, its first image after the reset must show no contact. The references have two uses. Where
+                the gripper reports commands, they serve to detect contact of any sensor of the hand. With
+                features.touch_input = "difference", they are subtracted from the touch images.
 
         Raises:
             InputError: A sensor is unknown to the policy, or a reference is not an RGB image (H, W, 3) uint8.
@@ -224,7 +192,7 @@ class Policy:
                     f"free['{name}'] must be a touch image without contact, (H, W, 3) uint8 RGB; got {came}. Pass the "
                     f"touch image as recorded"
                 )
-        self._watch = {name: ContactWatch(given.get(name)) for name in self._watched}
+        self._watch = {name: ContactWatch(given.get(name, self._named.get(name))) for name in self._watched}
         for held in self._held.values():
             held.onset = None
         if self._ensembler is not None:
@@ -245,13 +213,12 @@ class Policy:
         Raises:
             ValueError: The observation is invalid; the policy's state is then unchanged.
         """
-        watches = [(watch, watch.free, watch.touching) for watch in self._watch.values()]
+        watches = {name: copy(watch) for name, watch in self._watch.items()}
         onsets = [(held, held.onset) for held in self._held.values()]
         try:
             batch = self.batch(checked(observation, self.needs))
         except ValueError:
-            for watch, free, touching in watches:
-                watch.free, watch.touching = free, touching
+            self._watch = watches
             for held, onset in onsets:
                 held.onset = onset
             raise

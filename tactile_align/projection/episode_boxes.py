@@ -5,20 +5,27 @@ the same boxes frame by frame, as on a robot. A commanded opening is held from t
 sensor of the hand touches something, because an object at one finger stops the whole gripper.
 """
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
-from tactile_align.calibration.rig import Rig
-from tactile_align.datasets.contact import contact_of
-from tactile_align.datasets.episodes import Episode
+from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.datasets.contact import Contact, contact_of
+from tactile_align.datasets.episodes import Episode, open_episode
+from tactile_align.datasets.layout import NoContact
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import Array
 from tactile_align.kinematics.gripper import opening_in_contact
 from tactile_align.projection.sensor_box import SensorBoxes, other_finger_boxes, pixel_sigma, sensor_boxes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -125,18 +132,105 @@ def hold_sensors(rig: Rig, arm: str) -> tuple[str, ...]:
     return tuple(name for name in rig.sensors if rig.sensor_arm(name) == arm)
 
 
-def contact_flags(episode: Episode, stream: str) -> np.ndarray:
+def stream_contact(
+    episode: Episode, stream: str, rig: Rig | None = None, touches: Iterable[np.ndarray] | None = None
+) -> Contact:
+    """Return the contact of a touch stream, from its images, its no-contact reference and the gripper of its hand.
+
+    Args:
+        episode: The episode.
+        stream: Name of a touch stream of the episode.
+        rig: The rig for this episode; None: only images and the layout's reference are used.
+        touches: The T frames of the stream, perhaps smaller than recorded; None: read from the episode.
+
+    Raises:
+        InputError: The no-contact reference cannot be read, or a gripper reading is out of range. Other errors as in
+            `Episode.image`.
+    """
+    frames = (episode.image(stream, t) for t in range(len(episode))) if touches is None else touches
+    sensors = {} if rig is None else {name: one for name, one in rig.sensors.items() if one.stream == stream}
+    place = next((one.no_contact for one in sensors.values() if one.no_contact), episode.layout.touches.no_contact)
+    if place is not None:
+        return contact_of(frames, reference=no_contact_image(place, stream, episode))
+    arm = next((hand_of(rig, name) for name in sensors), "") if rig is not None else ""
+    if rig is None or not arm:
+        return contact_of(frames)
+    gripper, reading = rig.gripper(arm), np.asarray(rig.gripper(arm).opening(episode.qpos))
+    if gripper.reading == "commanded":
+        return contact_of(frames, command=reading)
+    command = None
+    if episode.action.shape == episode.qpos.shape:
+        with suppress(InputError):  # actions may be differences or normalised, and then are no evidence
+            command = np.asarray(gripper.opening(episode.action))
+    return contact_of(frames, opening=reading, command=command)
+
+
+def contact_beside(folder: Path) -> Callable[[Episode, str, Iterable[np.ndarray]], Contact]:
+    """Return `stream_contact` with the rig of a folder, as a function of an episode, a stream and its touches.
+
+    The rig is rig.toml in the folder; without this file, or if it cannot be read, no rig is used.
+    """
+    path, rig = folder / "rig.toml", None
+    if path.is_file():
+        try:
+            rig = load_rig(path)
+        except InputError as error:
+            logger.warning(f"{path}: the rig is no evidence of contact, because it cannot be read: {error}")
+    return lambda episode, stream, touches: stream_contact(
+        episode, stream, rig and rig.for_episode(episode.path), touches
+    )
+
+
+def no_contact_image(place: NoContact, stream: str, episode: Episode | None = None) -> np.ndarray:
+    """Return a no-contact reference, (H, W, 3) uint8 RGB.
+
+    Args:
+        place: Place of the reference.
+        stream: Name of the touch stream.
+        episode: The episode whose own frames are meant if `place` names no file; None: it must name one.
+
+    Raises:
+        InputError: The file is missing or is no image, the episode has no such stream or too few rows, or neither a
+            file nor an episode is given.
+    """
+    needed = f"the no-contact reference of '{stream}'"
+    if place.file is None and episode is None:
+        text = f"{needed} is frames {place.frames} of each episode, but no episode is given"
+        raise InputError(f"{text}. State a file, or pass a reference")
+    if place.file is not None and place.is_image:
+        image = cv2.imread(place.file, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        if image is None:
+            text = f"{needed} is stated as {place.file}, which does not exist or is no image"
+            raise InputError(f"{text}. Correct `file`, or state `frames` of an episode")
+        return np.ascontiguousarray(image[..., ::-1])
+    if place.file is not None:
+        if not Path(place.file.partition("#")[0]).is_file():
+            raise InputError(f"{needed} is stated as {place.file}, which does not exist. Correct `file`")
+        with open_episode(place.file) as other:
+            return no_contact_image(NoContact(frames=place.frames), stream, other)
+    assert episode is not None
+    if stream not in episode.sensors or place.rows.stop > len(episode):
+        has = f"has {len(episode)} rows and the touch streams {', '.join(episode.sensors) or 'none'}"
+        raise InputError(f"{needed} is frames {place.frames} of {episode.ref}, which {has}. Correct `no_contact`")
+    return np.median([episode.image(stream, t) for t in place.rows], axis=0).round().astype(np.uint8)
+
+
+def contact_flags(episode: Episode, rig: Rig, stream: str) -> np.ndarray:
     """Return whether a sensor's image stream shows contact in each of T frames, (T,) bool.
 
-    The errors are those of `Episode.image`.
+    If the frames in contact cannot be determined, no frame counts as contact, and a warning states why. The errors are
+    those of `stream_contact`.
     """
-    return contact_of(episode.image(stream, t) for t in range(len(episode))).flags
+    contact = stream_contact(episode, stream, rig)
+    if contact.doubt:
+        logger.warning(f"{episode.ref}: {stream}: the frames in contact cannot be determined: {contact.doubt}")
+    return contact.flags
 
 
 def recorded_contact(episode: Episode, rig: Rig, sensors: Iterable[str]) -> dict[str, np.ndarray]:
     """Return flags (T,) that are True in frames with contact, for each sensor whose stream is in the episode."""
     streams = {name: rig.sensor(name).stream for name in sensors}
-    return {name: contact_flags(episode, stream) for name, stream in streams.items() if stream in episode.sensors}
+    return {name: contact_flags(episode, rig, stream) for name, stream in streams.items() if stream in episode.sensors}
 
 
 def hand_contact(rig: Rig, arm: str, contact: Mapping[str, Array]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 The skin is smoothed from coarse to fine while its pressed part is held fixed, after Gomes et al., "Generation of
 GelSight Tactile Images for Sim2Real Learning" (2021), and Si and Yuan, "Taxim" (2022). The model has no shear, no
-markers and no cast shadows.
+markers and no cast shadows. A gel recovers at once when it is released, unless a `Skin` keeps what remains.
 """
 
 from __future__ import annotations
@@ -136,6 +136,69 @@ class GelUnit:
     def seen(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return the image (H, W, 3) that this unit shows in place of the nominal sensor's `image`, grey levels."""
         return np.asarray((image[..., self.channels] - MIDDLE) * self.gain + (MIDDLE + self.tint), dtype=F)
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """Share of an indentation that remains after release: remains + (at_once - remains) exp(-(t / time_s)^stretch).
+
+    A stretch of 1 is an exponential. A smaller stretch falls faster at first and more slowly later, as the recovery of
+    polymers does (Kohlrausch's stretched exponential).
+
+    Attributes:
+        at_once: Share that remains immediately after release, 0 to 1.
+        remains: Share that remains for good, 0 to `at_once`.
+        time_s: Time constant, seconds.
+        stretch: Exponent of the time, above 0 and at most 1.
+    """
+
+    at_once: float
+    remains: float
+    time_s: float
+    stretch: float = 1.0
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, stretch: float = 1.0) -> Relaxation:
+        """Return a relaxation with random values in the ranges measured on GelSight gels under a force gauge.
+
+        Of the peak indentation 10 to 20 % remain at once and 3 to 8 % for good. 95 % of the difference between the two
+        recover within 1 to 3 s.
+        """
+        fall = rng.uniform(1.0, 3.0) / np.log(20.0) ** (1.0 / stretch)
+        return cls(float(rng.uniform(0.10, 0.20)), float(rng.uniform(0.03, 0.08)), float(fall), stretch)
+
+    def share(self, seconds: Floats) -> Floats:
+        """Return the share (...) of the peak indentation that remains `seconds` (...) after release."""
+        fallen = np.exp(-((seconds / self.time_s) ** self.stretch))
+        return np.asarray(self.remains + (self.at_once - self.remains) * fallen)
+
+
+class Skin:
+    """Indentation of a gel that recovers slowly, moment by moment; `relaxation` None: at once and completely.
+
+    Each cell of the height field remembers the depth of its last press and the time since its release.
+    """
+
+    def __init__(self, relaxation: Relaxation | None = None) -> None:
+        self.relaxation = relaxation
+        self._peak, self._since = np.zeros(()), np.zeros(())
+
+    def press(self, sunk: Floats, seconds: float) -> Floats:
+        """Return the indentation of the skin, (rows / cell, columns / cell) metres.
+
+        Args:
+            sunk: (rows / cell, columns / cell) indentation by the objects at this moment, metres.
+            seconds: Time since the previous moment, seconds.
+        """
+        if self.relaxation is None:
+            return sunk
+        released = self._since + seconds
+        left = self._peak * self.relaxation.share(released)
+        touched = sunk > left
+        deepest = np.where(self._since == 0, self._peak, left)
+        self._peak = np.where(touched, np.maximum(sunk, deepest), self._peak)
+        self._since = np.where(touched, 0.0, released)
+        return np.maximum(sunk, left)
 
 
 class GelCamera:

@@ -39,18 +39,35 @@ def simulate(
 
 
 def inspect(
-    path: Positional[Path], layout: str | None = None, as_json: Annotated[bool, arg(name="json")] = False
+    path: Positional[Path],
+    layout: str | None = None,
+    pictures: Path | None = None,
+    as_json: Annotated[bool, arg(name="json")] = False,
 ) -> int:
     """Show the contents and the faults of an episode or of a folder of episodes; exit status 1 if a fault is found.
+
+    Contact is determined from the touches and, if rig.toml lies beside the episodes, from the gripper.
 
     Args:
         path: Episode file or folder.
         layout: Name or path of the episode layout; default: detect the layout.
+        pictures: Folder for one picture per touch stream: no-contact reference, score of each frame, and contacts.
         as_json: Print the result as JSON.
     """
     from tactile_align.datasets.inspect import inspect_path
+    from tactile_align.projection.episode_boxes import contact_beside
+    from tactile_align.viz.contact import write_contact_picture
 
-    inspection = inspect_path(path, layout)
+    contact_of = contact_beside(path if path.is_dir() else path.parent)
+
+    def contact(episode: Any, stream: str, touches: Any) -> Any:
+        result = contact_of(episode, stream, touches)
+        if pictures is not None:
+            name = f"{Path(str(episode.ref)).name}/{stream}"
+            logger.info(f"wrote {write_contact_picture(pictures, name, result, touches)}")
+        return result
+
+    inspection = inspect_path(path, layout, contact=contact)
     if as_json:
         return show(inspection.report, as_json)
     print(inspection.text())

@@ -11,9 +11,13 @@ import h5py
 import numpy as np
 import pytest
 
+from tactile_align.calibration.rig import load_rig
+from tactile_align.cli import run
 from tactile_align.datasets import codec
+from tactile_align.datasets.contact import Contact, contact_of
 from tactile_align.datasets.episodes import write_episode
 from tactile_align.datasets.inspect import Inspection, inspect_path
+from tactile_align.errors import InputError
 from tests.datasets.making import with_orientation
 from tests.datasets.planting import ON_OPENING, ON_READING
 from tests.datasets.test_contact import gel, regrasp
@@ -299,3 +303,40 @@ def test_orientation_tags_of_stored_frames_are_named(tmp_path: Path, monkeypatch
     (check,) = [check for check in report.checks if check.id == "orientation/episode.hdf5/top"]
     assert check.status == "info" and check.measured == "1 and 3 (1: none); pixels are used as stored"
     assert report.verdict == "pass"
+
+
+def test_the_evidence_of_contact_is_shown_and_contact_that_cannot_be_determined_is_a_remark(tmp_path: Path) -> None:
+    given = moving(0)
+    given["touches"]["tactile1"] = list(gel(np.full(STEPS, 40.0), 2))
+    path = write_episode(tmp_path / "episode_init_0.hdf5", **given)
+    inspection = inspect_path(path, timing=False)
+    assert "contact-unknown/episode_init_0.hdf5/tactile1" in remarked(inspection)
+    assert "contacts cannot be determined" in inspection.text()
+    assert inspection.episodes[0].streams[-1].contact_share is None
+    rest = gel(np.zeros(1), 2)[0]
+    told = inspect_path(path, timing=False, contact=lambda _, __, touches: contact_of(touches, reference=rest))
+    assert "1 contacts in 100% of the frames (by reference)" in told.text()
+
+    def refuse(*_: object) -> Contact:
+        raise InputError("row 3: gripper reading 7 lies outside [0, 1]. Check the rig")
+
+    refused = inspect_path(path, timing=False, contact=refuse)
+    assert "contact-evidence/episode_init_0.hdf5/tactile1" in remarked(refused)
+    assert "gripper reading 7" in refused.text()
+
+
+def test_inspect_uses_the_rig_beside_the_episodes_and_writes_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps, pressed = 60, np.repeat([0, 40.0, 0, 40.0, 0], 12)
+    qpos = np.tile([0.0, -0.4, 1.6, 0.3, -1.5, 0.2, 0.0], (steps, 1))
+    qpos[:, 0], qpos[:, 6] = np.linspace(0, 0.1, steps), np.where(pressed > 0, 0.2, 0.9)
+    image = np.random.default_rng(0).integers(0, 255, (steps, 480, 640, 1), np.uint8).repeat(3, axis=3)
+    given = {"images": {"left_wrist": list(image)}, "touches": {"tactile1": list(gel(pressed, 3))}}
+    write_episode(tmp_path / "episode_init_0.hdf5", qpos=qpos, action=qpos, fps=20.0, **given)
+    load_rig("cell").save(tmp_path / "rig.toml")
+    run(["inspect", str(tmp_path), "--pictures", str(tmp_path / "pictures")])
+    assert "2 contacts in 40% of the frames (by touch images and gripper)" in capsys.readouterr().out
+    picture = cv2.imread(str(tmp_path / "pictures" / "episode_init_0.hdf5_tactile1.png"))
+    assert picture is not None
+    assert picture.shape[1] > 1200

@@ -12,12 +12,12 @@ import torch
 
 from tactile_align.calibration.rig import load_rig
 from tactile_align.config.train import TrainConfig
-from tactile_align.datasets.contact import contact_of
+from tactile_align.datasets.contact import ContactWatch, contact_of
 from tactile_align.datasets.episodes import list_episodes, open_episode
 from tactile_align.moments.augment import augment
 from tactile_align.policies.act import resnet18_backbone
 from tactile_align.policies.build import make_model
-from tactile_align.policies.runtime import ContactWatch, Policy, TemporalEnsembler
+from tactile_align.policies.runtime import Policy, TemporalEnsembler
 from tactile_align.training.data import Data, load_data
 from tactile_align.training.loop import train
 from tests.features.making import save_clip

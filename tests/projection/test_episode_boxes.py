@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.datasets.episodes import EpisodeRef, open_episode, write_episode
+from tactile_align.datasets.layout import NoContact, load_layout
 from tactile_align.finger.frames import FingerFrames
 from tactile_align.moments.cache import Job
 from tactile_align.moments.dataset import Moments
@@ -18,7 +20,16 @@ from tactile_align.moments.normalisation import Statistics
 from tactile_align.policies.build import inputs_of, make_model
 from tactile_align.policies.observation import checked
 from tactile_align.policies.runtime import Policy
-from tactile_align.projection.episode_boxes import HeldOpening, ViewBoxes, episode_boxes, held_opening, recorded_contact
+from tactile_align.projection.episode_boxes import (
+    HeldOpening,
+    ViewBoxes,
+    contact_flags,
+    episode_boxes,
+    held_opening,
+    no_contact_image,
+    recorded_contact,
+    stream_contact,
+)
 from tactile_align.projection.sensor_box import other_finger, sensor_boxes
 from tactile_align.simulation.box_proof import recorded_boxes
 from tactile_align.training.data import stream_sizes
@@ -130,6 +141,68 @@ def case(request: pytest.FixtureRequest, recording: Path) -> Case:
 def inputs(rig: Rig) -> tuple[Input, ...]:
     views = tuple(Input(f"{camera}-tactile1", camera, 64, 48, sensor="tactile1") for camera in CAMERAS)
     return (*views, Input("tactile1", rig.sensor("tactile1").stream, 30, 40))
+
+
+def test_the_contact_of_a_stream_uses_the_gripper_and_the_reference_that_the_rig_names(
+    recording: Path, tmp_path: Path
+) -> None:
+    with open_episode(recording) as episode:
+        assert stream_contact(episode, "tactile1").evidence == "touch images"
+        for reading in ("commanded", "measured"):
+            found = stream_contact(episode, "tactile1", rig_of(1, reading))
+            assert found.evidence == "touch images and gripper"
+            np.testing.assert_array_equal(found.flags, pressed("tactile1"))
+        image = tmp_path / "rest.png"
+        cv2.imwrite(str(image), touch("tactile1", 0)[..., ::-1])
+        for place in ({"file": str(image)}, {"frames": [0, 9]}, {"file": str(recording), "frames": 3}):
+            rig = rig_of(1, "measured")
+            named = rig.sensor("tactile1").model_copy(update={"no_contact": place})
+            found = stream_contact(episode, "tactile1", rig.model_copy(update={"sensors": {"tactile1": named}}))
+            assert found.evidence == "reference"
+            np.testing.assert_array_equal(found.flags, pressed("tactile1"))
+
+
+def test_the_file_of_a_reference_is_relative_to_the_rig_or_layout_that_names_it(tmp_path: Path) -> None:
+    rig = rig_of(1, "measured")
+    named = rig.sensor("tactile1").model_copy(update={"no_contact": {"file": "rest.png"}})
+    rig.model_copy(update={"sensors": {"tactile1": named}}).save(tmp_path / "rig.toml")
+    place = load_rig(tmp_path / "rig.toml").sensor("tactile1").no_contact
+    assert place is not None
+    assert place.file == str(tmp_path / "rest.png")
+    text = (Path(__file__).parents[2] / "datasets" / "xtrainer.toml").read_text()
+    (tmp_path / "own.toml").write_text(text.replace("[touches]", '[touches]\nno_contact = { file = "rest.png" }'))
+    assert load_layout(tmp_path / "own.toml").touches.no_contact == place
+    with pytest.raises(
+        ValueError, match=r"reference of 'tactile1' is stated as .*rest.png, which does not exist or is"
+    ):
+        no_contact_image(place, "tactile1")
+
+
+def test_a_reference_that_names_no_row_or_too_many_is_refused(recording: Path) -> None:
+    with pytest.raises(ValueError, match="needs a file or frames"):
+        NoContact()
+    with pytest.raises(ValueError, match=r"\(5, 5\) contains no row"):
+        NoContact(frames=(5, 5))
+    with open_episode(recording) as episode, pytest.raises(ValueError, match="has 60 rows and the touch streams tac"):
+        no_contact_image(NoContact(frames=(50, 61)), "tactile1", episode)
+
+
+def test_contact_that_cannot_be_determined_is_none_and_a_warning(
+    recording: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = rig_of(1, "commanded")
+    with open_episode(recording) as episode:
+        held = write_episode(
+            tmp_path / "held.hdf5",
+            qpos=episode.qpos,
+            action=episode.action,
+            images={"top": [episode.image("top", 0)] * STEPS},
+            touches={"tactile1": [touch("tactile1", 30 + t % 20) for t in range(STEPS)]},
+            fps=FPS,
+        )
+    with open_episode(held) as episode:
+        assert not contact_flags(episode, rig, "tactile1").any()
+    assert "held.hdf5: tactile1: the frames in contact cannot be determined: all frames look alike" in caplog.text
 
 
 def test_the_contact_of_the_other_pad_moves_the_boxes_far(recording: Path) -> None:

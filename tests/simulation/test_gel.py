@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tactile_align.calibration.rig import load_rig
-from tactile_align.simulation.gel import DEEPEST, GelCamera, Pad, clearance, membrane
+from tactile_align.simulation.gel import DEEPEST, GelCamera, Pad, Relaxation, Skin, clearance, membrane
 from tactile_align.simulation.looks import KINDS, draw_look, object_parts
 from tactile_align.simulation.raycast import SPHERE, Paint, Solids
 from tactile_align.simulation.world import HOME, World
@@ -92,3 +92,34 @@ def test_objects_scale_in_every_length_and_unknown_kinds_are_named() -> None:
             np.testing.assert_allclose(large.centre, 1.3 * small.centre)
     with pytest.raises(ValueError, match=r"'nail'.*screw"):
         object_parts("nail")
+
+
+def test_a_released_gel_keeps_a_share_of_its_peak_that_falls_to_what_remains() -> None:
+    skin, sunk = Skin(Relaxation(at_once=0.15, remains=0.05, time_s=0.5)), np.zeros((4, 3))
+    sunk[1, 2] = 1e-3
+    for depth in (0.3, 1.0, 0.6):
+        np.testing.assert_allclose(skin.press(depth * sunk, 0.1), depth * sunk)
+    left = np.array([skin.press(0 * sunk, 0.1)[1, 2] for _ in range(60)])
+    np.testing.assert_allclose(left, 1e-3 * (0.05 + 0.10 * np.exp(-np.arange(1, 61) * 0.1 / 0.5)), rtol=1e-12)
+    assert skin.press(0 * sunk, 0.1)[0, 0] == 0
+    assert skin.press(4e-5 + 0 * sunk, 0.1)[1, 2] == pytest.approx(
+        5e-5, rel=1e-4
+    )  # too shallow to reach the skin that is left
+    np.testing.assert_allclose(skin.press(0.8 * sunk, 0.1), np.maximum(0.8 * sunk, 4e-5 * 0.15), atol=1e-5)
+
+
+def test_a_drawn_relaxation_lies_in_the_measured_ranges_for_both_laws() -> None:
+    for stretch in (1.0, 0.5):
+        for seed in range(20):
+            law = Relaxation.draw(np.random.default_rng(seed), stretch)
+            first, late, end = law.share(np.array([0.0, 3.0, 60.0]))
+            assert 0.10 <= first <= 0.20
+            assert 0.03 <= end <= 0.08
+            assert late - end <= 0.051 * (first - end)
+
+
+def test_a_skin_without_relaxation_is_what_presses_into_it() -> None:
+    sunk = np.random.default_rng(0).uniform(0, 1e-3, (5, 4))
+    skin = Skin()
+    assert skin.press(sunk, 0.1) is sunk
+    assert np.array_equal(skin.press(0 * sunk, 0.1), 0 * sunk)

@@ -86,8 +86,8 @@ class Footage:
         self.compare = None if compare is None else rig_for(self.episode.path, compare)
         self.cameras = self._chosen(self.options.cameras)
         self.rows = self._rows()
-        self.contact = {name: contact_flags(self.episode, name) for name in self.episode.sensors}
         try:
+            self.contact = {name: contact_flags(self.episode, self.rig, name) for name in self.episode.sensors}
             self.opening = openings(self.rig, self.episode.qpos, by_sensor(self.rig, self.contact))
             self.seen = {
                 camera: {sensor: self._seen(camera, sensor) for sensor in self.rig.sensors}
