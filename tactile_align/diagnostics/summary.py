@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from tactile_align.checks import finite
 from tactile_align.diagnostics.intervals import Interval, interval_text, paired_interval
 from tactile_align.errors import InputError
 from tactile_align.facts import explain
@@ -18,6 +19,10 @@ from tactile_align.files import read_json
 Result = TypeVar("Result")
 JudgedOn = Literal["test", "held-out"]
 MORE_EPISODES = "Judge more episodes: raise `test`, or `held_out` if the run has no test episodes"
+ONE_CONTACT = (
+    "one held-out contact, but a gallery needs at least two; hold out more: raise `held_out`, or `test` if the run has "
+    "test episodes"
+)
 ERRORS = (0.0, float("inf"))
 """Smallest and largest possible action error; see `paired_interval`."""
 
@@ -325,8 +330,9 @@ class ViewSummary(Readouts):
         contacts: Number of contacts that these moments are from.
         loss: Alignment loss on held-out pairs.
         retrieval: Recall by direction. "touch to vision": touches are queries, regions are candidates. "vision to
-            touch": the reverse. "both": their average.
-        opening_only: Results of the opening-only baseline; None if the run itself does not use the box.
+            touch": the reverse. "both": their average. Empty if there is one contact only.
+        opening_only: Results of the opening-only baseline; None if the run itself does not use the box, or if
+            `retrieval` is empty.
         minus_opening: R@1 in both directions minus that of the opening-only baseline, on the same contacts.
     """
 
@@ -477,8 +483,13 @@ def phase_lines(phases: Mapping[str, Mapping[str, PhaseError]]) -> Iterator[str]
 
 
 def json_of(result: object) -> str:
-    """Return a dataclass of results as JSON text. Attributes that are None are omitted; number lists take one line."""
-    text = json.dumps(TypeAdapter(type(result)).dump_python(result, mode="json", exclude_none=True), indent=2)
+    """Return a dataclass of results as JSON text. Attributes that are None are omitted; number lists take one line.
+
+    Non-finite numbers become the words "nan", "inf" and "-inf", as in metrics.jsonl, because JSON has no such numbers.
+    `result_of` reads them as numbers.
+    """
+    plain = TypeAdapter(type(result)).dump_python(result, mode="json", exclude_none=True)
+    text = json.dumps(finite(plain, words=True), indent=2)
     return re.sub(r"\[[\s\d.,eE+-]*\]", lambda numbers: " ".join(numbers[0].split()), text) + "\n"
 
 
@@ -515,11 +526,14 @@ SIDES = {"h_tau": "touch", "h_w": "region"}
 
 def view_lines(view: ViewSummary) -> Iterator[str]:
     """Yield the lines of text on one view: loss, retrieval with baselines, and the lines of `readout_lines`."""
-    loss, both = view.loss, view.retrieval["both"]
+    loss, both = view.loss, view.retrieval.get("both")
     of_chance = "no pair has a negative in its batch, so the loss is meaningless; raise batch_size or lower hsa.min_gap"
     if loss.chance > 0:
         of_chance = f"{loss.hsa / loss.chance:.2f} of chance"
     yield f"HSA {loss.hsa:.3f}, chance {loss.chance:.3f}: {of_chance}"
+    if both is None:
+        yield from ("", *readout_lines(view))
+        return
     yield f"{'':30}{'R@1 [95 % interval]':>40}{'R@5':>8}{'R@10':>8}{'median rank':>13}"
     results = {"box": view.retrieval, "opening only": view.opening_only.retrieval if view.opening_only else {}}
     for kind, recalls in results.items():

@@ -1,6 +1,7 @@
 """Data of a training config or of a run: checked rigs, split episodes, prepared moments and statistics."""
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from tactile_align.moments.cache import Job
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.normalisation import Statistics
 from tactile_align.moments.sampling import split_episodes
+from tactile_align.policies.alignment import View
 from tactile_align.policies.build import initial_checkpoint, inputs_of, views_of
 from tactile_align.policies.checkpoint import load_checkpoint
 from tactile_align.projection.episode_boxes import hand_of, hold_sensors
@@ -36,6 +38,8 @@ SEEN = "seen"  # key in the header of a tower.safetensors: the episodes that its
 Part = Literal["train", "held_out", "test"]
 PARTS: dict[Part, str] = {"train": "training", "held_out": "held-out", "test": "test"}
 """Parts into which the episodes are split, with the words for them."""
+FEWEST_CONTACTS = 8
+"""Smallest number of contacts of held-out or test episodes on which results are meaningful."""
 FIRST_ROWS = 64
 """Number of pairs of a view whose negatives are looked for."""
 
@@ -255,6 +259,21 @@ def contact_moments(moments: Moments, config: TrainConfig) -> np.ndarray:
     return pairs
 
 
+def contacts_of(moments: Moments, view: View) -> np.ndarray:
+    """Return (N,) index of each moment's contact, unique over all episodes; -1 without box or contact."""
+    touch = moments.touches[view.sensor]
+    pairs = moments.views[view.key].visible & touch.contact
+    both = np.stack([moments.episode, touch.contact_index], axis=1)[pairs]
+    numbers = np.full(len(pairs), -1)
+    numbers[pairs] = np.unique(both, axis=0, return_inverse=True)[1].reshape(-1)
+    return numbers
+
+
+def count_contacts(moments: Moments, view: View) -> int:
+    """Return the number of contacts that have a moment with a box in the view."""
+    return int(contacts_of(moments, view).max()) + 1
+
+
 def contact_share(contact: np.ndarray, config: TrainConfig) -> float | None:
     """Return the fraction of a batch that is drawn from moments in contact; None if all have the same probability.
 
@@ -374,7 +393,8 @@ def part_checks(data: Data, config: TrainConfig) -> list[Check]:
     """Return one check for each part of the data: whether losses and batches find the moments that they need.
 
     A part fails if no view has a pair, or if `contact_share` needs moments that the part does not have. It warns if
-    some views have no pairs, or if held-out or test pairs have no negatives.
+    some views have no pairs, if held-out or test pairs have no negatives, or if these episodes contain fewer than
+    `FEWEST_CONTACTS` contacts.
     """
     parts = {"train": data.train, "held_out": data.held_out, "test": data.test}
     checks = []
@@ -384,6 +404,8 @@ def part_checks(data: Data, config: TrainConfig) -> list[Check]:
             continue
         empty, alone = _missing_pairs(moments, config) if config.hsa.weight > 0 else ({}, {})
         missing = [f"view {key}: {reason}" for key, reason in {**empty, **alone}.items()]
+        rare, more_episodes = ({}, "") if part == "train" else _few_contacts(data, part, config)
+        missing += [f"view {key}: {reason}" for key, reason in rare.items() if key not in empty]
         required = alone if part == "train" or (part == "held_out" and config.select_by == "hsa") else {}
         fails = len(empty) + len(required) == len(config.views) > 0
         if part != "test" and not fails and (lack := _missing_kind(contact_moments(moments, config), config)):
@@ -394,7 +416,7 @@ def part_checks(data: Data, config: TrainConfig) -> list[Check]:
         advice += (
             "train without alignment: hsa.weight = 0"
             if part == "train"
-            else f"choose another split_seed, or enlarge {part}"
+            else f"choose another split_seed, or enlarge {part}{more_episodes}"
         )
         checks.append(
             Check(
@@ -402,7 +424,8 @@ def part_checks(data: Data, config: TrainConfig) -> list[Check]:
                 f"Pairs of the {word} episodes",
                 "pass" if not missing else "fail" if fails else "warn",
                 f"{'; '.join(missing)} ({', '.join(names[:3])}{more})" if missing else "as needed",
-                limit="a pair with a negative in each view",
+                limit="a pair with a negative in each view"
+                + (f", {FEWEST_CONTACTS} contacts" if part != "train" else ""),
                 why="the loss of a view is a mean over its pairs, so without pairs it does not exist"
                 if missing
                 else "",
@@ -431,6 +454,25 @@ def _missing_pairs(moments: Moments, config: TrainConfig) -> tuple[dict[str, str
         if not always and not bool(rule.rows(0, min(len(rows), FIRST_ROWS)).any()):
             alone[view.key] = f"{len(rows)} pairs, none of which is a negative of another: one contact, or min_gap"
     return empty, alone
+
+
+def _few_contacts(data: Data, part: Part, config: TrainConfig) -> tuple[dict[str, str], str]:
+    """Return the reasons, by view, why results on a part would rest on too few contacts, and what to set instead."""
+    if config.hsa.weight == 0:
+        return {}, ""
+    views, parts = views_of(config), [m for m in (data.train, data.held_out, data.test) if m is not None]
+    moments = data.held_out if part == "held_out" else data.test
+    counts = {view.key: count_contacts(moments, view) for view in views} if moments is not None else {}
+    few = {key: f"{n} contacts, fewer than {FEWEST_CONTACTS}" for key, n in counts.items() if n < FEWEST_CONTACTS}
+    if not few:
+        return {}, ""
+    episodes = sum(len(m.jobs) for m in parts)
+    rate = min(sum(count_contacts(m, view) for m in parts) for view in views if view.key in few) / episodes
+    enough = math.ceil(FEWEST_CONTACTS / rate) if rate else episodes
+    if enough >= episodes:
+        return few, f"; {episodes} episodes are too few to hold out {FEWEST_CONTACTS} contacts; record more episodes"
+    own = len(moments.jobs) if moments is not None else 0
+    return few, f": {part} = {max(enough, own + 1)}"
 
 
 def _missing_kind(contact: np.ndarray, config: TrainConfig) -> str:

@@ -20,7 +20,7 @@ from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.alignment import BatchFeatures, View
 from tactile_align.policies.build import views_of
 from tactile_align.policies.checkpoint import Measure
-from tactile_align.training.data import contact_moments, contact_share
+from tactile_align.training.data import contact_moments, contact_share, contacts_of, count_contacts
 from tactile_align.training.optimiser import validation_weights
 from tactile_align.training.step import measured
 
@@ -129,16 +129,6 @@ class _Contacts:
         return float(hypergeom.cdf(0, others, np.concatenate(better), GALLERY - 1).mean())
 
 
-def contacts_of(moments: Moments, view: View) -> np.ndarray:
-    """Return (N,) index of each moment's contact, unique over all episodes; -1 without box or contact."""
-    touch = moments.touches[view.sensor]
-    pairs = moments.views[view.key].visible & touch.contact
-    both = np.stack([moments.episode, touch.contact_index], axis=1)[pairs]
-    numbers = np.full(len(pairs), -1)
-    numbers[pairs] = np.unique(both, axis=0, return_inverse=True)[1].reshape(-1)
-    return numbers
-
-
 def selected_measure(config: TrainConfig, held_out: Moments, quiet: bool = False) -> Measure | None:
     """Return the measure by which `select_by` selects weights on these held-out episodes; None: the last step.
 
@@ -154,7 +144,7 @@ def selected_measure(config: TrainConfig, held_out: Moments, quiet: bool = False
         return None
     if config.select_by in ("action", "hsa") or (config.select_by == "auto" and config.train_policy):
         return "hsa" if config.select_by == "hsa" else "action"
-    counts = {view.key: contacts_of(held_out, view).max() + 1 for view in views_of(config)}
+    counts = {view.key: count_contacts(held_out, view) for view in views_of(config)}
     if max(counts.values()) >= GALLERY:
         return "retrieval"
     few = ", ".join(f"{count} of view {key}" for key, count in counts.items())

@@ -10,10 +10,10 @@ from itertools import chain
 from pathlib import Path
 from statistics import fmean
 
-from tactile_align.checks import Check, Limit, Report, Status, decided, graded
+from tactile_align.checks import Check, Limit, Report, Status, decided, finite, graded
 from tactile_align.diagnostics.actions import LINEAR
 from tactile_align.diagnostics.intervals import interval_text
-from tactile_align.diagnostics.summary import Difference, ViewSummary, readout_lines
+from tactile_align.diagnostics.summary import ONE_CONTACT, Difference, ViewSummary, readout_lines
 from tactile_align.errors import InputError
 from tactile_align.files import refuse_existing, write_text_atomically
 from tactile_align.viz.report.page import LIVE_POLICY, POLICY, filled, image_data
@@ -79,6 +79,8 @@ def _difference(run: Run, other: Run, key: str, comparisons: int) -> Difference:
         raise InputError(f"only one of the runs has results in view {key}; a comparison needs those of both")
     if not own.episodes or (own.episodes, own.judged_on) != (base.episodes, base.judged_on):
         raise InputError("the runs were judged on different episodes; a comparison needs the same episodes")
+    if not all(summary.views[key].retrieval for summary in (own, base)):
+        raise InputError(f"a run has only one contact in view {key}; a comparison needs several contacts in both runs")
     a, b = (summary.views[key].retrieval["both"] for summary in (own, base))
     return a.minus(b, comparisons)
 
@@ -152,7 +154,7 @@ def _views(run: Run) -> Iterator[Check]:
             advice = "Check the boxes with `tactile-align overlay` and the config with `tactile-align doctor`"
             yield graded(LIMITS, "hsa-of-chance", share, name, measured=measured, advice=advice)
         yield from _retrieval(name, view)
-        if view.opening_only is None and run.config.get("region", "box") == "box":
+        if view.opening_only is None and view.retrieval and run.config.get("region", "box") == "box":
             title, advice = _AGAINST_OPENING.format(name), f"Measure it with: tactile-align evaluate {run.folder}"
             yield Check(f"retrieval-opening/{name}", title, "info", "not measured", advice=advice)
 
@@ -161,6 +163,7 @@ def _retrieval(name: str, view: ViewSummary) -> Iterator[Check]:
     both = view.retrieval.get("both")
     opening = view.opening_only.retrieval.get("both") if view.opening_only else None
     if both is None:
+        yield Check(f"retrieval-chance/{name}", f"R@1 against chance, {name}", "info", "left out", why=ONE_CONTACT)
         return
     at, interval, chance = both.at[1], both.interval[1], both.chance[1]
     recall = f"{at:.1%} {interval_text(interval, '.1%')}"
@@ -291,7 +294,7 @@ def render(runs: Sequence[Run], library: str, version: str = "") -> str:
         runs=runs,
         version=version,
         library=library,
-        figures=figures,
+        figures=finite(figures),
         **charts,
         judge=judge,
         judgements=_judgements,
