@@ -372,13 +372,20 @@ class ActionError:
         per_column: Error by action column, averaged over the steps of a chunk, then over the moments.
         first_step: Error by action column, of the first step of each chunk only.
         moments: Number of moments.
-        standing_still_per_column: Error of repeating the recorded state; None if state and action differ in length.
+        standing_still_per_column: Error of the actions that keep the robot still, see `Columns.still`; None if the
+            kinds of action are unknown.
+        last_action_per_column: Error of repeating the last action.
+        columns: Names of the action columns with their units.
+        standing_still_is: Whether the kinds of action are stated or guessed, or why they are unknown.
     """
 
     per_column: tuple[float, ...]
     first_step: tuple[float, ...]
     moments: int
     standing_still_per_column: tuple[float, ...] | None = None
+    last_action_per_column: tuple[float, ...] | None = None
+    columns: tuple[str, ...] = ()
+    standing_still_is: str = ""
 
 
 @dataclass(frozen=True)
@@ -422,11 +429,8 @@ class Summary:
             title = f"view {key}: {where}{self._weights('retrieval')}"
             lines += ["", title, *view_lines(view)]
         if self.action_error is not None:
-            policy, still = self.action_error.per_column, self.action_error.standing_still_per_column
             lines += ["", f"mean absolute action error on {self.episodes_text}, robot units, per column{at}:"]
-            lines.append("  policy          " + " ".join(f"{value:.4f}" for value in policy))
-            if still is not None:
-                lines.append("  standing still  " + " ".join(f"{value:.4f}" for value in still))
+            lines += action_lines(self.action_error)
         if self.phases:
             lines += ["", f"action error by phase on {self.episodes_text}, mean over all columns, robot units{at}."]
             lines.append("Each 95 % interval is over episodes and on its own, not corrected for their number:")
@@ -471,6 +475,21 @@ class Comparison:
             lines += [f"  {f'{title}, {run}':44}{d.text(form)} of {d.pairs}" for run, d in differences.items()]
         lines += [f"  {what}: not compared: {reason}" for what, reason in self.left_out.items()]
         return "\n".join(lines)
+
+
+def action_lines(error: ActionError) -> Iterator[str]:
+    """Yield the lines of text on the action error by column: the policy, standing still and the last action."""
+    names = error.columns or tuple(f"column {i}" for i in range(len(error.per_column)))
+    widths = [max(6, len(name)) for name in names]
+    rows = {"policy": error.per_column, "standing still": error.standing_still_per_column}
+    rows["last action"] = error.last_action_per_column
+    yield f"  {'':16}" + "  ".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
+    for row, values in rows.items():
+        if values is not None:
+            cells = (f"{value:>{width}.4f}" for value, width in zip(values, widths, strict=True))
+            yield f"  {row:16}" + "  ".join(cells)
+    if error.standing_still_is not in ("", "stated"):
+        yield f"  standing still: {error.standing_still_is}"
 
 
 def phase_lines(phases: Mapping[str, Mapping[str, PhaseError]]) -> Iterator[str]:

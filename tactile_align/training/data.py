@@ -17,12 +17,14 @@ from tactile_align.config.renamed import another_version
 from tactile_align.config.train import TrainConfig
 from tactile_align.datasets.copies import copies
 from tactile_align.datasets.episodes import EpisodeRef, list_episodes, open_episode
+from tactile_align.datasets.layout import Layout
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict, parse
 from tactile_align.features.tensor_files import header_of
 from tactile_align.files import read_json, write_text_atomically
 from tactile_align.losses.build import negatives_of
 from tactile_align.moments.cache import Job
+from tactile_align.moments.columns import Columns
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.normalisation import Statistics
 from tactile_align.moments.sampling import split_episodes
@@ -236,9 +238,22 @@ def load_data(config: TrainConfig, processes: int = 1, progress: bool = True, ru
     else:
         _refuse_changed(lists, parts, run)
         statistics = Statistics.load(run / STATISTICS)
+    if statistics.columns is None:
+        columns = Columns.of(_layouts(parts["train"]), parts["train"].low_dim())
+        statistics = statistics.model_copy(update={"columns": columns})
     contact = contact_moments(parts["train"], config)
     parts = {part: moments.normalised(statistics) for part, moments in parts.items()}
     return Data(parts["train"], parts["held_out"], statistics, rigs, contact, parts.get("test"), lists)
+
+
+def _layouts(moments: Moments) -> list[Layout]:
+    """Return the layouts of the episodes, each once; episodes of one folder have one layout."""
+    refs = {(job.ref.layout, job.ref.path.parent): job.ref for job in moments.jobs}
+    layouts: list[Layout] = []
+    for ref in refs.values():
+        with open_episode(ref) as episode:
+            layouts += [episode.layout] if episode.layout not in layouts else []
+    return layouts
 
 
 def rig_file(number: int) -> str:

@@ -44,7 +44,8 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
     include, with one pass of the encoders over the batches:
 
     - `action_error`: mean absolute error of the actions, normalised, over recorded steps. The latent is zero, as on
-      the robot.
+      the robot. `standing_still`: the same error of the actions that keep the robot still, see `Columns.still`;
+      missing if the kinds of action are unknown.
     - `recall/VIEW`: R@1, the share of queries for which the right one of 64 candidates is the most similar. It is the
       mean of two directions: a touch is the query and regions are the candidates, or a region is the query and touches
       are the candidates. The candidates are random contacts. Each contact of the batches contributes one moment. If the
@@ -61,7 +62,8 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
     count = config.validation_batches
     sums: dict[str, float] = {}
     times: dict[str, int] = {}
-    error = steps = 0.0
+    error = idle = steps = 0.0
+    stills = _still(moments)
     two_crops = model.aligns and config.hsa.pairs == "two_crops"
     asked = {view.key: _Contacts(moments, view) for view in model.views if model.aligns and not two_crops}
     generator = torch.Generator().manual_seed(0)
@@ -80,6 +82,9 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
             if model.act is not None:
                 gaps = (model.predict(batch, features).actions - batch.action).abs()[~batch.is_pad]
                 error, steps = error + float(gaps.sum()), steps + gaps.numel()
+                if stills is not None:
+                    still = torch.from_numpy(stills[np.array(indices)][:, None]).to(batch.action)
+                    idle += float((still - batch.action).abs()[~batch.is_pad].sum())
             for contacts in asked.values():
                 contacts.add(np.array(indices), features)
         missing = np.unique(np.concatenate([np.empty(0, int), *(c.missing() for c in asked.values())]))
@@ -92,7 +97,19 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
     # rank like a collapse.
     means = {name: value * count / times[name] if times[name] < count else value for name, value in sums.items()}
     recalls = {f"recall/{key}": contacts.recall() for key, contacts in asked.items() if contacts.enough}
-    return means | ({"action_error": error / steps} if steps else {}) | recalls
+    if steps:
+        means |= {"action_error": error / steps} | ({} if stills is None else {"standing_still": idle / steps})
+    return means | recalls
+
+
+def _still(moments: Moments) -> np.ndarray | None:
+    """Return the normalised actions (N, A) that keep the robot still; None if they are unknown."""
+    statistics = moments.statistics
+    if statistics is None or statistics.columns is None:
+        return None
+    qpos = np.concatenate([qpos for qpos, _ in moments.low_dim()])
+    still = statistics.columns.still(qpos, moments.last_actions(np.array(statistics.action_mean)))
+    return None if still is None else np.asarray(statistics.normalise_action(still))
 
 
 class _Contacts:

@@ -288,7 +288,9 @@ def test_two_runs_are_compared_on_the_same_contacts_and_moments(
     )
     assert acted.value == pytest.approx(two.phases["all"]["policy"].error - one.phases["all"]["policy"].error)
     assert {"all", "transition"} <= set(found.actions) <= {"all", "free", "contact", "transition"}
-    assert {"policy", "standing still", "linear in joints"} == set(one.phases["all"]), "one episode: nothing to shuffle"
+    assert {"policy", "standing still", "last action", "linear in joints"} == set(one.phases["all"]), (
+        "one episode: nothing to shuffle"
+    )
     assert "paired with run1 on the same moments" in found.text()
 
 

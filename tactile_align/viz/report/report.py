@@ -199,11 +199,16 @@ def _actions(run: Run) -> Iterator[Check]:
         return
     error, still = fmean(action.per_column), action.standing_still_per_column
     measured = f"{error:.4f}, mean absolute error of all columns, robot units"
+    if action.last_action_per_column is not None:
+        measured += f"; repeating the last action: {fmean(action.last_action_per_column):.4f}"
+    why = "" if action.standing_still_is == "stated" else action.standing_still_is
     if not still:
-        yield Check("action-error", LIMITS["action-error"].title, "info", measured, error)
+        why = f"standing still, the baseline: {why}" if why else ""
+        yield Check("action-error", LIMITS["action-error"].title, "info", measured, error, why=why)
         return
     share = error / fmean(still) if any(still) else math.nan
     measured = f"{share:.2f} of standing still: {error:.4f} of {fmean(still):.4f}, mean absolute error, robot units"
+    measured += f" ({why})" if why else ""
     yield graded(LIMITS, "action-error", share, measured=measured, advice="Train longer or on more episodes")
     linear = run.summary.phases.get("all", {}).get(LINEAR) if run.summary else None
     if linear is not None and linear.minus_policy is not None:
