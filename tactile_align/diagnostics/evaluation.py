@@ -36,7 +36,7 @@ from tactile_align.losses.build import negatives_of
 from tactile_align.moments.dataset import Moments
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.build import LoadedRun, views_of
-from tactile_align.training.data import Data, EpisodeLists, count_contacts, load_data
+from tactile_align.training.data import Data, EpisodeLists, count_contacts, load_data, without_opening
 from tactile_align.training.loop import train
 from tactile_align.training.state import finished
 
@@ -196,14 +196,17 @@ def _judge(folder: Path, data: Data | None, progress: bool, processes: int, base
         trials: tuple[BaselineTrial, ...] = ()
         baseline = None
         features = {view.key: pair_features(loaded, view.key) for view in loaded.model.views}
-        # Two crops have no opening. The best baseline is chosen by retrieval on the held-out episodes.
-        chosen = config.region == "box" and config.hsa.pairs != "two_crops"
-        if chosen and _most_contacts(data.held_out, config) > 1 and any(map(_compared, features.values())):
+        missing = ""
+        if bare := without_opening(data.judged, config):
+            missing = f"{', '.join(bare)} sits on no gripper, so there is no opening"
+        elif _most_contacts(data.held_out, config) < 2 or not any(map(_compared, features.values())):
+            missing = ONE_CONTACT  # the best baseline is chosen by retrieval on the held-out episodes
+        if not missing and config.region == "box" and config.hsa.pairs != "two_crops":  # two crops have no opening
             trials = baseline_trials(config, data, baseline_rates, progress) if baseline_rates else kept_trials(config)
         if trials:
             best = opening_only(config, best_trial(trials).rate)
             baseline = LoadedRun.load(Path(best.out), best, data.judged, "retrieval")
-        views = {key: _view_summary(loaded, baseline, key, found, trials) for key, found in features.items()}
+        views = {key: _view_summary(loaded, baseline, key, found, trials, missing) for key, found in features.items()}
         reading = _readings(data, config)
         weights["retrieval"] = loaded.selected
     summary = Summary(folder.name, encoder_name(loaded.model), data.judged_on, views, reading)
@@ -349,13 +352,16 @@ def _view_summary(
     key: str,
     features: dict[str, np.ndarray],
     trials: tuple[BaselineTrial, ...],
+    missing: str,
 ) -> ViewSummary:
+    """Return the results of one view; `missing` is the reason why there is no baseline, if it is not the config's."""
     gallery = _gallery(features)
-    recalls, beside, minus, left_out = dict[str, Recall](), None, None, dict[str, str]()
+    recalls, beside, minus = dict[str, Recall](), None, None
+    left_out = {"opening only": missing} if missing else {}
     if _compared(features):
         recalls = _retrieval(features)
     else:
-        left_out = dict.fromkeys(("retrieval", "opening only"), ONE_CONTACT)
+        left_out |= dict.fromkeys(("retrieval", "opening only"), ONE_CONTACT)
     if baseline is not None and recalls:
         other = pair_features(baseline, key)
         galleries, _ = read_galleries(other, gallery, run.config.hsa.min_gap)

@@ -274,6 +274,11 @@ def contact_moments(moments: Moments, config: TrainConfig) -> np.ndarray:
     return pairs
 
 
+def without_opening(moments: Moments, config: TrainConfig) -> list[str]:
+    """Return the sensors of the views that sit on no gripper, and so have no opening."""
+    return list(dict.fromkeys(v.sensor for v in views_of(config) if moments.touches[v.sensor].opening is None))
+
+
 def contacts_of(moments: Moments, view: View) -> np.ndarray:
     """Return (N,) index of each moment's contact, unique over all episodes; -1 without box or contact."""
     touch = moments.touches[view.sensor]

@@ -1,5 +1,6 @@
 """Judging a run: its baseline must be whole, and what cannot be judged is said."""
 
+import copy
 import json
 import os
 import re
@@ -42,6 +43,7 @@ from tactile_align.diagnostics.summary import (
 )
 from tactile_align.errors import InputError
 from tactile_align.losses.build import negatives_of
+from tactile_align.moments.dataset import Moments
 from tactile_align.policies.build import LoadedRun, make_model
 from tactile_align.policies.checkpoint import FORMAT, latest_checkpoint, load_checkpoint
 from tactile_align.training import loop, validation
@@ -49,7 +51,8 @@ from tactile_align.training.data import Data, load_data
 from tactile_align.training.logs import read_metrics
 from tactile_align.training.optimiser import make_optimiser
 from tactile_align.training.state import finished
-from tactile_align.viz.report.report import report
+from tactile_align.viz.report.report import judge, report
+from tactile_align.viz.report.run_folder import read_run
 from tests.training.conftest import small_training
 from tests.training.test_without_pairs import first_contact, without
 
@@ -397,6 +400,28 @@ def test_a_run_with_one_held_out_contact_is_evaluated_and_reported_without_retri
     json.loads(text, parse_constant=lambda name: pytest.fail(f"summary.json contains a bare {name}"))
     page = report(config.out).read_text(encoding="utf-8")
     assert "one held-out contact" in page
+
+
+def without_gripper(moments: Moments) -> Moments:
+    other = copy.copy(moments)
+    other.touches = {name: replace(touch, opening=None) for name, touch in moments.touches.items()}
+    return other
+
+
+def test_a_run_of_an_arm_without_a_gripper_is_evaluated_without_the_opening_baseline(
+    trained: tuple[TrainConfig, Data], tmp_path: Path
+) -> None:
+    config, data = trained[0].model_copy(update={"out": str(tmp_path / "run")}), trained[1]
+    shutil.copytree(trained[0].out, config.out, ignore=shutil.ignore_patterns(BASELINE, "summary.json"))
+    bare = replace(data, train=without_gripper(data.train), held_out=without_gripper(data.held_out))
+    view = evaluate(config.out, data=bare, progress=False).views[KEY]
+    assert view.opening_only is None and view.retrieval["both"].queries > 1
+    assert "tactile1" in view.left_out["opening only"] and "no gripper" in view.left_out["opening only"]
+    assert "opening from h_tau" not in view.probes
+    (found,) = (check for check in judge(read_run(config.out)).checks if check.id == f"retrieval-opening/{KEY}")
+    assert "no gripper" in found.why and found.advice == ""
+    with pytest.raises(InputError, match=r"region = 'opening' needs a gripper.*tactile1"):
+        loop.train(opening_only(config, 1e-3), data=bare, progress=False)
 
 
 def test_non_finite_results_are_stored_as_words_and_read_as_numbers() -> None:

@@ -155,8 +155,9 @@ def _views(run: Run) -> Iterator[Check]:
             yield graded(LIMITS, "hsa-of-chance", share, name, measured=measured, advice=advice)
         yield from _retrieval(name, view)
         if view.opening_only is None and view.retrieval and run.config.get("region", "box") == "box":
-            title, advice = _AGAINST_OPENING.format(name), f"Measure it with: tactile-align evaluate {run.folder}"
-            yield Check(f"retrieval-opening/{name}", title, "info", "not measured", advice=advice)
+            title, why = _AGAINST_OPENING.format(name), view.left_out.get("opening only", "")
+            advice = "" if why else f"Measure it with: tactile-align evaluate {run.folder}"
+            yield Check(f"retrieval-opening/{name}", title, "info", "not measured", why=why, advice=advice)
 
 
 def _retrieval(name: str, view: ViewSummary) -> Iterator[Check]:
