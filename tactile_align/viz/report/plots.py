@@ -128,8 +128,10 @@ def _curves(
                 traces.append(_line(steps, values, label, COLOURS[colour + 2 * number], DASHES[number], mode))
                 shown = ("not finite" if value is None else f"{value:.4g}" for value in values)
                 rows += [(label, step, text) for step, text in zip(steps, shown, strict=True)]
-        lines = (run.series(kind, key) for kind, key in chance)
-        steps, values = next((line for line in lines if len(line[0]) > 1), ([], []))  # a line needs two points
+        lines = [line for line in (run.series(kind, key) for kind, key in chance) if line[0]]
+        steps, values = max(lines, key=lambda line: len(line[0]) > 1, default=([], []))
+        if len(steps) == 1:  # a line needs two points
+            steps, values = [steps[0] - 1, steps[0] + 1], values * 2
         if steps:
             traces.append(_line(steps, values, _label(runs, run, "chance"), CHANCE, "dot", "lines"))
     rows = [rows[i] for i in evenly(len(rows), TABLE_ROWS)]

@@ -150,7 +150,9 @@ def _views(run: Run) -> Iterator[Check]:
         loss = view.loss
         if math.isfinite(loss.hsa) and loss.chance > 0:
             share = loss.hsa / loss.chance
-            measured = f"{share:.2f} of chance: {loss.hsa:.3f} of {loss.chance:.3f} nats"
+            where = f"all pairs of the {run.summary.judged_on if run.summary else 'held-out'} episodes"
+            measured = f"{share:.2f} of chance: {loss.hsa:.3f} of {loss.chance:.3f} nats, {where}"
+            measured += "; the curve: validation batches"
             advice = "Check the boxes with `tactile-align overlay` and the config with `tactile-align doctor`"
             yield graded(LIMITS, "hsa-of-chance", share, name, measured=measured, advice=advice)
         yield from _retrieval(name, view)

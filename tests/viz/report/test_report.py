@@ -127,6 +127,22 @@ def test_a_policy_no_better_than_standing_still_fails(tmp_path: Path) -> None:
     assert check(run, "action-error").status == "info"
 
 
+def test_one_point_of_a_curve_has_a_chance_line_and_one_held_out_loss_for_each_step(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    first, again = (
+        {"kind": "validation", "step": 2, f"hsa/{VIEW}": x, f"chance/{VIEW}": 2.0, "loss": x} for x in (1.9, 1.5)
+    )
+    (run / "metrics.jsonl").write_text("", encoding="utf-8")
+    log(run, {"kind": "train", "step": 2, f"hsa/{VIEW}": 1.8, f"chance/{VIEW}": 2.1, "loss": 1.8}, first, again)
+    (plot, *_) = curve_plots([read_run(run)])
+    chance = next(trace for trace in plot.traces if trace["name"] == "chance")
+    assert (chance["x"], chance["y"]) == ([1, 3], [2.0, 2.0]), "a line needs two points"
+    held_out = next(trace for trace in plot.traces if trace["name"] == "held out")
+    assert (held_out["x"], held_out["y"]) == ([2], [1.5]), "the record that was written last"
+    found = check(run, f"hsa-of-chance/{VIEW}")
+    assert "all pairs of the test episodes; the curve: validation batches" in found.measured
+
+
 def test_the_action_charts_name_the_columns_and_the_verdict_tells_why_a_baseline_is_missing(tmp_path: Path) -> None:
     run, data = make_run(tmp_path), summary()
     error = {"per_column": [0.01, 0.02], "first_step": [0.01, 0.02], "moments": 900, "columns": ["dx [m]", "grip"]}
