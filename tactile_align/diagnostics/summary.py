@@ -72,7 +72,7 @@ class Difference:
         first, second = (np.array([values[place] for place in common]) for values in (a, b))
         return cls.of(first, second, np.array([e for e, _ in common]), bounds=bounds, comparisons=comparisons)
 
-    def text(self, form: str = "+.3f") -> str:
+    def text(self, form: str = "+z.3f") -> str:
         """Return the difference and its interval as text, such as "+0.120 [+0.050, +0.190]"."""
         return f"{self.value:{form}} {interval_text(self.interval, form)}"
 
@@ -471,7 +471,7 @@ class Comparison:
         parts = {f"R@1, view {key}": differences for key, differences in self.retrieval.items()}
         parts |= {f"action error, {phase}": differences for phase, differences in self.actions.items()}
         for title, differences in parts.items():
-            form = "+.4f" if title.startswith("action") else "+.3f"
+            form = "+z.4f" if title.startswith("action") else "+z.3f"
             lines += [f"  {f'{title}, {run}':44}{d.text(form)} of {d.pairs}" for run, d in differences.items()]
         lines += [f"  {what}: not compared: {reason}" for what, reason in self.left_out.items()]
         return "\n".join(lines)
@@ -498,7 +498,7 @@ def phase_lines(phases: Mapping[str, Mapping[str, PhaseError]]) -> Iterator[str]
         yield f"  {phase}: {rows['policy'].moments} moments, {rows['policy'].episodes} episodes"
         for row, error in rows.items():
             line = f"    {row:18}{_with_interval(error.error, error.interval, '.4f')}"
-            yield line if error.minus_policy is None else f"{line}, minus policy {error.minus_policy.text('+.4f')}"
+            yield line if error.minus_policy is None else f"{line}, minus policy {error.minus_policy.text('+z.4f')}"
 
 
 def json_of(result: object) -> str:
@@ -607,7 +607,7 @@ def readout_lines(view: ViewSummary) -> Iterator[str]:
             f"spread {s.spread_touch:.2f} / {s.spread_vision:.2f}, partition isotropy "
             f"{s.partition_isotropy_touch:.2f} / {s.partition_isotropy_vision:.2f}, uniformity "
             f"{s.uniformity_touch:.2f} / {s.uniformity_vision:.2f}; alignment {s.alignment:.2f}, "
-            f"gap {s.modality_gap:.2f}, margin {s.margin:+.3f}: {s.verdict}"
+            f"gap {s.modality_gap:.2f}, margin {s.margin:+z.3f}: {s.verdict}"
         )
     for name, probe in view.probes.items():
         what, side = name.split(" from ")

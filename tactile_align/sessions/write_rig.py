@@ -86,7 +86,8 @@ def with_stroke(rig: Rig, arm: str, stroke: float, axis: np.ndarray | None = Non
 def pose_keys(T: np.ndarray) -> dict[str, tuple[float, ...]]:
     """Return the keys translation_m and quat_wxyz of a rig file, with the values for a pose T (4, 4), m."""
     quat = quaternion_from_rotation(T[:3, :3])
-    return {"translation_m": tuple(map(float, T[:3, 3])), "quat_wxyz": tuple(map(float, quat))}
+    # A sum with 0.0 turns -0.0 into 0.0.
+    return {"translation_m": tuple((T[:3, 3] + 0.0).tolist()), "quat_wxyz": tuple((np.asarray(quat) + 0.0).tolist())}
 
 
 def require_no_override(rig: Rig, kind: Literal["cameras", "sensors"], name: str, paths: Iterable[Path]) -> None:

@@ -69,7 +69,7 @@ def _paired(run: Run, other: Run) -> Iterator[Check]:
         except InputError as error:
             yield Check(id, title, "info", "not compared", why=str(error), advice=f"Compare them with: {command}")
         else:
-            measured = f"{minus.text('+.1%')} on the same {minus.pairs} contacts"
+            measured = f"{minus.text('+z.1%')} on the same {minus.pairs} contacts"
             yield Check(id, title, "info", measured, minus.value, advice=f"Compare their actions with: {command}")
 
 
@@ -187,7 +187,7 @@ def _retrieval(name: str, view: ViewSummary) -> Iterator[Check]:
             f"retrieval-opening/{name}",
             _AGAINST_OPENING.format(name),
             minus.above_zero,
-            f"{recall}; the opening alone: {base:.1%}; difference on the same contacts {minus.text('+.1%')}",
+            f"{recall}; the opening alone: {base:.1%}; difference on the same contacts {minus.text('+z.1%')}",
             limit="interval of the difference above 0",
             value=at,
             advice="The gripper opening alone may explain the retrieval. Record objects of several sizes, and the same "
@@ -215,7 +215,7 @@ def _actions(run: Run) -> Iterator[Check]:
     yield graded(LIMITS, "action-error", share, measured=measured, advice="Train longer or on more episodes")
     linear = run.summary.phases.get("all", {}).get(LINEAR) if run.summary else None
     if linear is not None and linear.minus_policy is not None:
-        measured = f"{error:.4f}; linear map: {linear.error:.4f}, minus policy {linear.minus_policy.text('+.4f')}"
+        measured = f"{error:.4f}; linear map: {linear.error:.4f}, minus policy {linear.minus_policy.text('+z.4f')}"
         title = "Action error against a linear map from the joints"
         interval = linear.minus_policy.interval
         advice = "The policy gains nothing from its images: train longer, on more episodes, or look at the attention"
