@@ -220,7 +220,7 @@ def _write_shifted_rigs(plan: StudyConfig, folder: Path, row: str) -> None:
     config = _with_true_boxes(plan, folder, row, plan.seeds[0])
     (folder / "rigs").mkdir(parents=True, exist_ok=True)
     for entry, path in _shifted_rigs(config, folder, row):
-        rig = load_rig(entry.rig)
+        rig = load_rig(entry.rig_source)
         for camera in dict.fromkeys(view.camera for view in config.views):
             K = [list(line) for line in rig.camera(camera).K]
             K[0][2] += shift[0]

@@ -508,16 +508,16 @@ def _missing_kind(contact: np.ndarray, config: TrainConfig) -> str:
 
 
 def _checked_rig(entry: DataConfig, config: TrainConfig) -> Rig:
-    rig = load_rig(entry.rig)
+    rig = load_rig(entry.rig_source)
     if rig.verified is not None and rig.verified.verdict == "fail" and not config.unverified_rig:
         raise InputError(
-            f"{entry.rig}: this rig failed `verify` on {rig.verified.when}, so its boxes may be misplaced. Calibrate "
-            f"the rig and verify it again, or set unverified_rig = true to train with it anyway"
+            f"{entry.rig_source}: this rig failed `verify` on {rig.verified.when}, so its boxes may be misplaced. "
+            f"Calibrate the rig and verify it again, or set unverified_rig = true to train with it anyway"
         )
     if rig.verified is None and config.views and not config.unverified_rig:
         exact = rig.status == "exact"
         level, kind = (logging.INFO, "note") if exact else (logging.WARNING, "warning")
         remark = '; its status "exact" is for simulations' if exact else ""
-        command = f"tactile-align verify {entry.path} --rig {entry.rig}"
-        logger.log(level, f"{kind}: rig {entry.rig} was never verified{remark}; run: {command}")
+        command = f"tactile-align verify {entry.path} --rig {entry.rig_source}"
+        logger.log(level, f"{kind}: rig {entry.rig_source} was never verified{remark}; run: {command}")
     return rig

@@ -325,7 +325,8 @@ def plotlyjs() -> str:
 def _judgements(run: Run) -> Iterator[tuple[str, Report | None, str]]:
     """Yield (title, report, command that writes the report) of each judging command; report None: it does not exist."""
     data = (run.config.get("data") or [{}])[0]
-    verify = shlex.join(["verify", str(data.get("path", "RECORDINGS")), "--rig", str(data.get("rig", "RIG"))])
+    rig = ["--rig", str(data["rig"])] if "rig" in data else []  # otherwise the one beside the recordings
+    verify = shlex.join(["verify", str(data.get("path", "RECORDINGS")), *rig])
     config, verification, doctor = (
         shlex.quote(str(run.folder / name)) for name in ("config.toml", "verification.json", "doctor.json")
     )
@@ -336,7 +337,7 @@ def _judgements(run: Run) -> Iterator[tuple[str, Report | None, str]]:
 def _sources(run: Run) -> list[tuple[str, str]]:
     verified = run.verification.facts if run.verification else (run.rig or {}).get("verified") or {}
     rows = [("recordings (from verify)", str(verified.get("data_hash", "not verified")))]
-    rows += [(entry.get("path", ""), f"rig {entry.get('rig', '')}") for entry in run.config.get("data", [])]
+    rows += [(entry.get("path", ""), f"rig {entry.get('rig', 'beside them')}") for entry in run.config.get("data", [])]
     names = ("config.toml", "rig.toml", "statistics.json", "episodes.json", "summary.json")
     files = [file for name in names if (file := run.folder / name).is_file()]
     return rows + [(file.name, "sha256 " + hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
