@@ -303,13 +303,20 @@ def text_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [line.rstrip() for line in capture.get().rstrip("\n").split("\n")]
 
 
-def finite(value: Any) -> Any:
-    """Return plain data with every non-finite number replaced by None, because JSON cannot store such numbers."""
+def finite(value: Any, words: bool = False) -> Any:
+    """Return plain data without non-finite numbers, because JSON cannot store such numbers.
+
+    Args:
+        value: The data.
+        words: Whether such a number becomes its name, "nan", "inf" or "-inf"; otherwise it becomes None.
+    """
     if isinstance(value, Mapping):
-        return {key: finite(entry) for key, entry in value.items()}
+        return {key: finite(entry, words) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [finite(entry, words) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(float(value)) if words else None
+    return value
 
 
 def _cell(value: Any) -> str:

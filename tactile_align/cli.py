@@ -9,13 +9,14 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 import tyro
 from tyro.conf import Positional
 
 from tactile_align.errors import DivergedError, InputError, MissingExtra
-from tactile_align.verbs import FAILED, UNUSABLE
+from tactile_align.verbs import FAILED, GOOD, UNUSABLE
 from tactile_align.verbs.calibration import board, calibrate, label, verify
 from tactile_align.verbs.data import convert, inspect, overlay, repair, simulate, trim
 from tactile_align.verbs.training import ablate, demo, doctor, evaluate, report, rollout, study, train, watch
@@ -34,10 +35,11 @@ VERBS: dict[str, Callable[..., int]] = {
     "train": _train_help,
     **{verb.__name__: verb for verb in _ON_RUNS},
 }
-TRACEBACK = "--traceback"
+TRACEBACK, VERSION = "--traceback", "--version"
 DESCRIPTION = f"""Align the touches of a robot with its camera images, check the alignment, and train a policy on it.
 
-An error in the input is printed as one line. The option {TRACEBACK}, at any position, also prints the traceback."""
+An error in the input is printed as one line. The option {TRACEBACK}, at any position, also prints the traceback. The
+option {VERSION} alone prints the version."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -48,6 +50,9 @@ def run(argv: Sequence[str]) -> int:
     is not caught.
     """
     words = [word for word in argv if word != TRACEBACK]
+    if words == [VERSION]:
+        print(f"tactile-align {metadata.version('tactile-align')}")
+        return GOOD
     try:
         with _remarks_on_stderr():
             return _run_verb(words)

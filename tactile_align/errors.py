@@ -16,6 +16,21 @@ class InputError(ValueError):
     """
 
 
+class ColumnError(InputError):
+    """Error for a reading in one column of qpos, such as a gripper reading out of range.
+
+    Attributes:
+        column: Index of the column.
+    """
+
+    def __init__(self, text: str, column: int) -> None:
+        super().__init__(text, column)
+        self.column = column
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class FactError(InputError):
     """Error for a fact file that is missing, unreadable or wrong; the message contains the file and the key."""
 

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,19 @@ def test_unusable_input_is_one_line_on_stderr_and_exit_2(tmp_path: Path, capsys:
     assert captured.out == "" and captured.err.startswith("error: ") and "none.hdf5" in captured.err
     assert run(["train", str(tmp_path / "none.toml")]) == 2
     assert "no such file" in capsys.readouterr().err
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"tactile-align {metadata.version('tactile-align')}\n"
+
+
+def test_help_into_a_reader_that_has_left_prints_no_error() -> None:
+    command = [sys.executable, "-m", "tactile_align", "--help"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
 
 
 def test_an_unknown_key_of_a_config_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

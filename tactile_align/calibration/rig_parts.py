@@ -2,6 +2,8 @@
 
 import fnmatch
 import json
+import logging
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +27,8 @@ from tactile_align.geometry.frames import pose, pose_fault, quaternion_from_rota
 from tactile_align.geometry.images import ImageMap
 from tactile_align.kinematics.arm import Arm, load_arm
 from tactile_align.kinematics.gripper import Gripper
+
+logger = logging.getLogger(__name__)
 
 Vector = tuple[float, float, float]
 Side = Annotated[float, Field(ge=0.0, lt=0.5)]
@@ -158,8 +162,26 @@ class RigArm(Mount):
         return self
 
 
+FOCAL, CENTRES = ("fx", "fy"), (("cx", "cy"), ("ppx", "ppy"))
+"""Keys of the entries of K, as drivers name them."""
+SDK_MODELS: dict[str, LensModel] = {
+    "none": "pinhole",
+    "brown_conrady": "brown",
+    "modified_brown_conrady": "brown",
+    "inverse_brown_conrady": "brown",
+    "kannala_brandt4": "fisheye",
+}
+"""Lens models by the names of the RealSense SDK, in lower case with underscores."""
+WITHOUT_MODEL = {4: ("brown", "fisheye"), 5: ("brown",), 8: ("rational",)}
+"""Lens models by the number of coefficients."""
+
+
 class Lens(Checked):
-    """Intrinsics of a camera as a file declares them, valid for frames of width x height."""
+    """Intrinsics of a camera as a file declares them, valid for frames of width x height.
+
+    A file gives the intrinsics as `K` or as fx, fy and cx, cy (or ppx, ppy), px. A model may have its name in the
+    RealSense SDK.
+    """
 
     width: Annotated[int, Field(ge=1)]
     height: Annotated[int, Field(ge=1)]
@@ -168,6 +190,42 @@ class Lens(Checked):
     model: LensModel = "pinhole"
     distortion: tuple[float, ...] = ()
     valid_radius: float | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_names_of_drivers(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        entry = dict(data)
+        given = [key for key in (*FOCAL, *CENTRES[0], *CENTRES[1]) if key in entry]
+        if given and "K" in entry:
+            raise InputError(f"the intrinsics are given twice: as K and as {', '.join(given)}. Remove one of them")
+        if given:
+            centre = next((keys for keys in CENTRES if set(keys) & set(given)), CENTRES[0])
+            if set(given) != {*FOCAL, *centre}:
+                missing = [key for key in (*FOCAL, *centre) if key not in given]
+                extra = [key for key in given if key not in (*FOCAL, *centre)]
+                fault = f"{', '.join(missing)} missing" if missing else f"{', '.join(extra)} beside {', '.join(centre)}"
+                raise InputError(f"intrinsics need fx, fy and cx, cy (or ppx, ppy), px; {fault}. Give these four, or K")
+            fx, fy, cx, cy = (entry.pop(key) for key in (*FOCAL, *centre))
+            entry["K"] = [[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]
+        k, model = entry.get("distortion", ()), entry.get("model")
+        if model is None and isinstance(k, list | tuple) and k:
+            meant = " or ".join(f'model = "{name}"' for name in WITHOUT_MODEL.get(len(k), ()))
+            remedy = f"Add {meant}" if meant else "brown has 4 or 5 coefficients, rational 8, fisheye 4"
+            raise InputError(f"distortion has {len(k)} coefficients, but no model says what they mean. {remedy}")
+        name = re.sub(r"[\s-]+", "_", str(model).lower().removeprefix("distortion."))
+        if name in SDK_MODELS:
+            entry["model"] = SDK_MODELS[name] if any(k) else "pinhole"
+            entry["distortion"] = k if any(k) else ()
+            if name == "inverse_brown_conrady" and any(k):
+                # The SDK projects with the forward formula; only old versions undistorted with these coefficients.
+                logger.warning(
+                    f'model = "{model}" is read as "brown", as the RealSense SDK does when it projects. Old SDKs used '
+                    f"these coefficients to undistort, which moves pixels by up to 9 px: look at a straight edge in "
+                    f'`tactile-align overlay`, then write model = "brown", or calibrate the lens'
+                )
+        return entry
 
     def camera(self, name: str) -> Camera:
         """Return a camera with these intrinsics; its error messages contain `name`."""

@@ -1,5 +1,6 @@
 """Configuration of the data of a run: recorded episodes and views. A view is a pair of a camera and a sensor."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -9,18 +10,27 @@ from tactile_align.facts import Strict
 MOST_AHEAD_M = 0.2
 """Upper limit of `ahead_m`, m. No grasped object is thicker than this."""
 
+EPISODE_FILES = (".hdf5", ".h5")
+
 
 class DataConfig(Strict):
     """One source of recorded episodes, with the rig (cameras, arm and touch sensors) that recorded the episodes."""
 
     path: str
     """Path of an HDF5 episode, or of a folder of HDF5 episodes."""
-    rig: str
-    """Name or path of the rig that recorded these episodes."""
+    rig: str | None = None
+    """Name or path of the rig that recorded these episodes. None: rig.toml beside the episodes."""
     layout: str | None = None
     """Name or path of the episode layout. None: detect the layout from the files."""
     episodes: Annotated[int, Field(ge=1)] | None = None
     """Number of episodes that are used: the first ones, in the natural order of their paths. None: all episodes."""
+
+    @property
+    def rig_source(self) -> str:
+        """Name or path of the rig: `rig`, or rig.toml beside the episodes."""
+        place = Path(self.path.partition("#")[0])
+        beside = place.parent if place.suffix in EPISODE_FILES else place
+        return self.rig or str(beside / "rig.toml")
 
 
 class ViewConfig(Strict):

@@ -15,7 +15,7 @@ from tactile_align.datasets.layout import Layout
 from tactile_align.datasets.refs import EpisodeRef, list_episodes, locate, parse_ref
 from tactile_align.datasets.streams import Found, Stream, find
 from tactile_align.datasets.writer import write_episode
-from tactile_align.errors import EpisodeError, Fault, InputError
+from tactile_align.errors import ColumnError, EpisodeError, Fault, InputError
 
 __all__ = ["Episode", "EpisodeError", "EpisodeRef", "Fault", "list_episodes", "open_episode", "write_episode"]
 
@@ -137,6 +137,16 @@ class Episode:
         if name not in self._streams:
             raise InputError(f"{self.ref} has no stream {name!r}. Use one of its streams: {', '.join(self._streams)}")
         return self._streams[name]
+
+    def qpos_key(self, error: InputError) -> str:
+        """Return the path of the array of qpos that an error is about: that of its column, else the first one."""
+        keys = self.layout.state.qpos
+        if isinstance(error, ColumnError) and len(keys) > 1:
+            with open_file(self.path) as file:
+                group = file[self.ref.group] if self.ref.group else file
+                widths = [1 if group[key].ndim == 1 else int(group[key].shape[1]) for key in keys]
+            keys = tuple(key for key, end in zip(keys, np.cumsum(widths), strict=True) if error.column < end)
+        return f"/{self.ref.group}/{keys[0]}".replace("//", "/")
 
     def width_height(self, name: str) -> tuple[int, int]:
         """Return (width, height), px, of the frames of the camera or touch sensor `name`."""

@@ -16,6 +16,7 @@ from tactile_align.facts import Strict, fact_names, parse, read_fact
 
 Kind = Literal["raw", "padded_jpeg", "vlen_jpeg"]
 Channels = Literal["rgb", "bgr"]
+ActionKind = Literal["absolute", "delta"]
 
 
 def _plain(path: str) -> str:
@@ -34,13 +35,29 @@ Data = Annotated[Place, AfterValidator(_named)]
 
 
 class State(Strict):
-    """Paths of joints, velocities and actions in the episode. If several paths are listed, their columns are joined."""
+    """Paths of joints, velocities and actions in the episode. If several paths are listed, their columns are joined.
+
+    An action is `absolute` (a target) or `delta` (a change of the state). `action_is` and the units are one value for
+    all columns, or one per column.
+    """
 
     qpos: tuple[Data, ...] = Field(min_length=1)
     qvel: tuple[Data, ...] = ()
     action: tuple[Data, ...] = Field(min_length=1)
     carried: tuple[Data, ...] = ()  # further (T, ...) arrays that `trim` and `convert` copy
     dtype: Literal["float32", "float64"] = "float32"  # for writing; any float type is read
+    action_is: ActionKind | tuple[ActionKind, ...] | None = None  # None: guessed from the episodes
+    qpos_names: tuple[str, ...] = ()
+    action_names: tuple[str, ...] = ()
+    qpos_units: str | tuple[str, ...] = ()
+    action_units: str | tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "State":
+        for key, names in (("qpos_names", self.qpos_names), ("action_names", self.action_names)):
+            if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+                raise InputError(f"{key} contains {', '.join(twice)} twice; each column needs its own name. Rename one")
+        return self
 
     @property
     def arrays(self) -> tuple[tuple[str, tuple[str, ...], bool], ...]:

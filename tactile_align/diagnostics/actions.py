@@ -11,10 +11,11 @@ from tactile_align.diagnostics.intervals import mean_interval
 from tactile_align.diagnostics.probes import ridge
 from tactile_align.diagnostics.summary import ERRORS, ActionError, Difference, PhaseError
 from tactile_align.evenly import evenly
+from tactile_align.moments.columns import Columns
 from tactile_align.moments.dataset import Moments
 from tactile_align.policies.build import LoadedRun
 
-POLICY, STILL, LINEAR = "policy", "standing still", "linear in joints"
+POLICY, STILL, LAST, LINEAR = "policy", "standing still", "last action", "linear in joints"
 TOUCH, REGION = "touch shuffled", "region shuffled"
 JUDGED = 1500
 """Approximate largest number of moments at which errors are computed; they are evenly spaced."""
@@ -33,10 +34,11 @@ class ActionMoments:
         time: (R,) frame number of each moment in its episode.
         phase: (R,) str, "free", "contact" or "transition", see `contact_phases`; "" without a touch sensor.
         real: (R, C) bool, which steps of a chunk lie inside the episode; the other steps are padding.
-        columns: (R, C, A) absolute errors by name of the predictor: "policy", and "standing still" if state and action
-            have equal length.
+        columns: (R, C, A) absolute errors by name of the predictor: "policy", "last action", and "standing still" if
+            the kinds of action are known.
         errors: (R, C) absolute errors averaged over the columns, by name of the predictor: "policy" and the controls of
             `action_moments`.
+        meaning: Meaning of the columns; None if it is not known.
     """
 
     episode: np.ndarray
@@ -45,6 +47,7 @@ class ActionMoments:
     real: np.ndarray
     columns: dict[str, np.ndarray]
     errors: dict[str, np.ndarray]
+    meaning: Columns | None = None
 
     def error(self) -> ActionError:
         """Return the mean errors of the policy and of "standing still" (see `action_moments`), by action column."""
@@ -54,6 +57,9 @@ class ActionMoments:
             first_step=tuple(self.columns[POLICY][:, 0].mean(axis=0).tolist()),
             moments=len(self.episode),
             standing_still_per_column=means.get(STILL),
+            last_action_per_column=means.get(LAST),
+            columns=self.meaning.action if self.meaning else (),
+            standing_still_is=self.meaning.source if self.meaning else "",
         )
 
     def phases(self) -> dict[str, dict[str, PhaseError]]:
@@ -131,10 +137,11 @@ def compare_actions(runs: dict[str, ActionMoments], comparisons: int) -> dict[st
 def action_moments(run: LoadedRun, train: Moments) -> ActionMoments:
     """Return the action errors of a policy and of its controls at the moments of a run, robot units.
 
-    The latent of the policy is zero, as on the robot. The controls are: "standing still" (all actions of a chunk equal
-    the recorded state), if state and action have equal length; "linear in joints" (a ridge regression from state to
-    chunk); "touch shuffled" and "region shuffled" (the policy with touch or region tokens of a random moment of another
-    episode), if the policy uses these tokens and at least two episodes exist.
+    The latent of the policy is zero, as on the robot. The controls are: "standing still" (see `Columns.still`), if the
+    kinds of action are known; "last action" (all actions of a chunk equal the action before the moment, or the mean
+    training action at the start of an episode); "linear in joints" (a ridge regression from state to chunk); "touch
+    shuffled" and "region shuffled" (the policy with touch or region tokens of a random moment of another episode), if
+    the policy uses these tokens and at least two episodes exist.
 
     Args:
         run: Run with a policy.
@@ -173,10 +180,13 @@ def action_moments(run: LoadedRun, train: Moments) -> ActionMoments:
     errors = {row: np.concatenate(parts) for row, parts in predictions.items()}
     actions, state = np.concatenate(recorded), np.concatenate(states)
     columns = {POLICY: errors[POLICY]}
-    if state.shape[1] == actions.shape[2]:
-        columns[STILL] = errors[STILL] = np.abs(state[:, None] - actions)
+    last = moments.last_actions(np.array(statistics.action_mean))[rows]
+    still = statistics.columns.still(state, last) if statistics.columns is not None else None
+    if still is not None:
+        columns[STILL] = errors[STILL] = np.abs(still[:, None] - actions)
+    columns[LAST] = errors[LAST] = np.abs(last[:, None] - actions)
     errors[LINEAR] = np.abs(linear_in_joints(train, state, actions.shape[1]) - actions)
-    order = [row for row in (POLICY, STILL, LINEAR, TOUCH, REGION) if row in errors]
+    order = [row for row in (POLICY, STILL, LAST, LINEAR, TOUCH, REGION) if row in errors]
     return ActionMoments(
         episode=episode,
         time=moments.time[rows],
@@ -184,6 +194,7 @@ def action_moments(run: LoadedRun, train: Moments) -> ActionMoments:
         real=np.concatenate(real),
         columns=columns,
         errors={row: errors[row].mean(axis=2) for row in order},
+        meaning=statistics.columns,
     )
 
 

@@ -16,6 +16,7 @@ from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.readouts import read_galleries, view_readouts
 from tactile_align.diagnostics.retrieval import retrieval
 from tactile_align.diagnostics.summary import (
+    ONE_CONTACT,
     BaselineTrial,
     Comparison,
     Difference,
@@ -32,9 +33,10 @@ from tactile_align.diagnostics.summary import (
 from tactile_align.errors import DivergedError, InputError
 from tactile_align.files import read_json, write_text_atomically
 from tactile_align.losses.build import negatives_of
+from tactile_align.moments.dataset import Moments
 from tactile_align.policies.aligned import AlignedPolicy
-from tactile_align.policies.build import LoadedRun
-from tactile_align.training.data import Data, EpisodeLists, load_data
+from tactile_align.policies.build import LoadedRun, views_of
+from tactile_align.training.data import Data, EpisodeLists, count_contacts, load_data, without_opening
 from tactile_align.training.loop import train
 from tactile_align.training.state import finished
 
@@ -73,6 +75,8 @@ def evaluate(
         processes: Number of processes that prepare episodes.
         baseline_rates: Learning rates of the baseline's layers with random initial weights; one training for each rate.
             Empty: no baseline is trained, and the best baseline in the run folder, if any, is used.
+
+    Results that need at least two contacts are left out of a view with one contact, with the reason.
 
     Raises:
         FactError, FileNotFoundError: The folder contains no run.
@@ -191,13 +195,18 @@ def _judge(folder: Path, data: Data | None, progress: bool, processes: int, base
     if loaded.model.aligns:
         trials: tuple[BaselineTrial, ...] = ()
         baseline = None
-        if config.region == "box" and config.hsa.pairs != "two_crops":  # two crops have no opening
+        features = {view.key: pair_features(loaded, view.key) for view in loaded.model.views}
+        missing = ""
+        if bare := without_opening(data.judged, config):
+            missing = f"{', '.join(bare)} sits on no gripper, so there is no opening"
+        elif _most_contacts(data.held_out, config) < 2 or not any(map(_compared, features.values())):
+            missing = ONE_CONTACT  # the best baseline is chosen by retrieval on the held-out episodes
+        if not missing and config.region == "box" and config.hsa.pairs != "two_crops":  # two crops have no opening
             trials = baseline_trials(config, data, baseline_rates, progress) if baseline_rates else kept_trials(config)
         if trials:
             best = opening_only(config, best_trial(trials).rate)
             baseline = LoadedRun.load(Path(best.out), best, data.judged, "retrieval")
-        features = {view.key: pair_features(loaded, view.key) for view in loaded.model.views}
-        views = {key: _view_summary(loaded, baseline, key, found, trials) for key, found in features.items()}
+        views = {key: _view_summary(loaded, baseline, key, found, trials, missing) for key, found in features.items()}
         reading = _readings(data, config)
         weights["retrieval"] = loaded.selected
     summary = Summary(folder.name, encoder_name(loaded.model), data.judged_on, views, reading)
@@ -299,11 +308,12 @@ def _trial(config: TrainConfig, data: Data, progress: bool) -> BaselineTrial:
 
 
 def _held_out_recall(run: LoadedRun) -> float:
-    """Return R@1 of a run on its loaded episodes, averaged over both retrieval directions and all views."""
+    """Return R@1 of a run on its loaded episodes, averaged over both directions and all views with several contacts."""
     found = []
     for view in run.model.views:
         features = pair_features(run, view.key)
-        found.append(_retrieval(features)["both"].at[1])
+        if _compared(features):
+            found.append(_retrieval(features)["both"].at[1])
     return float(np.mean(found))
 
 
@@ -342,14 +352,22 @@ def _view_summary(
     key: str,
     features: dict[str, np.ndarray],
     trials: tuple[BaselineTrial, ...],
+    missing: str,
 ) -> ViewSummary:
+    """Return the results of one view; `missing` is the reason why there is no baseline, if it is not the config's."""
     gallery = _gallery(features)
-    recalls, beside, minus = _retrieval(features), None, None
-    if baseline is not None:
+    recalls, beside, minus = dict[str, Recall](), None, None
+    left_out = {"opening only": missing} if missing else {}
+    if _compared(features):
+        recalls = _retrieval(features)
+    else:
+        left_out |= dict.fromkeys(("retrieval", "opening only"), ONE_CONTACT)
+    if baseline is not None and recalls:
         other = pair_features(baseline, key)
         galleries, _ = read_galleries(other, gallery, run.config.hsa.min_gap)
         beside = OpeningOnly(held_out_loss(baseline, other), _retrieval(other), galleries, trials)
         minus = recalls["both"].minus(beside.retrieval["both"])
+    readouts = view_readouts(run, key, features=features, gallery=gallery)
     return ViewSummary(
         moments=len(features["h_tau"]),
         contacts=len(_contacts(features)),
@@ -357,7 +375,7 @@ def _view_summary(
         retrieval=recalls,
         opening_only=beside,
         minus_opening=minus,
-        **vars(view_readouts(run, key, features=features, gallery=gallery)),
+        **vars(replace(readouts, left_out=left_out | readouts.left_out)),
     )
 
 
@@ -368,6 +386,16 @@ def _places(features: dict[str, np.ndarray]) -> list[tuple[int, int]]:
 
 def _contacts(features: dict[str, np.ndarray]) -> set[tuple[int, int]]:
     return set(_places(features))
+
+
+def _compared(features: dict[str, np.ndarray]) -> bool:
+    """Return whether the features are of at least two contacts, which retrieval needs."""
+    return len(_contacts(features)) > 1
+
+
+def _most_contacts(moments: Moments, config: TrainConfig) -> int:
+    """Return the number of contacts of the view with the most contacts."""
+    return max(count_contacts(moments, view) for view in views_of(config))
 
 
 def _gallery(features: dict[str, np.ndarray]) -> int:

@@ -13,7 +13,7 @@ from tactile_align.diagnostics.localisation import grid_places, localise, maps_o
 from tactile_align.diagnostics.pairs import pair_features, row_features
 from tactile_align.diagnostics.probes import left_out_in_turn, probe_classes, probe_number
 from tactile_align.diagnostics.retrieval import AMONG_REGIONS, KINDS, among_regions, gallery_recalls
-from tactile_align.diagnostics.summary import SIDES, Localisation, Probe, Readouts, Recall, SpaceHealth
+from tactile_align.diagnostics.summary import MORE_EPISODES, SIDES, Localisation, Probe, Readouts, Recall, SpaceHealth
 from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
 from tactile_align.features.health import collapsed, effective_rank, partition_isotropy, spread
@@ -248,14 +248,16 @@ def space_health(h_tau: np.ndarray, h_w: np.ndarray) -> SpaceHealth:
         h_w: (N, D) region features of the same moments.
 
     Raises:
-        ValueError: There are fewer than two pairs, or the shapes differ.
-        InputError: A row is zero or non-finite.
+        ValueError: The shapes differ.
+        InputError: There is one pair only, or a row is zero or non-finite.
     """
-    if h_tau.ndim != 2 or h_tau.shape != h_w.shape or len(h_tau) < 2:
+    if h_tau.ndim != 2 or h_tau.shape != h_w.shape:
         raise ValueError(
-            f"h_tau and h_w must both have shape (N >= 2, D); got {h_tau.shape} and {h_w.shape}. Pass features of the "
-            f"same moments, at least 2"
+            f"h_tau and h_w must both have shape (N, D); got {h_tau.shape} and {h_w.shape}. Pass features of the same "
+            f"moments"
         )
+    if len(h_tau) < 2:
+        raise InputError(f"the feature space needs at least 2 pairs; got {len(h_tau)}. {MORE_EPISODES}")
     u, v = _unit(h_tau, "h_tau"), _unit(h_w, "h_w")
     touches, regions = torch.from_numpy(u), torch.from_numpy(v)
     cosines = u @ v.T

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import hypergeom
 
 from tactile_align.diagnostics.intervals import mean_interval
-from tactile_align.diagnostics.summary import MORE_EPISODES, Hits, Recall
+from tactile_align.diagnostics.summary import MORE_EPISODES, ONE_CONTACT, Hits, Recall
 from tactile_align.errors import InputError
 
 Gallery = Literal["all", "cross-episode", "same-episode"]
@@ -55,7 +55,7 @@ def retrieval(
         Recall by direction: "touch to vision", "vision to touch" and "both", their average.
 
     Raises:
-        InputError: There are too few contacts for the gallery.
+        InputError: There is one contact only, or there are too few contacts for the gallery.
         ValueError: `min_gap` is given without `time`.
     """
     if min_gap > 0 and time is None:
@@ -63,6 +63,8 @@ def retrieval(
     rng = np.random.default_rng(seed)
     tau, w = _unit(h_tau), _unit(h_w)
     names, which = _contacts(episode, contact)
+    if len(names) < 2:
+        raise InputError(ONE_CONTACT)
     of = names[:, 0]
     same, other = of[:, None] == of, ~np.eye(len(of), dtype=bool)
     kinds = {"all": other, "cross-episode": ~same, "same-episode": same & other}[kind]

@@ -200,7 +200,7 @@ class Compared:
     def text(self) -> str:
         """Return the comparison as text."""
         seeds = f"correct with more classes in {self.more} seeds, with fewer in {self.fewer}, equal in {self.equal}"
-        return f"correct {self.difference.text('+.2f')}; {seeds}; exact sign test p = {self.p:.2g}"
+        return f"correct {self.difference.text('+z.2f')}; {seeds}; exact sign test p = {self.p:.2g}"
 
 
 def compare_played(a: Sequence[Played], b: Sequence[Played], comparisons: int = 1) -> Compared:

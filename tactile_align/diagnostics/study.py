@@ -246,7 +246,7 @@ def _write_wrong_rigs(plan: StudyConfig, folder: Path, row: str) -> None:
     shift, config = plan.rows[row].shift_px, _with_true_boxes(plan, folder, row, plan.seeds[0])
     (folder / "rigs").mkdir(parents=True, exist_ok=True)
     for entry, path in _wrong_rigs(config, folder, row):
-        rig = load_rig(entry.rig)
+        rig = load_rig(entry.rig_source)
         changed = merged(rig.model_dump(mode="json"), plan.rig_changes(row))
         rig = parse(Rig, changed, f"study {plan.name}, row {row}, rig")
         for camera in dict.fromkeys(view.camera for view in config.views) if any(shift) else ():

@@ -175,7 +175,7 @@ def _differences_table(plan: StudyConfig, group: GroupConfig, cells: Sequence[Ce
     for row in rows:
         found = [paired(cells, row, other, bounds, count) for other in references]
         seeds = ", ".join(map(str, next((seeds for difference, seeds in found if difference), ())))
-        texts = ["-" if difference is None else difference.text("+.4f") for difference, _ in found]
+        texts = ["-" if difference is None else difference.text("+z.4f") for difference, _ in found]
         lines.append(f"| {plan.title(row)} | {seeds} | {' | '.join(texts)} |")
     return "\n".join(lines) + "\n"
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from tactile_align.checks import finite
 from tactile_align.diagnostics.intervals import Interval, interval_text, paired_interval
 from tactile_align.errors import InputError
 from tactile_align.facts import explain
@@ -18,6 +19,10 @@ from tactile_align.files import read_json
 Result = TypeVar("Result")
 JudgedOn = Literal["test", "held-out"]
 MORE_EPISODES = "Judge more episodes: raise `test`, or `held_out` if the run has no test episodes"
+ONE_CONTACT = (
+    "one held-out contact, but a gallery needs at least two; hold out more: raise `held_out`, or `test` if the run has "
+    "test episodes"
+)
 ERRORS = (0.0, float("inf"))
 """Smallest and largest possible action error; see `paired_interval`."""
 
@@ -67,7 +72,7 @@ class Difference:
         first, second = (np.array([values[place] for place in common]) for values in (a, b))
         return cls.of(first, second, np.array([e for e, _ in common]), bounds=bounds, comparisons=comparisons)
 
-    def text(self, form: str = "+.3f") -> str:
+    def text(self, form: str = "+z.3f") -> str:
         """Return the difference and its interval as text, such as "+0.120 [+0.050, +0.190]"."""
         return f"{self.value:{form}} {interval_text(self.interval, form)}"
 
@@ -325,8 +330,9 @@ class ViewSummary(Readouts):
         contacts: Number of contacts that these moments are from.
         loss: Alignment loss on held-out pairs.
         retrieval: Recall by direction. "touch to vision": touches are queries, regions are candidates. "vision to
-            touch": the reverse. "both": their average.
-        opening_only: Results of the opening-only baseline; None if the run itself does not use the box.
+            touch": the reverse. "both": their average. Empty if there is one contact only.
+        opening_only: Results of the opening-only baseline; None if the run itself does not use the box, or if
+            `retrieval` is empty.
         minus_opening: R@1 in both directions minus that of the opening-only baseline, on the same contacts.
     """
 
@@ -366,13 +372,20 @@ class ActionError:
         per_column: Error by action column, averaged over the steps of a chunk, then over the moments.
         first_step: Error by action column, of the first step of each chunk only.
         moments: Number of moments.
-        standing_still_per_column: Error of repeating the recorded state; None if state and action differ in length.
+        standing_still_per_column: Error of the actions that keep the robot still, see `Columns.still`; None if the
+            kinds of action are unknown.
+        last_action_per_column: Error of repeating the last action.
+        columns: Names of the action columns with their units.
+        standing_still_is: Whether the kinds of action are stated or guessed, or why they are unknown.
     """
 
     per_column: tuple[float, ...]
     first_step: tuple[float, ...]
     moments: int
     standing_still_per_column: tuple[float, ...] | None = None
+    last_action_per_column: tuple[float, ...] | None = None
+    columns: tuple[str, ...] = ()
+    standing_still_is: str = ""
 
 
 @dataclass(frozen=True)
@@ -416,11 +429,8 @@ class Summary:
             title = f"view {key}: {where}{self._weights('retrieval')}"
             lines += ["", title, *view_lines(view)]
         if self.action_error is not None:
-            policy, still = self.action_error.per_column, self.action_error.standing_still_per_column
             lines += ["", f"mean absolute action error on {self.episodes_text}, robot units, per column{at}:"]
-            lines.append("  policy          " + " ".join(f"{value:.4f}" for value in policy))
-            if still is not None:
-                lines.append("  standing still  " + " ".join(f"{value:.4f}" for value in still))
+            lines += action_lines(self.action_error)
         if self.phases:
             lines += ["", f"action error by phase on {self.episodes_text}, mean over all columns, robot units{at}."]
             lines.append("Each 95 % interval is over episodes and on its own, not corrected for their number:")
@@ -461,10 +471,25 @@ class Comparison:
         parts = {f"R@1, view {key}": differences for key, differences in self.retrieval.items()}
         parts |= {f"action error, {phase}": differences for phase, differences in self.actions.items()}
         for title, differences in parts.items():
-            form = "+.4f" if title.startswith("action") else "+.3f"
+            form = "+z.4f" if title.startswith("action") else "+z.3f"
             lines += [f"  {f'{title}, {run}':44}{d.text(form)} of {d.pairs}" for run, d in differences.items()]
         lines += [f"  {what}: not compared: {reason}" for what, reason in self.left_out.items()]
         return "\n".join(lines)
+
+
+def action_lines(error: ActionError) -> Iterator[str]:
+    """Yield the lines of text on the action error by column: the policy, standing still and the last action."""
+    names = error.columns or tuple(f"column {i}" for i in range(len(error.per_column)))
+    widths = [max(6, len(name)) for name in names]
+    rows = {"policy": error.per_column, "standing still": error.standing_still_per_column}
+    rows["last action"] = error.last_action_per_column
+    yield f"  {'':16}" + "  ".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
+    for row, values in rows.items():
+        if values is not None:
+            cells = (f"{value:>{width}.4f}" for value, width in zip(values, widths, strict=True))
+            yield f"  {row:16}" + "  ".join(cells)
+    if error.standing_still_is not in ("", "stated"):
+        yield f"  standing still: {error.standing_still_is}"
 
 
 def phase_lines(phases: Mapping[str, Mapping[str, PhaseError]]) -> Iterator[str]:
@@ -473,12 +498,17 @@ def phase_lines(phases: Mapping[str, Mapping[str, PhaseError]]) -> Iterator[str]
         yield f"  {phase}: {rows['policy'].moments} moments, {rows['policy'].episodes} episodes"
         for row, error in rows.items():
             line = f"    {row:18}{_with_interval(error.error, error.interval, '.4f')}"
-            yield line if error.minus_policy is None else f"{line}, minus policy {error.minus_policy.text('+.4f')}"
+            yield line if error.minus_policy is None else f"{line}, minus policy {error.minus_policy.text('+z.4f')}"
 
 
 def json_of(result: object) -> str:
-    """Return a dataclass of results as JSON text. Attributes that are None are omitted; number lists take one line."""
-    text = json.dumps(TypeAdapter(type(result)).dump_python(result, mode="json", exclude_none=True), indent=2)
+    """Return a dataclass of results as JSON text. Attributes that are None are omitted; number lists take one line.
+
+    Non-finite numbers become the words "nan", "inf" and "-inf", as in metrics.jsonl, because JSON has no such numbers.
+    `result_of` reads them as numbers.
+    """
+    plain = TypeAdapter(type(result)).dump_python(result, mode="json", exclude_none=True)
+    text = json.dumps(finite(plain, words=True), indent=2)
     return re.sub(r"\[[\s\d.,eE+-]*\]", lambda numbers: " ".join(numbers[0].split()), text) + "\n"
 
 
@@ -515,11 +545,14 @@ SIDES = {"h_tau": "touch", "h_w": "region"}
 
 def view_lines(view: ViewSummary) -> Iterator[str]:
     """Yield the lines of text on one view: loss, retrieval with baselines, and the lines of `readout_lines`."""
-    loss, both = view.loss, view.retrieval["both"]
+    loss, both = view.loss, view.retrieval.get("both")
     of_chance = "no pair has a negative in its batch, so the loss is meaningless; raise batch_size or lower hsa.min_gap"
     if loss.chance > 0:
         of_chance = f"{loss.hsa / loss.chance:.2f} of chance"
     yield f"HSA {loss.hsa:.3f}, chance {loss.chance:.3f}: {of_chance}"
+    if both is None:
+        yield from ("", *readout_lines(view))
+        return
     yield f"{'':30}{'R@1 [95 % interval]':>40}{'R@5':>8}{'R@10':>8}{'median rank':>13}"
     results = {"box": view.retrieval, "opening only": view.opening_only.retrieval if view.opening_only else {}}
     for kind, recalls in results.items():
@@ -574,7 +607,7 @@ def readout_lines(view: ViewSummary) -> Iterator[str]:
             f"spread {s.spread_touch:.2f} / {s.spread_vision:.2f}, partition isotropy "
             f"{s.partition_isotropy_touch:.2f} / {s.partition_isotropy_vision:.2f}, uniformity "
             f"{s.uniformity_touch:.2f} / {s.uniformity_vision:.2f}; alignment {s.alignment:.2f}, "
-            f"gap {s.modality_gap:.2f}, margin {s.margin:+.3f}: {s.verdict}"
+            f"gap {s.modality_gap:.2f}, margin {s.margin:+z.3f}: {s.verdict}"
         )
     for name, probe in view.probes.items():
         what, side = name.split(" from ")

@@ -134,8 +134,8 @@ def other_cause(frames: FingerFrames, touch: Sensor, seen: np.ndarray, camera: s
     """
     sight = Sight(frames.lenses, frames.which, poses_of(frames, touch, START), touch.body, seen)
     shift, turn, zoom = camera_shift(sight), camera_turn(sight), focal_length(sight)
-    where = ", ".join(f"{v * 1e3:+.0f}" for v in mounted.T_parent_this[:3, :3] @ shift.value)
-    about = ", ".join(f"{np.degrees(v):+.1f}" for v in turn.value)
+    where = ", ".join(f"{v * 1e3:+z.0f}" for v in mounted.T_parent_this[:3, :3] @ shift.value)
+    about = ", ".join(f"{np.degrees(v):+z.1f}" for v in turn.value)
     causes = [
         (shift.iou, f"move it by ({where}) mm along the axes of {mounted.parent}"),
         (turn.iou, f"turn it by ({about}) deg about its own axes"),

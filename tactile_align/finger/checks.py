@@ -89,7 +89,7 @@ def _is_far(x: np.ndarray) -> bool:
 
 
 def box_checks(
-    fit: BoxFit, span: float, others: Sequence[OtherView], camera: str, doubt: str, accept: bool
+    fit: BoxFit, span: float, others: Sequence[OtherView], sensor: str, camera: str, doubt: str, accept: bool
 ) -> list[Check]:
     """Return the checks of a fit to boxes.
 
@@ -97,6 +97,7 @@ def box_checks(
         fit: The fit.
         span: Difference between the largest and the smallest opening in the frames, m.
         others: Effects of the fit on the same sensor in other cameras.
+        sensor: Name of the sensor.
         camera: Name of the camera in which the boxes were seen.
         doubt: Advice if the fitted pose is far from that in the rig: which other error is more likely.
         accept: Whether a person confirms that the sensor's pose in the rig is wrong.
@@ -113,7 +114,7 @@ def box_checks(
         graded(LIMITS, "iou-median", after, advice=look),
         graded(LIMITS, "iou-p5", float(np.percentile(fit.after, 5)), advice=look),
         decided("change-needed", "Change needed", needed, gain, limit=limit, value=before, advice=advice),
-        *[_other(view, camera, needed) for view in others],
+        *[_other(view, sensor, camera, needed) for view in others],
         moved_check(fit.x, doubt, accept),
         Check("sigma", "Standard deviations", "info", f"{amounts(fit.sigma, '.2f')}; random errors only"),
         Check("wider-boxes", "Effect of boxes 1 px wider at each side", "info", wide),
@@ -134,7 +135,7 @@ def _stroke_doubt(fit: BoxFit, after: float, doubt: str) -> str:
     )
 
 
-def _other(view: OtherView, camera: str, needed: bool) -> Check:
+def _other(view: OtherView, sensor: str, camera: str, needed: bool) -> Check:
     worse, median = view.change < 0, float(np.median(view.after))
     word = ("worse", "no clear change", "better")[view.change + 1]
     advice = f"A wrong sensor pose does not explain the error in {view.camera}: run `verify` with these labels."
@@ -143,7 +144,11 @@ def _other(view: OtherView, camera: str, needed: bool) -> Check:
         if not needed:
             cause = "which confirms that the sensor's pose in the rig is right"
         advice = f"The fit improves the boxes in {camera} but worsens those in {view.camera}, {cause}."
-    id, title, limit = f"other-view/{view.camera}", f"IoU in {view.camera}, median", f"not worse, >= {POOR_IOU:g}"
+    id, title, limit = (
+        f"other-view/{view.camera}",
+        f"IoU of {sensor} in {view.camera}, median",
+        f"not worse, >= {POOR_IOU:g}",
+    )
     good, measured = not worse and median >= POOR_IOU, f"{np.median(view.before):.3f} -> {median:.3f}"
     measured += f" ({len(view.after)} boxes): {word}"
     otherwise: Status = "fail" if worse else "warn"
@@ -161,7 +166,7 @@ def moved_check(x: np.ndarray, doubt: str, accept: bool) -> Check:
     id, title, limit = "sensor-moved", "Sensor moved", f"<= {FAR_M * 1e3:.0f} mm, {np.degrees(FAR_RAD):.0f} deg"
     advice, metres = _or_else(doubt, "the sensor really sits there", accept), float(np.linalg.norm(x[:3]))
     near, otherwise = not _is_far(x), _doubted(accept)
-    return decided(id, title, near, amounts(x, "+.2f"), limit=limit, value=metres, advice=advice, otherwise=otherwise)
+    return decided(id, title, near, amounts(x, "+z.2f"), limit=limit, value=metres, advice=advice, otherwise=otherwise)
 
 
 def stroke_check(stroke: float, sigma: float, doubt: str, accept: bool) -> Check:

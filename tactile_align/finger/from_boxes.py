@@ -113,7 +113,7 @@ def calibrate_finger(
     elif is_far(x):
         doubt = f"{other_cause(frames, touch, seen, camera, known.camera(camera))} {verdict_of_others(others)}"
     checks = [
-        *box_checks(fit, float(np.ptp(frames.opening[frames.stated])), others, camera, doubt, accept),
+        *box_checks(fit, float(np.ptp(frames.opening[frames.stated])), others, sensor, camera, doubt, accept),
         *reading_checks(fit.reading, gripper.reading),
     ]
     subject = f"{sensor} in {camera}: {len(seen)} boxes"

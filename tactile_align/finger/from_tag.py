@@ -126,7 +126,7 @@ def _checks(fit: TagFit, T: np.ndarray, sought: bool, seen: Sightings, accept: b
         graded(LIMITS, "tag-sigma", fit.place_m * 1e3, advice="Use a larger tag or more frames."),
         Check("corners-before", "Corner error before, median", "info", f"{np.median(fit.before):.3g} px"),
         # A camera pose taken from drawings is often off by centimetres; a sensor's pose on its finger is not.
-        Check("camera-moved", "Camera moved", "info", amounts(off, "+.2f"), float(np.linalg.norm(off[:3])))
+        Check("camera-moved", "Camera moved", "info", amounts(off, "+z.2f"), float(np.linalg.norm(off[:3])))
         if sought
         else moved_check(off, doubt, accept),
         Check("sigma", "Standard deviations", "info", amounts(sigma[:6], ".2f")),

@@ -337,7 +337,7 @@ def _joint_hypotheses(arm: Arm) -> Iterator[Hypothesis[Joints]]:
     for turns in product(*((0,) if slides else (0, 1, -1, 2) for slides in arm.prismatic[1:-1])):
         if any(turns):
             offsets = np.array([0, *turns, 0]) * np.pi / 2
-            turned = [f"{arm.joint_names[i]} {np.degrees(offsets[i]):+.0f} deg" for i in np.flatnonzero(offsets)]
+            turned = [f"{arm.joint_names[i]} {np.degrees(offsets[i]):+z.0f} deg" for i in np.flatnonzero(offsets)]
             joints = replace(as_stated, offsets=offsets, changes=len(turned))
             evidence = f"the zero positions of joints are offset: {', '.join(turned)}"
             yield Hypothesis("zero-pose", "Add these offsets.", joints, evidence)

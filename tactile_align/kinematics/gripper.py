@@ -7,7 +7,7 @@ import numpy as np
 from array_api_compat import array_namespace
 from pydantic import Field, model_validator
 
-from tactile_align.errors import InputError
+from tactile_align.errors import ColumnError, InputError
 from tactile_align.facts import Strict
 from tactile_align.geometry.frames import Array
 
@@ -155,7 +155,7 @@ class Gripper(Strict):
             margin = self.tolerance * (high - low)
             text = f"gripper reading {value:.4g} lies more than {margin:.3g} outside [{low:g}, {high:g}]"
             hint = "is raw (not normalised), and that the gripper's column, open and closed in the rig are right."
-            raise InputError(f"row {row}: {text}. Check that qpos {hint}{self._others(qpos)}")
+            raise ColumnError(f"row {row}: {text}. Check that qpos {hint}{self._others(qpos)}", self.column)
         distance = self.law.opening(fraction)
         return xp.stack([distance, distance], axis=-1)
 

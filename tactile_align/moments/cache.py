@@ -84,6 +84,8 @@ def _header(shape: tuple[int, int, int, int]) -> bytes:
 
 FORMAT = 5
 """Version of the cache, part of `Job.key`. Raise it whenever the computation of facts, frames or boxes changes."""
+NAMES = {"state": {"action_is", "qpos_names", "action_names", "qpos_units", "action_units"}}
+"""Keys of a layout that change no prepared episode."""
 CONTENT = "content.sha256"  # file with the content hash of the episode
 REFERENCE = "reference/"  # prefix of facts that are one image for the whole episode
 
@@ -111,7 +113,9 @@ class Job:
             "format": FORMAT,
             "file": [str(self.ref.path.resolve()), self.ref.group, stat.st_size, stat.st_mtime_ns],
             # The contents of layouts and arms, not their names, because a lab may correct its files.
-            "layout": None if self.ref.layout is None else load_layout(self.ref.layout).model_dump(mode="json"),
+            "layout": None
+            if self.ref.layout is None
+            else load_layout(self.ref.layout).model_dump(mode="json", exclude=NAMES),
             "rig": self.rig.model_dump(mode="json", exclude={"verified", "override"}),
             "arms": {name: _steps(mounted.arm) for name, mounted in self.rig.arms.items()},
             # Options that are off are left out, so that a new option does not change existing hashes.

@@ -106,6 +106,10 @@ class Moments(Dataset[MomentBatch]):
         """Return qpos (T, D) and action (T, A) of the T moments of each episode, as recorded, not normalised."""
         return [(facts["qpos"], facts["action"]) for facts in self._facts]
 
+    def last_actions(self, first: np.ndarray) -> np.ndarray:
+        """Return the action before each of N moments, (N, A) as recorded; at the start of an episode `first` (A,)."""
+        return np.concatenate([np.vstack([first, facts["action"][:-1]]) for facts in self._facts])
+
     def normalised(self, statistics: Statistics) -> "Moments":
         """Return a dataset of the same moments with qpos and action normalised by `statistics`.
 

@@ -125,5 +125,4 @@ def _named(episode: Episode) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        key = f"/{episode.ref.group}/{episode.layout.state.qpos[0]}".replace("//", "/")
-        raise InputError(f"{episode.ref}: {key}: {error}") from error
+        raise InputError(f"{episode.ref}: {episode.qpos_key(error)}: {error}") from error

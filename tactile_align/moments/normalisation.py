@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, model_validator
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict, parse
 from tactile_align.files import read_json, write_text_atomically
+from tactile_align.moments.columns import Columns
 
 STD_FLOOR = 0.01  # as in the original ACT: noise of a joint that hardly moves must not be amplified
 
@@ -20,7 +21,7 @@ class Statistics(Strict):
     """Mean and standard deviation of each column of qpos and action, in the units of the recording.
 
     A standard deviation below `std_floor` is replaced by `std_floor` when it is used. The file that `save` writes
-    contains the measured value.
+    contains the measured value. `columns` is the meaning of the columns; None in files of runs that did not record it.
     """
 
     model_config = ConfigDict(ser_json_inf_nan="constants", allow_inf_nan=False)
@@ -30,6 +31,7 @@ class Statistics(Strict):
     action_mean: tuple[float, ...]
     action_std: tuple[float, ...]
     std_floor: float = Field(default=STD_FLOOR, ge=0)
+    columns: Columns | None = None
     episodes: int = Field(ge=1)
     steps: int = Field(ge=1)
 

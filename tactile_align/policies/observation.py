@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tactile_align.errors import InputError
+from tactile_align.moments.columns import Columns
 
 KEYS = ("qpos", "images", "touches", "contact", "exposure_qpos")
 
@@ -23,6 +24,7 @@ class Needs:
         for_contact: Sensor name by touch stream, for streams used only to detect contact. A stream may be omitted if
             the observation states the contact of its sensor. With a commanded gripper, all sensors of the hand count.
         delayed: Cameras whose frames are exposed at a different time from the joint reading.
+        columns: Meaning of the columns of qpos and of the actions that `Policy.act` returns; None if not recorded.
     """
 
     state_dim: int
@@ -31,16 +33,23 @@ class Needs:
     sensors: tuple[str, ...]
     for_contact: Mapping[str, str]
     delayed: tuple[str, ...]
+    columns: Columns | None = None
 
     def text(self) -> str:
-        """Return the required entries in one line of text."""
-        parts = [f"qpos ({self.state_dim},) float"]
+        """Return the required entries in one line of text, with names and units of the columns where they are known."""
+        columns = self.columns if self.columns is not None and self.columns.named else None
+        parts = [f"qpos ({self.state_dim},) float" + (f": {', '.join(columns.qpos)}" if columns else "")]
         for what, streams in (("images", self.cameras), ("touches", self.touches)):
             if streams:
                 sizes = (f"'{name}'" + (f" {size[0]}x{size[1]}" if size else "") for name, size in streams.items())
                 parts.append(f"{what} {', '.join(sizes)} (uint8 RGB, width x height)")
         if self.delayed:
             parts.append(f"exposure_qpos for {', '.join(self.delayed)}")
+        if columns is not None:
+            kinds = columns.action_is or ("unknown",) * len(columns.action)
+            text = ", ".join(f"{name} {kind}" for name, kind in zip(columns.action, kinds, strict=True))
+            guess = " (absolute or delta guessed)" if columns.source.startswith("guessed") else ""
+            parts.append(f"returns actions: {text}{guess}")
         return "; ".join(parts)
 
 

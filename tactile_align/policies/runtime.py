@@ -307,6 +307,7 @@ class Policy:
             sensors=tuple(sorted(self._watched)),
             for_contact=for_contact,
             delayed=tuple(sorted({v.camera for v in self.views if self.rig.camera(v.camera).delay_s != 0.0})),
+            columns=self.statistics.columns,
         )
 
 

@@ -124,7 +124,7 @@ def _hand_eye(fit: HandEye) -> list[Check]:
     frame, turn = "link" if fit.mounted == "moving" else "base", float(np.degrees(fit.spread.turn))
     far = f"{len(fit.outliers)}{': ' + ', '.join(fit.outliers) if fit.outliers else ''}"
     look = "Look at these images and poses. Remove them or take them again."
-    scale = f"{(fit.scale - 1) * 100:+.2f} % (sigma {fit.scale_sigma * 100:.2f} %)"
+    scale = f"{(fit.scale - 1) * 100:+z.2f} % (sigma {fit.scale_sigma * 100:.2f} %)"
     ruler = "Measure a long row of squares and correct square_m."
     to_alone = f"{alone:.1f} (a large ratio means that the robot's poses are off, not the camera)"
     return [
@@ -144,7 +144,7 @@ def _hand_eye(fit: HandEye) -> list[Check]:
 
 
 def _place(T: np.ndarray) -> str:
-    return "t = " + " ".join(f"{v * 1e3:+.2f}" for v in T[:3, 3]) + " mm"
+    return "t = " + " ".join(f"{v * 1e3:+z.2f}" for v in T[:3, 3]) + " mm"
 
 
 def _digest(session: Session) -> str:

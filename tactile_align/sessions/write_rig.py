@@ -14,6 +14,7 @@ from tomlkit.items import Table
 
 from tactile_align.calibration.hand_eye import HandEye
 from tactile_align.calibration.rig import Rig, Verified, load_rig, rig_of
+from tactile_align.calibration.rig_parts import CENTRES, FOCAL
 from tactile_align.checks import Report
 from tactile_align.errors import InputError
 from tactile_align.facts import toml_line, toml_text
@@ -86,7 +87,8 @@ def with_stroke(rig: Rig, arm: str, stroke: float, axis: np.ndarray | None = Non
 def pose_keys(T: np.ndarray) -> dict[str, tuple[float, ...]]:
     """Return the keys translation_m and quat_wxyz of a rig file, with the values for a pose T (4, 4), m."""
     quat = quaternion_from_rotation(T[:3, :3])
-    return {"translation_m": tuple(map(float, T[:3, 3])), "quat_wxyz": tuple(map(float, quat))}
+    # A sum with 0.0 turns -0.0 into 0.0.
+    return {"translation_m": tuple((T[:3, 3] + 0.0).tolist()), "quat_wxyz": tuple((np.asarray(quat) + 0.0).tolist())}
 
 
 def require_no_override(rig: Rig, kind: Literal["cameras", "sensors"], name: str, paths: Iterable[Path]) -> None:
@@ -169,7 +171,7 @@ def edited(text: str, old: Rig, new: Rig) -> str:
     """Return a rig file's text in which the values that differ between two rigs are changed, and no other line.
 
     A changed array is written on one line. A comment after a value stays. A pose that the file gives as `matrix`
-    becomes `translation_m` and `quat_wxyz`.
+    becomes `translation_m` and `quat_wxyz`, and fx, fy, cx, cy become `K`.
 
     Args:
         text: The file's text; lines end with a line feed.
@@ -198,6 +200,11 @@ def _edit(table: Any, before: dict[str, Any], after: dict[str, Any]) -> None:
     if "matrix" in table and POSE & set(changed):
         del table["matrix"]
         changed |= {key: after[key] for key in POSE}
+    if "K" in changed and "K" not in table:
+        for key in {*FOCAL, *CENTRES[0], *CENTRES[1]} & set(table):
+            del table[key]
+    if "distortion" in changed and "model" in table:
+        changed["model"] = after["model"]  # the file may have the name of an SDK
     for key in (set(before) - set(after)) & set(table):
         del table[key]
     for key, value in changed.items():

@@ -38,7 +38,7 @@ class BoxErrors:
 
     def text(self) -> str:
         """Return the summary of the errors in one line."""
-        signed = " ".join(f"{value:+.2f}" for value in np.median(self.edges, axis=0))
+        signed = " ".join(f"{value:+z.2f}" for value in np.median(self.edges, axis=0))
         return (
             f"{len(self.iou)} boxes: IoU median {np.median(self.iou):.3f}, 5th percentile "
             f"{np.quantile(self.iou, 0.05):.3f}; median signed edge error {signed} px; median distance of centres "

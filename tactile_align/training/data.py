@@ -1,6 +1,7 @@
 """Data of a training config or of a run: checked rigs, split episodes, prepared moments and statistics."""
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,15 +17,18 @@ from tactile_align.config.renamed import another_version
 from tactile_align.config.train import TrainConfig
 from tactile_align.datasets.copies import copies
 from tactile_align.datasets.episodes import EpisodeRef, list_episodes, open_episode
+from tactile_align.datasets.layout import Layout
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict, parse
 from tactile_align.features.tensor_files import header_of
 from tactile_align.files import read_json, write_text_atomically
 from tactile_align.losses.build import negatives_of
 from tactile_align.moments.cache import Job
+from tactile_align.moments.columns import Columns
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.normalisation import Statistics
 from tactile_align.moments.sampling import split_episodes
+from tactile_align.policies.alignment import View
 from tactile_align.policies.build import initial_checkpoint, inputs_of, views_of
 from tactile_align.policies.checkpoint import load_checkpoint
 from tactile_align.projection.episode_boxes import hand_of, hold_sensors
@@ -36,6 +40,8 @@ SEEN = "seen"  # key in the header of a tower.safetensors: the episodes that its
 Part = Literal["train", "held_out", "test"]
 PARTS: dict[Part, str] = {"train": "training", "held_out": "held-out", "test": "test"}
 """Parts into which the episodes are split, with the words for them."""
+FEWEST_CONTACTS = 8
+"""Smallest number of contacts of held-out or test episodes on which results are meaningful."""
 FIRST_ROWS = 64
 """Number of pairs of a view whose negatives are looked for."""
 
@@ -232,9 +238,22 @@ def load_data(config: TrainConfig, processes: int = 1, progress: bool = True, ru
     else:
         _refuse_changed(lists, parts, run)
         statistics = Statistics.load(run / STATISTICS)
+    if statistics.columns is None:
+        columns = Columns.of(_layouts(parts["train"]), parts["train"].low_dim())
+        statistics = statistics.model_copy(update={"columns": columns})
     contact = contact_moments(parts["train"], config)
     parts = {part: moments.normalised(statistics) for part, moments in parts.items()}
     return Data(parts["train"], parts["held_out"], statistics, rigs, contact, parts.get("test"), lists)
+
+
+def _layouts(moments: Moments) -> list[Layout]:
+    """Return the layouts of the episodes, each once; episodes of one folder have one layout."""
+    refs = {(job.ref.layout, job.ref.path.parent): job.ref for job in moments.jobs}
+    layouts: list[Layout] = []
+    for ref in refs.values():
+        with open_episode(ref) as episode:
+            layouts += [episode.layout] if episode.layout not in layouts else []
+    return layouts
 
 
 def rig_file(number: int) -> str:
@@ -253,6 +272,26 @@ def contact_moments(moments: Moments, config: TrainConfig) -> np.ndarray:
     for view in views_of(config):
         pairs |= moments.views[view.key].visible & moments.touches[view.sensor].contact
     return pairs
+
+
+def without_opening(moments: Moments, config: TrainConfig) -> list[str]:
+    """Return the sensors of the views that sit on no gripper, and so have no opening."""
+    return list(dict.fromkeys(v.sensor for v in views_of(config) if moments.touches[v.sensor].opening is None))
+
+
+def contacts_of(moments: Moments, view: View) -> np.ndarray:
+    """Return (N,) index of each moment's contact, unique over all episodes; -1 without box or contact."""
+    touch = moments.touches[view.sensor]
+    pairs = moments.views[view.key].visible & touch.contact
+    both = np.stack([moments.episode, touch.contact_index], axis=1)[pairs]
+    numbers = np.full(len(pairs), -1)
+    numbers[pairs] = np.unique(both, axis=0, return_inverse=True)[1].reshape(-1)
+    return numbers
+
+
+def count_contacts(moments: Moments, view: View) -> int:
+    """Return the number of contacts that have a moment with a box in the view."""
+    return int(contacts_of(moments, view).max()) + 1
 
 
 def contact_share(contact: np.ndarray, config: TrainConfig) -> float | None:
@@ -380,7 +419,8 @@ def part_checks(data: Data, config: TrainConfig) -> list[Check]:
     """Return one check for each part of the data: whether losses and batches find the moments that they need.
 
     A part fails if no view has a pair, or if `contact_share` needs moments that the part does not have. It warns if
-    some views have no pairs, or if held-out or test pairs have no negatives.
+    some views have no pairs, if held-out or test pairs have no negatives, or if these episodes contain fewer than
+    `FEWEST_CONTACTS` contacts.
     """
     parts = {"train": data.train, "held_out": data.held_out, "test": data.test}
     checks = []
@@ -390,6 +430,8 @@ def part_checks(data: Data, config: TrainConfig) -> list[Check]:
             continue
         empty, alone = _missing_pairs(moments, config) if config.hsa.weight > 0 else ({}, {})
         missing = [f"view {key}: {reason}" for key, reason in {**empty, **alone}.items()]
+        rare, more_episodes = ({}, "") if part == "train" else _few_contacts(data, part, config)
+        missing += [f"view {key}: {reason}" for key, reason in rare.items() if key not in empty]
         required = alone if part == "train" or (part == "held_out" and config.select_by == "hsa") else {}
         fails = len(empty) + len(required) == len(config.views) > 0
         if part != "test" and not fails and (lack := _missing_kind(contact_moments(moments, config), config)):
@@ -400,7 +442,7 @@ def part_checks(data: Data, config: TrainConfig) -> list[Check]:
         advice += (
             "train without alignment: hsa.weight = 0"
             if part == "train"
-            else f"choose another split_seed, or enlarge {part}"
+            else f"choose another split_seed, or enlarge {part}{more_episodes}"
         )
         checks.append(
             Check(
@@ -408,7 +450,8 @@ def part_checks(data: Data, config: TrainConfig) -> list[Check]:
                 f"Pairs of the {word} episodes",
                 "pass" if not missing else "fail" if fails else "warn",
                 f"{'; '.join(missing)} ({', '.join(names[:3])}{more})" if missing else "as needed",
-                limit="a pair with a negative in each view",
+                limit="a pair with a negative in each view"
+                + (f", {FEWEST_CONTACTS} contacts" if part != "train" else ""),
                 why="the loss of a view is a mean over its pairs, so without pairs it does not exist"
                 if missing
                 else "",
@@ -439,6 +482,25 @@ def _missing_pairs(moments: Moments, config: TrainConfig) -> tuple[dict[str, str
     return empty, alone
 
 
+def _few_contacts(data: Data, part: Part, config: TrainConfig) -> tuple[dict[str, str], str]:
+    """Return the reasons, by view, why results on a part would rest on too few contacts, and what to set instead."""
+    if config.hsa.weight == 0:
+        return {}, ""
+    views, parts = views_of(config), [m for m in (data.train, data.held_out, data.test) if m is not None]
+    moments = data.held_out if part == "held_out" else data.test
+    counts = {view.key: count_contacts(moments, view) for view in views} if moments is not None else {}
+    few = {key: f"{n} contacts, fewer than {FEWEST_CONTACTS}" for key, n in counts.items() if n < FEWEST_CONTACTS}
+    if not few:
+        return {}, ""
+    episodes = sum(len(m.jobs) for m in parts)
+    rate = min(sum(count_contacts(m, view) for m in parts) for view in views if view.key in few) / episodes
+    enough = math.ceil(FEWEST_CONTACTS / rate) if rate else episodes
+    if enough >= episodes:
+        return few, f"; {episodes} episodes are too few to hold out {FEWEST_CONTACTS} contacts; record more episodes"
+    own = len(moments.jobs) if moments is not None else 0
+    return few, f": {part} = {max(enough, own + 1)}"
+
+
 def _missing_kind(contact: np.ndarray, config: TrainConfig) -> str:
     """Return the kind of moments that batches need and that (N,) `contact` lacks, as a sentence; "" if none."""
     share = contact_share(contact, config)
@@ -452,16 +514,16 @@ def _missing_kind(contact: np.ndarray, config: TrainConfig) -> str:
 
 
 def _checked_rig(entry: DataConfig, config: TrainConfig) -> Rig:
-    rig = load_rig(entry.rig)
+    rig = load_rig(entry.rig_source)
     if rig.verified is not None and rig.verified.verdict == "fail" and not config.unverified_rig:
         raise InputError(
-            f"{entry.rig}: this rig failed `verify` on {rig.verified.when}, so its boxes may be misplaced. Calibrate "
-            f"the rig and verify it again, or set unverified_rig = true to train with it anyway"
+            f"{entry.rig_source}: this rig failed `verify` on {rig.verified.when}, so its boxes may be misplaced. "
+            f"Calibrate the rig and verify it again, or set unverified_rig = true to train with it anyway"
         )
     if rig.verified is None and config.views and not config.unverified_rig:
         exact = rig.status == "exact"
         level, kind = (logging.INFO, "note") if exact else (logging.WARNING, "warning")
         remark = '; its status "exact" is for simulations' if exact else ""
-        command = f"tactile-align verify {entry.path} --rig {entry.rig}"
-        logger.log(level, f"{kind}: rig {entry.rig} was never verified{remark}; run: {command}")
+        command = f"tactile-align verify {entry.path} --rig {entry.rig_source}"
+        logger.log(level, f"{kind}: rig {entry.rig_source} was never verified{remark}; run: {command}")
     return rig

@@ -35,6 +35,7 @@ from tactile_align.training.data import (
     part_checks,
     rig_file,
     with_initial_weights,
+    without_opening,
 )
 from tactile_align.training.distributed import Group, joined
 from tactile_align.training.logs import Sinks, open_sinks, require_sinks, truncate_log
@@ -167,7 +168,12 @@ def train(
 
 
 def _require_pairs(data: Data, config: TrainConfig, group: Group) -> None:
-    """Check before the first step that the loss of each part has pairs; warn of views without pairs."""
+    """Check before the first step that the loss of each part has what it needs; warn of views without pairs."""
+    if config.region == "opening" and (bare := without_opening(data.train, config)):
+        raise InputError(
+            f"region = 'opening' needs a gripper for every sensor; {', '.join(bare)} sits on none. Set region = 'box', "
+            f"or add the gripper to the rig"
+        )
     for check in part_checks(data, config):
         text = f"{check.title}: needed {check.limit}; found {check.measured}. {check.advice}"
         if check.status == "fail":

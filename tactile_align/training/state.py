@@ -256,7 +256,7 @@ def _required_steps(config: TrainConfig, stored: str, path: Path) -> int:
 def _require_same_data(data: Data, state: dict[str, Any], path: Path) -> tuple[EpisodeLists, Statistics]:
     """Check that data are those of a checkpoint; return its episode lists and statistics.
 
-    The statistics may differ by rounding.
+    The statistics may differ by rounding. The meaning of the columns is that of `data`, because it changes no input.
     """
     lists = EpisodeLists.model_validate_json(state["episodes"])
     statistics = Statistics.model_validate_json(state["statistics"])
@@ -268,7 +268,7 @@ def _require_same_data(data: Data, state: dict[str, Any], path: Path) -> tuple[E
         changes += sorted(gone) + sorted(come)
         if not gone and not come and list(before) != list(now):
             changes.append(f"the {PARTS[part]} episodes have another order, because files were renamed")
-    for name in Statistics.model_fields:
+    for name in (name for name in Statistics.model_fields if name != "columns"):
         old, new = (np.array(getattr(s, name)) for s in (statistics, data.statistics))
         if old.shape != new.shape or not np.allclose(old, new, rtol=1e-9, atol=1e-12):
             changes.append(f"statistics.json: {name}")
@@ -281,7 +281,7 @@ def _require_same_data(data: Data, state: dict[str, Any], path: Path) -> tuple[E
             f"{path}: a resumed run must have the same data as before, but these changed: {'; '.join(changes[:8])}"
             f"{more}. Restore the episodes and the rig, or train into a new `out`"
         )
-    return lists, statistics
+    return lists, statistics.model_copy(update={"columns": data.statistics.columns})
 
 
 def _differing(before: Any, now: Any, key: str = "") -> Iterator[str]:

@@ -20,7 +20,7 @@ from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.alignment import BatchFeatures, View
 from tactile_align.policies.build import views_of
 from tactile_align.policies.checkpoint import Measure
-from tactile_align.training.data import contact_moments, contact_share
+from tactile_align.training.data import contact_moments, contact_share, contacts_of, count_contacts
 from tactile_align.training.optimiser import validation_weights
 from tactile_align.training.step import measured
 
@@ -44,7 +44,8 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
     include, with one pass of the encoders over the batches:
 
     - `action_error`: mean absolute error of the actions, normalised, over recorded steps. The latent is zero, as on
-      the robot.
+      the robot. `standing_still`: the same error of the actions that keep the robot still, see `Columns.still`;
+      missing if the kinds of action are unknown.
     - `recall/VIEW`: R@1, the share of queries for which the right one of 64 candidates is the most similar. It is the
       mean of two directions: a touch is the query and regions are the candidates, or a region is the query and touches
       are the candidates. The candidates are random contacts. Each contact of the batches contributes one moment. If the
@@ -61,7 +62,8 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
     count = config.validation_batches
     sums: dict[str, float] = {}
     times: dict[str, int] = {}
-    error = steps = 0.0
+    error = idle = steps = 0.0
+    stills = _still(moments)
     two_crops = model.aligns and config.hsa.pairs == "two_crops"
     asked = {view.key: _Contacts(moments, view) for view in model.views if model.aligns and not two_crops}
     generator = torch.Generator().manual_seed(0)
@@ -80,6 +82,9 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
             if model.act is not None:
                 gaps = (model.predict(batch, features).actions - batch.action).abs()[~batch.is_pad]
                 error, steps = error + float(gaps.sum()), steps + gaps.numel()
+                if stills is not None:
+                    still = torch.from_numpy(stills[np.array(indices)][:, None]).to(batch.action)
+                    idle += float((still - batch.action).abs()[~batch.is_pad].sum())
             for contacts in asked.values():
                 contacts.add(np.array(indices), features)
         missing = np.unique(np.concatenate([np.empty(0, int), *(c.missing() for c in asked.values())]))
@@ -92,7 +97,19 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
     # rank like a collapse.
     means = {name: value * count / times[name] if times[name] < count else value for name, value in sums.items()}
     recalls = {f"recall/{key}": contacts.recall() for key, contacts in asked.items() if contacts.enough}
-    return means | ({"action_error": error / steps} if steps else {}) | recalls
+    if steps:
+        means |= {"action_error": error / steps} | ({} if stills is None else {"standing_still": idle / steps})
+    return means | recalls
+
+
+def _still(moments: Moments) -> np.ndarray | None:
+    """Return the normalised actions (N, A) that keep the robot still; None if they are unknown."""
+    statistics = moments.statistics
+    if statistics is None or statistics.columns is None:
+        return None
+    qpos = np.concatenate([qpos for qpos, _ in moments.low_dim()])
+    still = statistics.columns.still(qpos, moments.last_actions(np.array(statistics.action_mean)))
+    return None if still is None else np.asarray(statistics.normalise_action(still))
 
 
 class _Contacts:
@@ -129,16 +146,6 @@ class _Contacts:
         return float(hypergeom.cdf(0, others, np.concatenate(better), GALLERY - 1).mean())
 
 
-def contacts_of(moments: Moments, view: View) -> np.ndarray:
-    """Return (N,) index of each moment's contact, unique over all episodes; -1 without box or contact."""
-    touch = moments.touches[view.sensor]
-    pairs = moments.views[view.key].visible & touch.contact
-    both = np.stack([moments.episode, touch.contact_index], axis=1)[pairs]
-    numbers = np.full(len(pairs), -1)
-    numbers[pairs] = np.unique(both, axis=0, return_inverse=True)[1].reshape(-1)
-    return numbers
-
-
 def selected_measure(config: TrainConfig, held_out: Moments, quiet: bool = False) -> Measure | None:
     """Return the measure by which `select_by` selects weights on these held-out episodes; None: the last step.
 
@@ -154,7 +161,7 @@ def selected_measure(config: TrainConfig, held_out: Moments, quiet: bool = False
         return None
     if config.select_by in ("action", "hsa") or (config.select_by == "auto" and config.train_policy):
         return "hsa" if config.select_by == "hsa" else "action"
-    counts = {view.key: contacts_of(held_out, view).max() + 1 for view in views_of(config)}
+    counts = {view.key: count_contacts(held_out, view) for view in views_of(config)}
     if max(counts.values()) >= GALLERY:
         return "retrieval"
     few = ", ".join(f"{count} of view {key}" for key, count in counts.items())

@@ -172,7 +172,8 @@ def calibrate(
     """Calibrate a camera's lens, a camera's pose, or a sensor's pose on its finger; exit status 1 if a check fails.
 
     A result that fails its checks is not written. A finger calibration is also not written if the current rig already
-    fits the boxes well. A dry run writes nothing and returns the same exit status as a normal run.
+    fits the boxes well: then no change is needed, and the exit status is 0. A dry run writes nothing and returns the
+    same exit status as a normal run.
 
     Args:
         what: What to calibrate. intrinsics: the camera's lens, from a calibration session. hand-eye: the camera's pose,

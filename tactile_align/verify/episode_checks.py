@@ -75,7 +75,7 @@ def one_change(
 
 
 def _listed(values: np.ndarray, digits: int) -> str:
-    return f"[{', '.join(f'{value:.{digits}f}' for value in np.asarray(values))}]"
+    return f"[{', '.join(f'{value:z.{digits}f}' for value in np.asarray(values))}]"
 
 
 def explained(rig: Rig, camera: str, sensor: str, views: Sequence[View]) -> list[Check]:
@@ -131,7 +131,7 @@ def on_sensor(camera: str, sensor: str, views: list[View], contact: np.ndarray, 
     side, ratio = np.nanmedian(sides.min(axis=1)), np.nanmedian((box[:, 2:] - box[:, :2]) / sides, axis=0)
     right, down = (edges[:2] + edges[2:]) / 2
     median = float(np.nanmedian(iou))
-    measured = f"{' '.join(f'{edge:+.2f}' for edge in edges)} px (left top right bottom), side {side:.0f} px"
+    measured = f"{' '.join(f'{edge:+z.2f}' for edge in edges)} px (left top right bottom), side {side:.0f} px"
     beside = (
         f"The boxes are {ratio[0]:.2f} times as wide and {ratio[1]:.2f} times as high as the sensor was seen, and lie "
         f"{abs(right):.1f} px {'right' if right > 0 else 'left'} of it and {abs(down):.1f} px "
@@ -287,7 +287,7 @@ def lens_checks(rig: Rig, camera: str) -> list[Check]:
         f"Give the K of these frames, or set width = {width}, height = {height} and give the recorder's steps in "
         f'image_map, such as [["resize", {entry.width}, {entry.height}]].'
     )
-    measured = f"{du:+.0%} right, {dv:+.0%} down"
+    measured = f"{du:+z.0%} right, {dv:+z.0%} down"
     centred = graded(LIMITS, "principal-point", max(abs(du), abs(dv)), camera, measured=measured, advice=advice)
     id, title, (least, most) = f"field-of-view/{camera}", f"Field of view of {camera}", FIELD_DEG
     advice = f"fx = {fx:g} px is implausible for frames {entry.width} px wide. Give the K of this resolution."

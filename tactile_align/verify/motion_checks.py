@@ -399,7 +399,7 @@ def _judged(kind: str, on: tuple[str, ...], scores: Scores, of: str, edits: dict
     if better:
         measured += f", {scores.median(better[0]):.2f} with '{better[0]}'"
     elif ranked:
-        measured += f", {scores.gain(ranked[0]):+.2f} with '{ranked[0]}' (better in {scores.share(ranked[0]):.0%})"
+        measured += f", {scores.gain(ranked[0]):+z.2f} with '{ranked[0]}' (better in {scores.share(ranked[0]):.0%})"
     measured += f"; {len(scores)} {of}"
     if better:
         advice = f"{edits[better[0]]} Look at `tactile-align overlay` before and after this change."

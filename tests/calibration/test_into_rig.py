@@ -5,12 +5,13 @@ import difflib
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.cli import run
 from tactile_align.facts import fact_folder
-from tactile_align.sessions.write_rig import edited
+from tactile_align.sessions.write_rig import edited, pose_keys
 from tests.calibration.cell import capture
 from tests.finger.test_from_boxes import labels
 from tests.sessions.test_sessions import write
@@ -198,3 +199,9 @@ def test_a_calibration_without_a_rig_says_which_flag_it_needs(
     assert "--rig was not given. Give --rig RIG\n" in capsys.readouterr().err
     assert run(["calibrate", "intrinsics", str(tmp_path)]) == 2
     assert "Give --rig RIG, or start a rig with --out NEW.toml" in capsys.readouterr().err
+
+
+def test_a_pose_is_written_without_negative_zeros() -> None:
+    T = np.eye(4)
+    T[:3, 3] = -0.0
+    assert "-0" not in str(pose_keys(T))

@@ -15,6 +15,7 @@ from tactile_align.errors import FactError
 from tactile_align.facts import fact_folder
 from tactile_align.geometry.frames import rotation_from_rpy
 from tactile_align.kinematics.arm import forward_kinematics
+from tactile_align.sessions.write_rig import edited
 from tests.kinematics.conftest import RAIL, urdf_with_hand
 
 POSE = np.array([0.298, -0.294, -1.911, 0.634, 1.571, -1.273, 0.6])
@@ -293,3 +294,57 @@ def test_a_number_that_is_not_finite_is_refused_by_key(value: float, key: str, t
     entry[int(last)] = value
     with pytest.raises(FactError, match=rf"my rig é\.toml: {key}: .*finite"):
         load_rig(written(tmp_path, data))
+
+
+def with_lens(tmp_path: Path, **keys: Any) -> Path:
+    data = facts()
+    lens = {key: value for key, value in data["cameras"]["top"].items() if key not in ("K", "model", "distortion")}
+    data["cameras"]["top"] = {**lens, **keys}
+    return written(tmp_path, data)
+
+
+FOUR = {"fx": 600.0, "fy": 601.0}
+
+
+@pytest.mark.parametrize("centre", [("cx", "cy"), ("ppx", "ppy")])
+def test_intrinsics_are_read_as_drivers_print_them(tmp_path: Path, centre: tuple[str, str]) -> None:
+    path = with_lens(tmp_path, **FOUR, **dict(zip(centre, (319.0, 240.0), strict=True)))
+    rig = load_rig(path)
+    assert rig.cameras["top"].K == ((600, 0, 319), (0, 601, 240), (0, 0, 1))
+    changed = rig.with_camera("top", K=((610, 0, 320), (0, 611, 241), (0, 0, 1)))
+    path.write_text(edited(path.read_text(encoding="utf-8"), rig, changed), encoding="utf-8")
+    assert load_rig(path).cameras["top"].K == changed.cameras["top"].K and "fx" not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({**FOUR, "cx": 319.0}, r"cameras\.top: intrinsics need fx, fy and cx, cy.*; cy missing"),
+        ({**FOUR, "cx": 319.0, "cy": 240.0, "ppx": 319.0}, r"ppx beside cx, cy"),
+        (
+            {**FOUR, "K": [[600.0, 0.0, 319.0], [0.0, 600.0, 240.0], [0.0, 0.0, 1.0]]},
+            r"given twice: as K and as fx, fy",
+        ),
+        ({**FOUR, "cx": 319.0, "cy": 240.0, "distortion": [0.1, 0, 0, 0, 0.2]}, r'5 coefficients.*Add model = "brown"'),
+        ({**FOUR, "cx": 319.0, "cy": 240.0, "distortion": [0.1, 0, 0, 0]}, r'model = "brown" or model = "fisheye"'),
+    ],
+)
+def test_incomplete_or_ambiguous_intrinsics_are_named(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(FactError, match=message):
+        load_rig(with_lens(tmp_path, **keys))
+
+
+def test_an_inverse_brown_conrady_lens_of_a_realsense_is_brown_with_a_warning_unless_it_is_zero(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = {**FOUR, "ppx": 319.0, "ppy": 240.0, "model": "distortion.inverse_brown_conrady"}
+    flat = load_rig(with_lens(tmp_path, **keys, distortion=[0.0] * 5)).cameras["top"]
+    assert (flat.model, flat.distortion) == ("pinhole", ()) and not caplog.records
+    k = [-0.0553, 0.0677, -0.0002, 0.0004, -0.0213]
+    path = with_lens(tmp_path, **keys, distortion=k)
+    bent = load_rig(path).cameras["top"]
+    assert (bent.model, bent.distortion) == ("brown", tuple(k)) and "straight edge" in caplog.text
+    words = load_rig(with_lens(tmp_path, **{**keys, "model": "Inverse Brown Conrady"}, distortion=k)).cameras["top"]
+    assert words == bent
+    changed = load_rig(path).with_camera("top", distortion=(0.1, 0.0, 0.0, 0.0, 0.0))
+    assert 'model = "brown"' in edited(path.read_text(encoding="utf-8"), load_rig(path), changed)

@@ -1,5 +1,6 @@
 """Files made as each recorder makes them, without our writer, are read with the right colours."""
 
+import pickle
 from pathlib import Path
 
 import cv2
@@ -7,8 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
+from tactile_align.calibration.rig import load_rig
 from tactile_align.datasets.episodes import list_episodes, open_episode, write_episode
 from tactile_align.datasets.layout import Layout, all_layouts, load_layout
+from tactile_align.errors import ColumnError, InputError
 from tests.datasets.making import frames, parts
 
 
@@ -204,3 +207,22 @@ def test_a_layout_object_is_refused_with_what_to_give(tmp_path: Path) -> None:
     path, own = lab(tmp_path)
     with pytest.raises(ValueError, match=r"got a Layout object\. Give the name or path"):
         open_episode(path, layout=load_layout(own))  # type: ignore[arg-type]
+
+
+def test_an_error_in_a_column_names_the_array_that_holds_the_column(tmp_path: Path) -> None:
+    path, own = tmp_path / "episode_0.hdf5", tmp_path / "lab.toml"
+    aloha(path)
+    with h5py.File(path, "r+") as file:
+        file["observations/width"] = np.full(7, 0.3)
+    text = Path("datasets/aloha.toml").read_text(encoding="utf-8")
+    joined = 'qpos = ["observations/qpos", "observations/width"]'
+    own.write_text(text.replace('qpos = ["observations/qpos"]', joined), encoding="utf-8")
+    rig = load_rig("cell").with_gripper("left", column=14, open=0.08, closed=0.0)
+    with open_episode(path, own) as episode:
+        assert episode.qpos.shape == (7, 15)
+        with pytest.raises(ColumnError, match=r"reading 0\.3 lies") as width:
+            rig.gripper("left").opening(episode.qpos)
+        assert episode.qpos_key(width.value) == "/observations/width"
+        assert episode.qpos_key(ColumnError("x", 13)) == episode.qpos_key(InputError("x")) == "/observations/qpos"
+    copied = pickle.loads(pickle.dumps(width.value))
+    assert copied.column == 14 and str(copied) == str(width.value), "errors travel between processes"

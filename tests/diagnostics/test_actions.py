@@ -1,15 +1,18 @@
 """Action errors by phase, the controls of a policy, and runs compared on the same moments."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from tactile_align.config.train import TrainConfig
 from tactile_align.diagnostics import evaluation
 from tactile_align.diagnostics.actions import (
+    LAST,
     LINEAR,
     NEAR_CHANGE,
     POLICY,
@@ -26,8 +29,11 @@ from tactile_align.diagnostics.actions import (
 from tactile_align.diagnostics.evaluation import compare
 from tactile_align.diagnostics.summary import Summary
 from tactile_align.errors import InputError
+from tactile_align.moments.columns import Columns
+from tactile_align.moments.normalisation import Statistics
 from tactile_align.policies.build import LoadedRun
 from tactile_align.training.data import Data, load_data
+from tactile_align.training.validation import validate
 from tests.training.conftest import small_training
 
 
@@ -124,7 +130,7 @@ def test_every_control_of_a_policy_is_measured_at_once(run: tuple[TrainConfig, D
     config, data = run
     loaded = LoadedRun.untrained(config, data.held_out)
     found = action_moments(loaded, data.train)
-    assert list(found.errors) == [POLICY, STILL, LINEAR, TOUCH, REGION]
+    assert list(found.errors) == [POLICY, STILL, LAST, LINEAR, TOUCH, REGION]
     policy, touch, region = (found.errors[row] for row in (POLICY, TOUCH, REGION))
     assert (policy != touch).any() and (policy != region).any()
     error = found.error()
@@ -135,6 +141,34 @@ def test_every_control_of_a_policy_is_measured_at_once(run: tuple[TrainConfig, D
         for t in range(len(qpos)):
             errors.append(np.abs(qpos[t] - action[t : t + held.chunk]))
     assert error.standing_still_per_column == pytest.approx(np.concatenate(errors).mean(axis=0), rel=0.05)
+    assert error.standing_still_is.startswith("guessed: column 0, column 1") and "absolute" in error.standing_still_is
+
+
+def test_delta_actions_are_compared_with_no_change_and_the_last_action_not_with_the_state(
+    run: tuple[TrainConfig, Data],
+) -> None:
+    config, data = run
+    delta = np.random.default_rng(0).normal(scale=0.01, size=(len(data.held_out), 7))
+    changed, start = copy.copy(data.held_out), 0
+    changed._facts = []
+    for facts in data.held_out._facts:
+        changed._facts.append({**facts, "action": delta[start : start + len(facts["qpos"])]})
+        start += len(facts["qpos"])
+    columns = Columns(
+        qpos=tuple("abcdefg"), action=tuple("tuvwxyz"), action_is=("delta",) * 7, state=(None,) * 7, source="stated"
+    )
+    statistics = Statistics.of(changed.low_dim())
+    changed = changed.normalised(statistics.model_copy(update={"columns": columns}))
+    error = action_moments(LoadedRun.untrained(config, changed), data.train).error()
+    assert error.standing_still_per_column == pytest.approx(np.full(7, 0.008), rel=0.15), "mean |N(0, 0.01)|"
+    assert error.last_action_per_column == pytest.approx(np.full(7, 0.0113), rel=0.15), "sqrt(2) times that"
+    assert error.columns == tuple("tuvwxyz") and error.standing_still_is == "stated"
+    means = validate(LoadedRun.untrained(config, changed).model, changed, config, torch.device("cpu"))
+    assert means["standing_still"] == pytest.approx(0.8, rel=0.15), "the standard deviation is 0.01"
+    unknown = columns.model_copy(update={"action_is": (), "source": "left out: x"})
+    changed = changed.normalised(statistics.model_copy(update={"columns": unknown}))
+    found = action_moments(LoadedRun.untrained(config, changed), data.train)
+    assert STILL not in found.errors and LAST in found.errors and found.error().standing_still_is == "left out: x"
 
 
 def test_a_policy_that_ignores_its_touch_does_not_change_when_it_is_shuffled(run: tuple[TrainConfig, Data]) -> None:
@@ -158,7 +192,12 @@ def test_one_episode_has_no_other_to_shuffle_with(run: tuple[TrainConfig, Data])
     config, _ = run
     alone = config.model_copy(update={"held_out": 1})
     one = load_data(alone, progress=False)
-    assert list(action_moments(LoadedRun.untrained(alone, one.held_out), one.train).errors) == [POLICY, STILL, LINEAR]
+    assert list(action_moments(LoadedRun.untrained(alone, one.held_out), one.train).errors) == [
+        POLICY,
+        STILL,
+        LAST,
+        LINEAR,
+    ]
 
 
 def test_runs_on_other_episodes_are_refused_and_so_is_a_run_given_twice(

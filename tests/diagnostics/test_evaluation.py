@@ -1,7 +1,9 @@
 """Judging a run: its baseline must be whole, and what cannot be judged is said."""
 
+import copy
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -30,9 +32,18 @@ from tactile_align.diagnostics.evaluation import (
 from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.readouts import view_readouts
 from tactile_align.diagnostics.retrieval import retrieval
-from tactile_align.diagnostics.summary import BaselineTrial, best_trial, json_of, result_of, summary_of, view_lines
+from tactile_align.diagnostics.summary import (
+    BaselineTrial,
+    HeldOutLoss,
+    best_trial,
+    json_of,
+    result_of,
+    summary_of,
+    view_lines,
+)
 from tactile_align.errors import InputError
 from tactile_align.losses.build import negatives_of
+from tactile_align.moments.dataset import Moments
 from tactile_align.policies.build import LoadedRun, make_model
 from tactile_align.policies.checkpoint import FORMAT, latest_checkpoint, load_checkpoint
 from tactile_align.training import loop, validation
@@ -40,7 +51,10 @@ from tactile_align.training.data import Data, load_data
 from tactile_align.training.logs import read_metrics
 from tactile_align.training.optimiser import make_optimiser
 from tactile_align.training.state import finished
+from tactile_align.viz.report.report import judge, report
+from tactile_align.viz.report.run_folder import read_run
 from tests.training.conftest import small_training
+from tests.training.test_without_pairs import first_contact, without
 
 Maker = Callable[..., TrainConfig]
 KEY = "left_wrist-tactile1"
@@ -277,7 +291,9 @@ def test_two_runs_are_compared_on_the_same_contacts_and_moments(
     )
     assert acted.value == pytest.approx(two.phases["all"]["policy"].error - one.phases["all"]["policy"].error)
     assert {"all", "transition"} <= set(found.actions) <= {"all", "free", "contact", "transition"}
-    assert {"policy", "standing still", "linear in joints"} == set(one.phases["all"]), "one episode: nothing to shuffle"
+    assert {"policy", "standing still", "last action", "linear in joints"} == set(one.phases["all"]), (
+        "one episode: nothing to shuffle"
+    )
     assert "paired with run1 on the same moments" in found.text()
 
 
@@ -367,3 +383,49 @@ def test_the_held_out_loss_follows_the_rules_of_the_run(
     n = np.array(negatives)
     assert found.chance == pytest.approx(np.log1p(n).mean(), rel=1e-5)
     assert found.hsa == pytest.approx(np.log1p(n * np.exp(-1 / 0.25)).mean(), rel=1e-5)
+
+
+def test_a_run_with_one_held_out_contact_is_evaluated_and_reported_without_retrieval(
+    trained: tuple[TrainConfig, Data], tmp_path: Path
+) -> None:
+    config, data = trained[0].model_copy(update={"out": str(tmp_path / "run")}), trained[1]
+    shutil.copytree(trained[0].out, config.out, ignore=shutil.ignore_patterns(BASELINE, "summary.json"))
+    single = replace(data, held_out=without(data.held_out, KEY, contact=first_contact(data.held_out)))
+    view = evaluate(config.out, data=single, progress=False).views[KEY]
+    assert view.contacts == 1 and view.retrieval == {} and view.opening_only is None
+    for name in ("retrieval", "opening only", "galleries/contact only"):
+        assert re.search("one held-out contact.*hold out more", view.left_out[name]), name
+    assert any(re.search("left out: .*one held-out contact", line) for line in view_lines(view))
+    text = (Path(config.out) / "summary.json").read_text(encoding="utf-8")
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"summary.json contains a bare {name}"))
+    page = report(config.out).read_text(encoding="utf-8")
+    assert "one held-out contact" in page
+
+
+def without_gripper(moments: Moments) -> Moments:
+    other = copy.copy(moments)
+    other.touches = {name: replace(touch, opening=None) for name, touch in moments.touches.items()}
+    return other
+
+
+def test_a_run_of_an_arm_without_a_gripper_is_evaluated_without_the_opening_baseline(
+    trained: tuple[TrainConfig, Data], tmp_path: Path
+) -> None:
+    config, data = trained[0].model_copy(update={"out": str(tmp_path / "run")}), trained[1]
+    shutil.copytree(trained[0].out, config.out, ignore=shutil.ignore_patterns(BASELINE, "summary.json"))
+    bare = replace(data, train=without_gripper(data.train), held_out=without_gripper(data.held_out))
+    view = evaluate(config.out, data=bare, progress=False).views[KEY]
+    assert view.opening_only is None and view.retrieval["both"].queries > 1
+    assert "tactile1" in view.left_out["opening only"] and "no gripper" in view.left_out["opening only"]
+    assert "opening from h_tau" not in view.probes
+    (found,) = (check for check in judge(read_run(config.out)).checks if check.id == f"retrieval-opening/{KEY}")
+    assert "no gripper" in found.why and found.advice == ""
+    with pytest.raises(InputError, match=r"region = 'opening' needs a gripper.*tactile1"):
+        loop.train(opening_only(config, 1e-3), data=bare, progress=False)
+
+
+def test_non_finite_results_are_stored_as_words_and_read_as_numbers() -> None:
+    loss = HeldOutLoss(float("nan"), float("inf"), 4)
+    assert '"nan"' in json_of(loss) and "NaN" not in json_of(loss)
+    found = result_of(HeldOutLoss, json.loads(json_of(loss)), "")
+    assert np.isnan(found.hsa) and found.chance == float("inf")

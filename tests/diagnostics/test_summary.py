@@ -150,3 +150,7 @@ def test_a_comparison_is_read_back_and_says_how_it_was_corrected() -> None:
     assert "  weights of run: retrieval: best R@1 0.400, step 9, action: best action error 0.100, step 8" in text
     (line,) = (line for line in text.splitlines() if line.startswith("  action error, contact, b"))
     assert line.split()[-6:] == ["b", "-0.0100", "[-0.0200,", "+0.0000]", "of", "900"]
+
+
+def test_a_difference_that_rounds_to_zero_has_no_minus() -> None:
+    assert Difference(-1e-5, 9, 9, (-1e-6, -1e-7)).text() == "+0.000 [+0.000, +0.000]"

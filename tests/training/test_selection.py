@@ -16,11 +16,11 @@ from tactile_align.policies.build import LoadedRun
 from tactile_align.policies.checkpoint import load_checkpoint, selected_checkpoint
 from tactile_align.policies.runtime import Policy
 from tactile_align.training import loop, validation
-from tactile_align.training.data import load_data
+from tactile_align.training.data import contacts_of, load_data
 from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import build_model, train
 from tactile_align.training.state import Progress
-from tactile_align.training.validation import contacts_of, held_out_sampler, selected_measure, validate
+from tactile_align.training.validation import held_out_sampler, selected_measure, validate
 
 Maker = Callable[..., TrainConfig]
 KEY = "left_wrist-tactile1"

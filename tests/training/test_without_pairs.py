@@ -76,9 +76,27 @@ def test_held_out_moments_of_one_contact_are_warned_of_and_refused_where_the_los
     assert status == "warn" and "none of which is a negative of another" in text
     assert reasons(single, config.model_copy(update={"select_by": "hsa"}))["pairs/held_out"][0] == "fail"
     pulled = config.model_copy(update={"hsa": config.hsa.model_copy(update={"kind": "mse"})})
-    assert reasons(single, pulled)["pairs/held_out"][0] == "pass", "this loss needs no negatives"
+    assert "negative" not in reasons(single, pulled)["pairs/held_out"][1], "this loss needs no negatives"
     row = replace(data, held_out=without(data.held_out, KEY, contact=np.arange(len(data.held_out)) == -1))
     assert reasons(row, config)["pairs/held_out"][0] == "fail"
+
+
+def test_fewer_than_eight_held_out_contacts_are_warned_of_with_the_number_of_episodes_to_hold_out(
+    small_config: Maker,
+) -> None:
+    config = small_config(hsa={"learn_temperature": False})
+    data = load_data(config, progress=False)
+    assert reasons(data, config)["pairs/held_out"] == ("pass", "as needed"), "about 15 contacts"
+    index = data.held_out.touches["tactile1"].contact_index
+    for kept, status in ((8, "pass"), (7, "warn")):
+        some = replace(data, held_out=without(data.held_out, KEY, contact=index < kept))
+        (found,) = (check for check in part_checks(some, config) if check.id == "pairs/held_out")
+        assert found.status == status, kept
+    assert f"view {KEY}: 7 contacts, fewer than 8" in found.measured and "held_out = 2" in found.advice
+    train = without(data.train, KEY, contact=first_contact(data.train))
+    few = replace(some, train=train, test=None)
+    (found,) = (check for check in part_checks(few, config) if check.id == "pairs/held_out")
+    assert "record more episodes" in found.advice, "10 contacts in 4 episodes: 3.2 episodes hold 8, which leaves none"
 
 
 def test_a_stated_share_of_moments_that_held_out_episodes_lack_is_named_before_the_first_step(

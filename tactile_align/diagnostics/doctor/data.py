@@ -153,11 +153,11 @@ def rigs(subject: Subject) -> Iterator[Check]:
         yield stated(
             "rig-verified",
             "pass" if status == "warn" and subject.config.hsa.weight == 0 else status,
-            f"{entry.rig}: {verdict}",
+            f"{entry.rig_source}: {verdict}",
             "verified: pass",
             str(number),
             why="a rig that does not fit the recordings gives boxes that miss the sensor",
-            advice=f"run: tactile-align verify {entry.path} --rig {entry.rig}",
+            advice=f"run: tactile-align verify {entry.path} --rig {entry.rig_source}",
         )
 
 

@@ -16,6 +16,8 @@ TRAINING, HELD_OUT, CHANCE = (hexadecimal(colour) for colour in (BLUE, VERMILLIO
 BOX, OPENING = TRAINING, HELD_OUT
 DPI = 110
 LONGEST_TEXT = 60
+LEGEND_LETTERS = 130
+"""Number of letters, line samples included, in a line of a legend over the whole width of 8 in."""
 
 
 def similarity_matrix(
@@ -38,10 +40,12 @@ def similarity_matrix(
     _require_pairs(h_tau, h_w)
     cosine = normalised(h_tau) @ normalised(h_w).T
     pair = np.eye(len(cosine), dtype=bool)
-    figure = _figure(10.0, 4.6)
+    figure = _figure(11.0, 4.6)
     left, right = figure.subplots(1, 2, width_ratios=[1.15, 1.0])
     figure.colorbar(left.imshow(cosine, cmap="cividis", interpolation="nearest"), ax=left, label="cosine")
-    left.set(xlabel="region", ylabel="touch", title=title or "cosine of every touch with every region")
+    left.set(xlabel="region", ylabel="touch")
+    left.set_title(_plain(title or "cosine of every touch with every region"), wrap=True)
+    left.locator_params(integer=True)  # rows and columns are counted
     if groups is not None:
         for edge in np.flatnonzero(np.asarray(groups)[1:] != np.asarray(groups)[:-1]):
             left.axhline(edge + 0.5, color="white", linewidth=0.6)
@@ -125,7 +129,9 @@ def attention_over_time(
         raise ValueError(f"shares must have shape (T, {len(names)}); got {shares.shape}. Give one column per name")
     if contact is not None and len(contact) != len(shares):
         raise ValueError(f"contact must have length {len(shares)}; got {len(contact)}. Give one flag per row of shares")
-    figure = _figure(8.0, 3.2)
+    labels = [_plain(name) for name in (*names, *(() if contact is None else ("contact",)))]
+    columns = max(1, min(len(labels), int(LEGEND_LETTERS / (max(map(len, labels)) + 8))))
+    figure = _figure(8.0, 3.0 + 0.2 * -(-len(labels) // columns))
     axes = figure.subplots()
     steps = np.arange(len(shares))
     for column, name in enumerate(names):
@@ -134,9 +140,9 @@ def attention_over_time(
     if contact is not None:
         shade = {"color": "#e4e4e4", "step": "mid", "label": "contact", "zorder": 0}
         axes.fill_between(steps, 0, 1, where=np.asarray(contact), transform=axes.get_xaxis_transform(), **shade)
-    top = 1.15 * max(float(np.max(shares)), 1e-6)  # room for the legend above the highest line
+    top = 1.05 * max(float(np.max(shares)), 1e-6)
     axes.set(xlabel="row", ylabel="share of attention", title=_plain(title), ylim=(0, top))
-    axes.legend(frameon=False, ncols=len(names) + 1, fontsize=8, loc="upper center")
+    figure.legend(frameon=False, ncols=columns, fontsize=8, loc="outside lower center")
     return _pixels(figure)
 
 

@@ -61,6 +61,16 @@ def grid(cells: Sequence[np.ndarray], columns: int, gap: int = 12) -> np.ndarray
     return stacked([beside(cells[i : i + columns], gap) for i in range(0, len(cells), columns)], gap)
 
 
+def wrapped(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Return one image with `images` (H, W, 3) side by side, in as many lines as a width of `WIDEST_PX` needs."""
+    lines: list[list[np.ndarray]] = [[]]
+    for image in images:
+        if lines[-1] and sum(other.shape[1] + 6 for other in lines[-1]) + image.shape[1] > WIDEST_PX:
+            lines.append([])
+        lines[-1].append(image)
+    return stacked([beside(line) for line in lines])
+
+
 def headed(image: np.ndarray, text: str) -> np.ndarray:
     """Return an image (H, W, 3) with `text` added above it on a dark ground; the text wraps to the image's width."""
     ink = Ink.of(480)
@@ -79,6 +89,8 @@ def headed(image: np.ndarray, text: str) -> np.ndarray:
     return np.concatenate([head, image])
 
 
+WIDEST_PX = 1600
+"""Largest width of the pictures of one moment, px; wider ones would be illegible in the report."""
 SHOWN = 4
 """Number of moments whose token scores are drawn."""
 TALL_PX = 240
@@ -114,7 +126,8 @@ def attention_pictures(runs: Mapping[int, "LoadedRun"], keys: Sequence[str], epi
         if len(places) and one.maps:
             cells = _looked_at(runs[step], one, rows, places, keys, high)
             title = "attention on the tokens of frame, region and touch, for moments in contact"
-            parts.append(headed(grid(cells, 2), title))
+            columns = 2 if max(cell.shape[1] for cell in cells) <= WIDEST_PX // 2 else 1
+            parts.append(headed(grid(cells, columns), title))
         pictures[step] = stacked(parts)
     return pictures
 
@@ -140,11 +153,11 @@ def _looked_at(
             view = batch.views[key]
             box = view.box[i].numpy().astype(np.float64)
             window, scores = enlarge(box, run.config.features.margin), found.maps[f"region {key}"][place]
-            shown.append(laid_over(view.image[i].numpy(), scores, box, window, (0.0, high), f"row {place}"))
+            shown.append(laid_over(view.image[i].numpy(), scores, box, window, (0.0, high), f"{key}, row {place}"))
         for sensor in run.model.sensors if run.model.reads_touches else ():
             touch, scores = batch.touches[sensor].image[i].numpy(), found.maps[f"touch {sensor}"][place]
             shown.append(laid_over(touch, scores, None, None, (0.0, high), sensor))
-        cells.append(beside(shown))
+        cells.append(wrapped(shown))
     return cells
 
 

@@ -239,7 +239,7 @@ def _draw_caption(
     other = region.box if region.compared is None else region.compared
     if region.compared is not None and np.isfinite(other).all():
         (du, dv), (wider, higher) = difference(region.box, other)
-        lines.append(f"du {du:+.1f}  dv {dv:+.1f} px  size {wider:.2f} x {higher:.2f}")
+        lines.append(f"du {du:+z.1f}  dv {dv:+z.1f} px  size {wider:.2f} x {higher:.2f}")
     left, top = (int(edge) for edge in _moved(np.fmin(region.box, other), scale)[:2])
     bottom, gap = int(_moved(np.fmax(region.box, other), scale)[3]), ink.line + ink.rim
     wide, high = max(ink.width(line) for line in lines) + 2 * ink.pad, len(lines) * ink.row

@@ -49,6 +49,7 @@ def curve_plots(runs: Sequence[Run]) -> list[Plot]:
         plots.append(_curves(runs, f"alignment loss, {view}", "HSA loss, nats", _both(key), chance))
     for key, title, unit, series in (
         ("l1", "action loss", "L1, normalised units", _both("l1")),
+        ("action_error", "action error, held out", "mean absolute error, normalised", _ACTION_ERRORS),
         ("loss", "total loss", "loss", _both("loss")),
         ("temperature", "temperature", "temperature", _both("temperature")[:1]),
         ("gradient_norm", "gradient norm before clipping", "norm", _both("gradient_norm")[:1]),
@@ -57,6 +58,9 @@ def curve_plots(runs: Sequence[Run]) -> list[Plot]:
         if _union(runs, key):
             plots.append(_curves(runs, title, unit, series))
     return plots
+
+
+_ACTION_ERRORS = (("validation", "action_error", "policy"), ("validation", "standing_still", "standing still"))
 
 
 def _both(key: str) -> tuple[tuple[str, str, str], ...]:
@@ -77,7 +81,7 @@ def retrieval_plots(runs: Sequence[Run]) -> list[Plot]:
 def action_plots(runs: Sequence[Run]) -> list[Plot]:
     """Return one chart of the action error of each column; [] if no run has a policy.
 
-    The error is compared with that of standing still, i.e. of actions that repeat the recorded state.
+    The error is compared with that of standing still and of the last action, see `diagnostics.actions`.
     """
     traces: list[Json] = []
     rows: list[tuple[Any, ...]] = []
@@ -86,10 +90,14 @@ def action_plots(runs: Sequence[Run]) -> list[Plot]:
         if action is None:
             continue
         grey = ("#757575", "#8c8c8c")[number]
-        still = action.standing_still_per_column or ()
-        for kind, values, colour in (("policy", action.per_column, COLOURS[number]), ("standing still", still, grey)):
+        names = action.columns or tuple(f"column {i}" for i in range(len(action.per_column)))
+        for kind, values, colour in (
+            ("policy", action.per_column, COLOURS[number]),
+            ("standing still", action.standing_still_per_column, grey),
+            ("last action", action.last_action_per_column, ("#b3b3b3", "#c6c6c6")[number]),
+        ):
             label = _label(runs, run, kind)
-            bars = {f"column {i}": value for i, value in enumerate(values)}
+            bars = {_as_text(name): value for name, value in zip(names, values or (), strict=bool(values))}
             if bars:
                 traces.append(_bars(bars, label, colour))
             rows += [(label, column, f"{value:.4f}") for column, value in bars.items()]
@@ -120,8 +128,10 @@ def _curves(
                 traces.append(_line(steps, values, label, COLOURS[colour + 2 * number], DASHES[number], mode))
                 shown = ("not finite" if value is None else f"{value:.4g}" for value in values)
                 rows += [(label, step, text) for step, text in zip(steps, shown, strict=True)]
-        lines = (run.series(kind, key) for kind, key in chance)
-        steps, values = next((line for line in lines if len(line[0]) > 1), ([], []))  # a line needs two points
+        lines = [line for line in (run.series(kind, key) for kind, key in chance) if line[0]]
+        steps, values = max(lines, key=lambda line: len(line[0]) > 1, default=([], []))
+        if len(steps) == 1:  # a line needs two points
+            steps, values = [steps[0] - 1, steps[0] + 1], values * 2
         if steps:
             traces.append(_line(steps, values, _label(runs, run, "chance"), CHANCE, "dot", "lines"))
     rows = [rows[i] for i in evenly(len(rows), TABLE_ROWS)]

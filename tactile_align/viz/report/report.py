@@ -10,10 +10,10 @@ from itertools import chain
 from pathlib import Path
 from statistics import fmean
 
-from tactile_align.checks import Check, Limit, Report, Status, decided, graded
+from tactile_align.checks import Check, Limit, Report, Status, decided, finite, graded
 from tactile_align.diagnostics.actions import LINEAR
 from tactile_align.diagnostics.intervals import interval_text
-from tactile_align.diagnostics.summary import Difference, ViewSummary, readout_lines
+from tactile_align.diagnostics.summary import ONE_CONTACT, Difference, ViewSummary, readout_lines
 from tactile_align.errors import InputError
 from tactile_align.files import refuse_existing, write_text_atomically
 from tactile_align.viz.report.page import LIVE_POLICY, POLICY, filled, image_data
@@ -69,7 +69,7 @@ def _paired(run: Run, other: Run) -> Iterator[Check]:
         except InputError as error:
             yield Check(id, title, "info", "not compared", why=str(error), advice=f"Compare them with: {command}")
         else:
-            measured = f"{minus.text('+.1%')} on the same {minus.pairs} contacts"
+            measured = f"{minus.text('+z.1%')} on the same {minus.pairs} contacts"
             yield Check(id, title, "info", measured, minus.value, advice=f"Compare their actions with: {command}")
 
 
@@ -79,6 +79,8 @@ def _difference(run: Run, other: Run, key: str, comparisons: int) -> Difference:
         raise InputError(f"only one of the runs has results in view {key}; a comparison needs those of both")
     if not own.episodes or (own.episodes, own.judged_on) != (base.episodes, base.judged_on):
         raise InputError("the runs were judged on different episodes; a comparison needs the same episodes")
+    if not all(summary.views[key].retrieval for summary in (own, base)):
+        raise InputError(f"a run has only one contact in view {key}; a comparison needs several contacts in both runs")
     a, b = (summary.views[key].retrieval["both"] for summary in (own, base))
     return a.minus(b, comparisons)
 
@@ -148,19 +150,23 @@ def _views(run: Run) -> Iterator[Check]:
         loss = view.loss
         if math.isfinite(loss.hsa) and loss.chance > 0:
             share = loss.hsa / loss.chance
-            measured = f"{share:.2f} of chance: {loss.hsa:.3f} of {loss.chance:.3f} nats"
+            where = f"all pairs of the {run.summary.judged_on if run.summary else 'held-out'} episodes"
+            measured = f"{share:.2f} of chance: {loss.hsa:.3f} of {loss.chance:.3f} nats, {where}"
+            measured += "; the curve: validation batches"
             advice = "Check the boxes with `tactile-align overlay` and the config with `tactile-align doctor`"
             yield graded(LIMITS, "hsa-of-chance", share, name, measured=measured, advice=advice)
         yield from _retrieval(name, view)
-        if view.opening_only is None and run.config.get("region", "box") == "box":
-            title, advice = _AGAINST_OPENING.format(name), f"Measure it with: tactile-align evaluate {run.folder}"
-            yield Check(f"retrieval-opening/{name}", title, "info", "not measured", advice=advice)
+        if view.opening_only is None and view.retrieval and run.config.get("region", "box") == "box":
+            title, why = _AGAINST_OPENING.format(name), view.left_out.get("opening only", "")
+            advice = "" if why else f"Measure it with: tactile-align evaluate {run.folder}"
+            yield Check(f"retrieval-opening/{name}", title, "info", "not measured", why=why, advice=advice)
 
 
 def _retrieval(name: str, view: ViewSummary) -> Iterator[Check]:
     both = view.retrieval.get("both")
     opening = view.opening_only.retrieval.get("both") if view.opening_only else None
     if both is None:
+        yield Check(f"retrieval-chance/{name}", f"R@1 against chance, {name}", "info", "left out", why=ONE_CONTACT)
         return
     at, interval, chance = both.at[1], both.interval[1], both.chance[1]
     recall = f"{at:.1%} {interval_text(interval, '.1%')}"
@@ -181,7 +187,7 @@ def _retrieval(name: str, view: ViewSummary) -> Iterator[Check]:
             f"retrieval-opening/{name}",
             _AGAINST_OPENING.format(name),
             minus.above_zero,
-            f"{recall}; the opening alone: {base:.1%}; difference on the same contacts {minus.text('+.1%')}",
+            f"{recall}; the opening alone: {base:.1%}; difference on the same contacts {minus.text('+z.1%')}",
             limit="interval of the difference above 0",
             value=at,
             advice="The gripper opening alone may explain the retrieval. Record objects of several sizes, and the same "
@@ -196,15 +202,20 @@ def _actions(run: Run) -> Iterator[Check]:
         return
     error, still = fmean(action.per_column), action.standing_still_per_column
     measured = f"{error:.4f}, mean absolute error of all columns, robot units"
+    if action.last_action_per_column is not None:
+        measured += f"; repeating the last action: {fmean(action.last_action_per_column):.4f}"
+    why = "" if action.standing_still_is == "stated" else action.standing_still_is
     if not still:
-        yield Check("action-error", LIMITS["action-error"].title, "info", measured, error)
+        why = f"standing still, the baseline: {why}" if why else ""
+        yield Check("action-error", LIMITS["action-error"].title, "info", measured, error, why=why)
         return
     share = error / fmean(still) if any(still) else math.nan
     measured = f"{share:.2f} of standing still: {error:.4f} of {fmean(still):.4f}, mean absolute error, robot units"
+    measured += f" ({why})" if why else ""
     yield graded(LIMITS, "action-error", share, measured=measured, advice="Train longer or on more episodes")
     linear = run.summary.phases.get("all", {}).get(LINEAR) if run.summary else None
     if linear is not None and linear.minus_policy is not None:
-        measured = f"{error:.4f}; linear map: {linear.error:.4f}, minus policy {linear.minus_policy.text('+.4f')}"
+        measured = f"{error:.4f}; linear map: {linear.error:.4f}, minus policy {linear.minus_policy.text('+z.4f')}"
         title = "Action error against a linear map from the joints"
         interval = linear.minus_policy.interval
         advice = "The policy gains nothing from its images: train longer, on more episodes, or look at the attention"
@@ -291,7 +302,7 @@ def render(runs: Sequence[Run], library: str, version: str = "") -> str:
         runs=runs,
         version=version,
         library=library,
-        figures=figures,
+        figures=finite(figures),
         **charts,
         judge=judge,
         judgements=_judgements,
@@ -314,7 +325,8 @@ def plotlyjs() -> str:
 def _judgements(run: Run) -> Iterator[tuple[str, Report | None, str]]:
     """Yield (title, report, command that writes the report) of each judging command; report None: it does not exist."""
     data = (run.config.get("data") or [{}])[0]
-    verify = shlex.join(["verify", str(data.get("path", "RECORDINGS")), "--rig", str(data.get("rig", "RIG"))])
+    rig = ["--rig", str(data["rig"])] if "rig" in data else []  # otherwise the one beside the recordings
+    verify = shlex.join(["verify", str(data.get("path", "RECORDINGS")), *rig])
     config, verification, doctor = (
         shlex.quote(str(run.folder / name)) for name in ("config.toml", "verification.json", "doctor.json")
     )
@@ -325,7 +337,7 @@ def _judgements(run: Run) -> Iterator[tuple[str, Report | None, str]]:
 def _sources(run: Run) -> list[tuple[str, str]]:
     verified = run.verification.facts if run.verification else (run.rig or {}).get("verified") or {}
     rows = [("recordings (from verify)", str(verified.get("data_hash", "not verified")))]
-    rows += [(entry.get("path", ""), f"rig {entry.get('rig', '')}") for entry in run.config.get("data", [])]
+    rows += [(entry.get("path", ""), f"rig {entry.get('rig', 'beside them')}") for entry in run.config.get("data", [])]
     names = ("config.toml", "rig.toml", "statistics.json", "episodes.json", "summary.json")
     files = [file for name in names if (file := run.folder / name).is_file()]
     return rows + [(file.name, "sha256 " + hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]

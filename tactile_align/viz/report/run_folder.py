@@ -59,9 +59,12 @@ class Run:
         return self.label or (f"{place.parent.name}/run" if place.name == "run" else place.name)
 
     def series(self, kind: str, key: str) -> tuple[list[int], list[float | None]]:
-        """Return the training steps and the values logged under `key` in records of `kind`: "train" or "validation"."""
-        records = [record for record in self.metrics if record.get("kind") == kind and key in record]
-        return [record["step"] for record in records], [record[key] for record in records]
+        """Return the training steps and the values logged under `key` in records of `kind`: "train" or "validation".
+
+        Of several records of one step, such as those of a resumed run, the last one counts.
+        """
+        values = {r["step"]: r[key] for r in self.metrics if r.get("kind") == kind and key in r}
+        return list(values), list(values.values())
 
     def keys(self, prefix: str) -> list[str]:
         """Return the keys that begin with `prefix` of all values logged in metrics.jsonl, sorted."""

@@ -320,7 +320,7 @@ def test_an_alignment_whose_gradient_has_the_wrong_sign_is_found(healthy: tuple[
 
 def with_rig(config: TrainConfig, folder: Path, edit: Callable[[dict[str, Any]], None]) -> TrainConfig:
     """Return the config with a copy of its rig, edited as TOML."""
-    rig = tomllib.loads(Path(config.data[0].rig).read_text(encoding="utf-8"))
+    rig = tomllib.loads(Path(config.data[0].rig_source).read_text(encoding="utf-8"))
     edit(rig)
     path = folder / "rig.toml"
     path.write_text(tomlkit.dumps(rig), encoding="utf-8")
@@ -431,7 +431,7 @@ def test_8_a_sensor_far_from_where_it_is_fails_verification_and_is_refused(
     healthy: tuple[TrainConfig, Data], tmp_path: Path
 ) -> None:
     config = with_rig(healthy[0], tmp_path, sensor_far_off)
-    rig = config.data[0].rig
+    rig = config.data[0].rig_source
     assert verify_episodes(config.data[0].path, rig, most=2, write_into=rig, progress=False).verdict == "fail"
     with pytest.raises(ValueError, match="failed `verify`"):
         load_data(config, progress=False)

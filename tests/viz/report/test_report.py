@@ -13,7 +13,7 @@ from jinja2 import UndefinedError
 from tactile_align.checks import Check, Report, Table
 from tactile_align.errors import InputError
 from tactile_align.viz.report.page import filled, image_data
-from tactile_align.viz.report.plots import curve_plots, retrieval_plots
+from tactile_align.viz.report.plots import action_plots, curve_plots, retrieval_plots
 from tactile_align.viz.report.report import judge, render, report
 from tactile_align.viz.report.run_folder import read_run
 from tests.viz.report.running import VIEW, make_run, summary, write_report
@@ -125,6 +125,39 @@ def test_a_policy_no_better_than_standing_still_fails(tmp_path: Path) -> None:
     data["action_error"] = {"per_column": still, "first_step": still, "moments": 900}
     rewrite(run, data)
     assert check(run, "action-error").status == "info"
+
+
+def test_one_point_of_a_curve_has_a_chance_line_and_one_held_out_loss_for_each_step(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    first, again = (
+        {"kind": "validation", "step": 2, f"hsa/{VIEW}": x, f"chance/{VIEW}": 2.0, "loss": x} for x in (1.9, 1.5)
+    )
+    (run / "metrics.jsonl").write_text("", encoding="utf-8")
+    log(run, {"kind": "train", "step": 2, f"hsa/{VIEW}": 1.8, f"chance/{VIEW}": 2.1, "loss": 1.8}, first, again)
+    (plot, *_) = curve_plots([read_run(run)])
+    chance = next(trace for trace in plot.traces if trace["name"] == "chance")
+    assert (chance["x"], chance["y"]) == ([1, 3], [2.0, 2.0]), "a line needs two points"
+    held_out = next(trace for trace in plot.traces if trace["name"] == "held out")
+    assert (held_out["x"], held_out["y"]) == ([2], [1.5]), "the record that was written last"
+    found = check(run, f"hsa-of-chance/{VIEW}")
+    assert "all pairs of the test episodes; the curve: validation batches" in found.measured
+
+
+def test_the_action_charts_name_the_columns_and_the_verdict_tells_why_a_baseline_is_missing(tmp_path: Path) -> None:
+    run, data = make_run(tmp_path), summary()
+    error = {"per_column": [0.01, 0.02], "first_step": [0.01, 0.02], "moments": 900, "columns": ["dx [m]", "grip"]}
+    error |= {"last_action_per_column": [0.03, 0.04], "standing_still_is": "left out: dx matches nothing"}
+    rewrite(run, data | {"action_error": error})
+    (plot,) = action_plots([read_run(run)])
+    assert [(trace["name"], trace["x"]) for trace in plot.traces] == [
+        ("policy", ["dx [m]", "grip"]),
+        ("last action", ["dx [m]", "grip"]),
+    ]
+    found = check(run, "action-error")
+    assert found.status == "info" and "left out: dx matches nothing" in found.why and "0.0350" in found.measured
+    stated = error | {"standing_still_per_column": [0.1, 0.1], "standing_still_is": "guessed: dx [m], grip delta"}
+    rewrite(run, data | {"action_error": stated})
+    assert check(run, "action-error").status == "pass" and "guessed: dx" in check(run, "action-error").measured
 
 
 def test_a_policy_that_a_linear_map_of_the_joints_beats_is_warned_of(tmp_path: Path) -> None:
