@@ -27,7 +27,7 @@ APART_M = 0.02  # opening of each finger at which the fingers are clearly apart,
 
 def data_checks(subject: Subject) -> Iterator[Check]:
     """Yield all checks of the data and of the pairs (touch image, image region), in the order of the report."""
-    for checks in (policy_sees, streams, door, colour_order, touch_storage, moving_actions, statistics):
+    for checks in (policy_sees, box_jitter, streams, door, colour_order, touch_storage, moving_actions, statistics):
         yield from checks(subject)
     for checks in (rigs, pads, boxes_and_contacts, negatives_in_batches, false_negatives):
         yield from checks(subject)
@@ -52,6 +52,22 @@ def policy_sees(subject: Subject) -> Iterator[Check]:
         "the whole frame of a camera",
         why="a policy without whole frames acts blindly until a sensor is in view",
         advice="set policy.vision = 'tower', or 'resnet18' with policy.cameras; keep 'none' only for comparisons",
+    )
+
+
+def box_jitter(subject: Subject) -> Iterator[Check]:
+    """Yield the check that a policy which reads crops at the box was trained with crops that are not exact."""
+    model, shift = subject.model, subject.config.augment.shift_px
+    crops = [view.key for view in subject.config.views if view.zoom is not None]
+    if model.act is None or not model.reads_regions or not crops:
+        return
+    yield stated(
+        "box-jitter",
+        "pass" if shift else "warn",
+        f"augment.shift_px = {shift} px of the encoder's input, crops: {', '.join(crops)}",
+        "random shifts of the crops in training",
+        why="a policy whose crops were always exact can fail when a rig puts the box a few pixels off",
+        advice="set augment.shift_px to the error of a box that you expect, in px of the encoder's input",
     )
 
 

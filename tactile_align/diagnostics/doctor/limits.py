@@ -147,6 +147,7 @@ judged = partial(graded, LIMITS)
 
 STATED = {
     "policy-sees": "Inputs of the policy",
+    "box-jitter": "Shift of the crops at the box in training",
     "rig-verified": "Rig of data entry {}",
     "pairs": "Pairs of the {} episodes",
     "encoder-weights": "Initial weights of the encoders",

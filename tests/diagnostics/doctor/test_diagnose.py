@@ -19,7 +19,7 @@ from tactile_align.cli import run
 from tactile_align.config.train import TrainConfig, config_text
 from tactile_align.datasets import codec
 from tactile_align.diagnostics.doctor import memory
-from tactile_align.diagnostics.doctor.data import policy_sees
+from tactile_align.diagnostics.doctor.data import box_jitter, policy_sees
 from tactile_align.diagnostics.doctor.diagnose import diagnose
 from tactile_align.diagnostics.doctor.limits import LIMITS, SELF_CHECKS, STATED
 from tactile_align.diagnostics.doctor.subject import examine
@@ -189,6 +189,16 @@ def test_a_policy_that_sees_no_whole_frame_is_warned_of(healthy: tuple[TrainConf
     blind = changed(config, "policy", vision="none")
     sees = next(policy_sees(examine(blind, data, build_model(blind, data.train))))
     assert sees.status == "warn" and sees.measured == f"region {KEY}, touch tactile1, joints"
+
+
+def test_a_policy_whose_crops_are_always_exact_is_warned_of(healthy: tuple[TrainConfig, Data]) -> None:
+    config, data = healthy
+    for shift, status in ((0, "warn"), (2, "pass")):
+        shifted = changed(config, "augment", shift_px=shift)
+        (check,) = box_jitter(examine(shifted, data, build_model(shifted, data.train)))
+        assert check.status == status and f"shift_px = {shift} px" in check.measured and KEY in check.measured
+    unread = changed(config, "policy", region_tokens=False)
+    assert not list(box_jitter(examine(unread, data, build_model(unread, data.train))))
 
 
 def test_the_cost_of_a_whole_frame_beside_crops_is_stated(healthy: tuple[TrainConfig, Data]) -> None:
