@@ -10,13 +10,21 @@ import numpy as np
 
 from tactile_align.calibration.camera import LENS_MODELS
 from tactile_align.calibration.rig import Rig
-from tactile_align.checks import Check, decided, graded
+from tactile_align.checks import Check, Hypothesis, decided, graded
 from tactile_align.evenly import evenly
 from tactile_align.geometry.frames import invert, quaternion_from_rotation, rotation_exp
 from tactile_align.verify.evidence import Evidence, View, reasons
 from tactile_align.verify.limits import FIELD_DEG, LIMITS
 from tactile_align.verify.rig_hypotheses import OTHER_FINGER, frame_of, hypotheses_of
-from tactile_align.verify.single_cause import Sight, camera_shift, camera_turn, elsewhere, focal_length, sensor_shift
+from tactile_align.verify.single_cause import (
+    Cause,
+    Sight,
+    camera_shift,
+    camera_turn,
+    elsewhere,
+    focal_length,
+    sensor_shift,
+)
 
 EXPLAINED = 0.8
 """Median IoU that a change must reach to explain the boxes; small hand-drawn boxes allow no higher limit."""
@@ -28,7 +36,7 @@ MOST = 60
 
 def one_change(
     rig: Rig, camera: str, sensor: str, T_camera_sensor: np.ndarray, seen: np.ndarray, opening: np.ndarray | None
-) -> list[tuple[float, str]]:
+) -> list[Hypothesis[Cause]]:
     """Return single changes of a rig, each of which would explain the boxes in which a sensor was seen, best first.
 
     It tries the camera's focal length, orientation and position, the sensor's position, and the other finger.
@@ -43,7 +51,7 @@ def one_change(
             gripper.
 
     Returns:
-        For each change, the median IoU of the boxes after it, and the key to edit in the rig file with its new value.
+        For each change, the key to edit in the rig file with its new value as advice, and the fitted cause.
     """
     lens, touch = rig.camera(camera), rig.sensor(sensor)
     sight = Sight((lens.stored,), np.zeros(len(seen), int), T_camera_sensor, touch.body, seen)
@@ -52,15 +60,16 @@ def one_change(
     quat = _listed(quaternion_from_rotation(lens.T_parent_this[:3, :3] @ np.asarray(rotation_exp(turn.value))), 5)
     deg = np.degrees(np.linalg.norm(turn.value))
     causes = [
-        (zoom, f"cameras.{camera}.K: fx = {fx:.1f}, fy = {fy:.1f}"),
-        (turn, f"cameras.{camera}: quat_wxyz = {quat}, turned {deg:.1f} deg"),
+        Hypothesis("focal-length", f"cameras.{camera}.K: fx = {fx:.1f}, fy = {fy:.1f}", zoom),
+        Hypothesis("camera-turned", f"cameras.{camera}: quat_wxyz = {quat}, turned {deg:.1f} deg", turn),
     ]
     for key, mount, shift in (
         (f"cameras.{camera}", lens, camera_shift(sight)),
         (f"sensors.{sensor}", touch, sensor_shift(sight)),
     ):
         place = _listed(mount.T_parent_this[:3, 3] + mount.T_parent_this[:3, :3] @ shift.value, 4)
-        causes.append((shift, f"{key}: translation_m = {place}, {np.linalg.norm(shift.value) * 1e3:.0f} mm off"))
+        edit = f"{key}: translation_m = {place}, {np.linalg.norm(shift.value) * 1e3:.0f} mm off"
+        causes.append(Hypothesis("shifted", edit, shift))
     for slip in hypotheses_of(rig, camera, sensor) if opening is not None else ():
         if slip.name == OTHER_FINGER:
             other, T = slip.changed.sensors[sensor].parent, touch.T_parent_this
@@ -68,10 +77,10 @@ def one_change(
             between = rig.T_from_to(touch.parent, other, np.zeros((len(seen), 1)), opening)
             cause = elsewhere(sight, T_camera_sensor @ invert(T) @ between @ T)
             edit = f'sensors.{sensor}: parent = "{other}", or the axis of its gripper\'s law reversed'
-            causes.append((cause, edit))
-    good = [(cause.iou, edit) for cause, edit in causes if cause.explains and cause.iou >= EXPLAINED]
-    good.sort(key=lambda change: -change[0])
-    return [change for change in good if change[0] >= good[0][0] - AS_GOOD]
+            causes.append(Hypothesis(slip.name, edit, cause))
+    good = [one for one in causes if one.changed.explains and one.changed.iou >= EXPLAINED]
+    good.sort(key=lambda one: -one.changed.iou)
+    return [one for one in good if one.changed.iou >= good[0].changed.iou - AS_GOOD]
 
 
 def _listed(values: np.ndarray, digits: int) -> str:
@@ -97,7 +106,7 @@ def explained(rig: Rig, camera: str, sensor: str, views: Sequence[View]) -> list
             "and the stroke to these boxes: `tactile-align calibrate finger EPISODES --rig RIG --dry-run`."
         )
         return [Check(kind, title, "info", "no single change", advice=advice)]
-    edits, best = "; or ".join(f"{edit} (IoU {iou:.3f})" for iou, edit in changes), changes[0][0]
+    edits, best = "; or ".join(f"{one.advice} (IoU {one.changed.iou:.3f})" for one in changes), changes[0].changed.iou
     advice = f"One of these changes would suffice: {edits}. Check it on your robot before you write it."
     if len(changes) > 1:
         advice += " To decide, label a second view: if the boxes pass there, this camera is wrong."

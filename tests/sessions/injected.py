@@ -4,7 +4,7 @@ Every third session is one of a fixed camera, and what a fault leaves open (whic
 mirrored, which rows) changes from seed to seed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from tactile_align.calibration.boards import Board
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.hand_eye import Mounted, chain
 from tactile_align.calibration.views import View
-from tactile_align.geometry.frames import apply, invert, pose, rotation_exp
+from tactile_align.geometry.frames import apply, invert, pose, rotation_exp, rotation_log
 from tactile_align.kinematics.arm import forward_kinematics
 from tactile_align.sessions.robot_poses import EULER, PoseFormat
 from tactile_align.sessions.session import Session, SessionFact
@@ -25,6 +25,7 @@ CLASSES: tuple[tuple[str, ...], ...] = (
     ("inverted-poses", "wrong-mount"),
     ("mm-for-m", "board-scale"),
     ("rows-exchanged", "board-moved"),
+    ("transposed-rotation", "quaternion-order"),
 )
 """Faults that the data cannot tell apart."""
 
@@ -211,6 +212,58 @@ def marker_layout(seed: int) -> Case:
     return replace(made, fact=made.fact.model_copy(update={"board": even}), legacy=True), CAMERA
 
 
+def other_size(seed: int) -> Case:
+    """K of frames of another size, or that were cropped; near boards, or small ones that are nearly fronto-parallel."""
+    far = seed // 2 % 2
+    shape = {"board": SMALL, "tilt": (0.02, 0.3)} if far else {}
+    one = capture(seed, mounted="fixed" if seed % 2 else "moving", views=30 if far else 20, **shape)  # type: ignore[arg-type]
+    made = session(one)
+    made = replace(made, fact=made.fact.model_copy(update={"board": SMALL if far else BOARD}))
+    s, K = (0.5, 2 / 3, 0.75, 4 / 3, 1.5, 2.0, 1.0)[seed % 7], CAMERA.K.copy()
+    K[:2] *= s
+    K[:2, 2] += 0.5 * s - 0.5 if s != 1 else (80, 60)
+    return made, replace(CAMERA, K=K)
+
+
+def exchanged_among_many(seed: int) -> Case:
+    """Two of 40 rows exchanged, of poses near each other; the robot is ten times less exact."""
+    one = capture(seed, views=40, joint_deg=0.05, mounted=mounted(seed))
+    made, T = session(one), one.T_base_flange
+    i = int(np.random.default_rng(seed).integers(40))
+    turn = np.linalg.norm(rotation_log((invert(T)[i] @ T)[:, :3, :3]), axis=-1)
+    j = np.argsort(0.3 * turn + np.linalg.norm(T[:, :3, 3] - T[i, :3, 3], axis=-1))[2]
+    r = made.rows.copy()
+    r[[i, j]] = r[[j, i]]
+    return replace(made, rows=r), CAMERA
+
+
+def transposed(seed: int) -> Case:
+    """Rotations of the base seen from the link, in one of the spellings of a rotation."""
+    said = PoseFormat(of="tool", rotation=("quat_wxyz", "matrix", "rotvec", "euler_xyz", "quat_xyzw")[seed % 5])
+    return declared(said.model_copy(update={"transposed": True}), said)(seed)
+
+
+def jpl(seed: int) -> Case:
+    """A passive quaternion with its scalar last, declared as an active one, with its scalar last or first."""
+    true = PoseFormat(of="tool", rotation="quat_xyzw", transposed=True)
+    return declared(true, PoseFormat(of="tool", rotation="quat_xyzw") if seed % 2 else TOOL)(seed)
+
+
+def two_bad_views(make: Callable[[int], Case]) -> Callable[[int], Case]:
+    """Two of the images show the board 30 to 60 px away from where it was."""
+
+    def made(seed: int) -> Case:
+        case, camera = make(seed)
+        rng, views = np.random.default_rng(seed), list(case.views)
+        for i in rng.choice(len(views), 2, replace=False):
+            shift = rng.uniform(30, 60) * rng.choice([-1, 1], 2)
+            views[i] = replace(views[i], uv=views[i].uv + shift)
+        return replace(case, views=tuple(views)), camera
+
+    return made
+
+
+SMALL = Board(kind="charuco", columns=7, rows=5, square_m=0.012, marker_m=0.009)
 RAD, EULER_RAD = PoseFormat(of="joints"), PoseFormat(of="tool", rotation="euler_xyz")
 FAULTS: dict[str, tuple[Callable[[int], Case], str]] = {
     "mm for m": (declared(PoseFormat(of="tool", length="mm"), TOOL), "mm-for-m"),
@@ -240,7 +293,98 @@ FAULTS: dict[str, tuple[Callable[[int], Case], str]] = {
 """Name -> (how a session with it is made, the fault's id)."""
 
 
+MATRIX = PoseFormat(of="tool", rotation="matrix")
+_FIELD: dict[str, tuple[Callable[[int], Case], str]] = {
+    "K of another size or a crop": (other_size, "intrinsics-of-another-resolution"),
+    "rows exchanged among 40": (exchanged_among_many, "rows-exchanged"),
+    "transposed rotation": (transposed, "transposed-rotation"),
+    "column-major": (declared(MATRIX.model_copy(update={"matrix_order": "columns"}), MATRIX), "no-pose"),
+    "JPL": (jpl, "transposed-rotation"),
+    "board scale": (wrong_scale, "board-scale"),
+    "inverted poses": (declared(PoseFormat(of="tool", inverted=True), TOOL), "inverted-poses"),
+}
+FIELD = _FIELD | {
+    f"{name}, two bad views": (two_bad_views(make), id) for name, (make, id) in _FIELD.items() if "exch" not in name
+}
+"""Faults as real sessions had them, with and without two bad views; like FAULTS."""
+
+
+def _both(first: Callable[[int], Case], second: Callable[[Case, int], Case]) -> Callable[[int], Case]:
+    return lambda seed: second(first(seed), seed)
+
+
+def _exchange(case: Case, seed: int) -> Case:
+    r = case[0].rows.copy()
+    i, j = np.random.default_rng(seed).choice(len(r), 2, replace=False)
+    r[[i, j]] = r[[j, i]]
+    return replace(case[0], rows=r), case[1]
+
+
+def _shift(case: Case, seed: int) -> Case:
+    return replace(case[0], rows=case[0].rows[1:], views=case[0].views[:-1]), case[1]
+
+
+def _scale(case: Case, seed: int) -> Case:
+    factor = (1.05, 0.95, 1.1, 0.9)[seed % 4]
+    views = tuple(replace(view, points=view.points * factor) for view in case[0].views)
+    return replace(case[0], views=views), case[1]
+
+
+def _lens(case: Case, seed: int) -> Case:
+    K = CAMERA.K.copy()
+    K[:2] *= (0.5, 2 / 3, 4 / 3, 1.5)[seed % 4]
+    return case[0], replace(CAMERA, K=K)
+
+
+def _mount(case: Case, seed: int) -> Case:
+    other = "moving" if case[0].fact.mounted == "fixed" else "fixed"
+    return replace(case[0], fact=case[0].fact.model_copy(update={"mounted": other})), case[1]
+
+
+def _tool(**changes: object) -> PoseFormat:
+    return TOOL.model_copy(update=changes)
+
+
+PAIRED: dict[str, tuple[Callable[[int], Case], str, str]] = {
+    "mm, inverted": (declared(_tool(length="mm", inverted=True), TOOL), "mm-for-m", "inverted-poses"),
+    "mm, transposed": (declared(_tool(length="mm", transposed=True), TOOL), "mm-for-m", "transposed-rotation"),
+    "quaternion order, inverted": (
+        declared(_tool(rotation="quat_xyzw", inverted=True), TOOL),
+        "quaternion-order",
+        "inverted-poses",
+    ),
+    "degrees, wrong mount": (
+        _both(declared(PoseFormat(of="joints", angle="deg"), RAD), _mount),
+        "degrees-for-radians",
+        "wrong-mount",
+    ),
+    "Euler order, board scale": (_both(euler_order, _scale), "euler-order", "board-scale"),
+    "inverted, board scale": (_both(declared(_tool(inverted=True), TOOL), _scale), "inverted-poses", "board-scale"),
+    "transposed, rows exchanged": (_both(transposed, _exchange), "transposed-rotation", "rows-exchanged"),
+    "K, inverted": (
+        _both(declared(_tool(inverted=True), TOOL), _lens),
+        "intrinsics-of-another-resolution",
+        "inverted-poses",
+    ),
+    "K, rows exchanged": (_both(exchanged, _lens), "intrinsics-of-another-resolution", "rows-exchanged"),
+    "board scale, rows exchanged": (_both(wrong_scale, _exchange), "board-scale", "rows-exchanged"),
+    "rows shifted, inverted": (_both(declared(_tool(inverted=True), TOOL), _shift), "rows-shifted", "inverted-poses"),
+    "board moved, wrong mount": (_both(board_moved, _mount), "board-moved", "wrong-mount"),
+}
+"""Name -> (how a session with two faults is made, the ids of the two)."""
+SEVERAL = "fault/more-than-one-thing"
+
+
+def class_of(id: str) -> tuple[str, ...]:
+    """Return the ids of the checks that stand for a fault: its own, or those of its class."""
+    return tuple(f"fault/{one}" for one in next((ids for ids in CLASSES if id in ids), (id,)))
+
+
+def named(faults: Sequence[str], ids: Sequence[str]) -> bool:
+    """Return whether checks with these ids name all faults, or say that there are several."""
+    return SEVERAL in ids or all(set(class_of(fault)) & set(ids) for fault in faults)
+
+
 def counts_as(name: str) -> tuple[str, ...]:
     """Return the ids of the checks under which a fault counts as found: its own, or those of its class."""
-    own = FAULTS[name][1]
-    return tuple(f"fault/{id}" for id in next((ids for ids in CLASSES if own in ids), (own,)))
+    return class_of((FAULTS | FIELD)[name][1])

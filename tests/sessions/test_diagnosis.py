@@ -1,18 +1,33 @@
 """Every usual fault, put in on purpose, is found by name; sound sessions are left alone."""
 
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from tactile_align.calibration.boards import Board
-from tactile_align.calibration.camera import Camera
-from tactile_align.calibration.views import View
-from tactile_align.geometry.frames import apply, pose, rotation_exp
 from tactile_align.sessions.diagnosis import find_faults
 from tactile_align.sessions.robot_poses import EULER, PoseFormat
-from tactile_align.sessions.session import Session, SessionFact
 from tests.calibration.cell import CAMERA, capture
-from tests.calibration.recordings import recording
-from tests.sessions.injected import FAULTS, clean, counts_as, euler_order, rows, session
+from tests.sessions.injected import (
+    FAULTS,
+    FIELD,
+    PAIRED,
+    SEVERAL,
+    Case,
+    clean,
+    counts_as,
+    euler_order,
+    jpl,
+    mounted,
+    named,
+    rows,
+    session,
+    two_bad_views,
+    wrong_scale,
+)
+from tests.sessions.recorded import RECORDED, crop, exchange, lens_times
 
 
 @pytest.mark.parametrize(("name", "seed"), [(name, 700 + i) for i, name in enumerate(FAULTS)])
@@ -41,17 +56,77 @@ def test_a_sound_session_is_not_blamed(seed: int) -> None:
 
 
 def test_the_doosan_recordings_mixed_units_are_found() -> None:
-    folder = recording("doosan_charuco_wrist")
-    robot = np.loadtxt(folder / "robot_poses_mm.csv", delimiter=",", skiprows=1)[:, 1:]
-    seen = np.loadtxt(folder / "board_in_camera_m.csv", delimiter=",", skiprows=1)[:, 1:]
-    C = np.asarray(pose(rotation_exp(seen[:, :3]), seen[:, 3:]))
-    K = np.array([[898.9444, 0, 649.0022], [0, 901.7457, 362.4919], [0, 0, 1]])
-    camera = Camera("wrist", 1280, 720, K, "brown", (0.008384, 0.753342, 0.000521, -0.000361, -2.536853))
-    board = Board(kind="charuco", columns=7, rows=5, square_m=0.030, marker_m=0.022)
-    views = tuple(View(f"{i:03d}", board.points, camera.project(apply(c, board.points))[0]) for i, c in enumerate(C))
-    fact = SessionFact(mounted="moving", board=board, poses=PoseFormat(of="tool", rotation="matrix"))
-    found = find_faults(Session("doosan", fact, 1280, 720, views, robot), camera)
-    assert found[0].id == "fault/mm-for-m" and 'length = "mm"' in found[0].advice
+    recorded, camera = RECORDED["doosan"]()
+    as_metres = recorded.fact.model_copy(update={"poses": PoseFormat(of="tool", rotation="matrix")})
+    found = find_faults(replace(recorded, fact=as_metres), camera)
+    assert [fault.id for fault in found] == ["fault/mm-for-m"] and 'length = "mm"' in found[0].advice
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_sound_session_of_a_real_recording_is_not_blamed(name: str) -> None:
+    assert find_faults(*RECORDED[name]()) == []
+
+
+LENS, EXCHANGED = "fault/intrinsics-of-another-resolution", "fault/rows-exchanged"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "faults"),
+    [
+        ("moveit", lens_times(2 / 3), {LENS}),
+        ("moveit", crop, {LENS}),
+        ("moveit", lambda case: exchange(lens_times(0.5)(case)), {LENS, EXCHANGED}),
+        ("doosan", lambda case: exchange(lens_times(2.0)(case)), {LENS, EXCHANGED}),
+    ],
+)
+def test_faults_put_into_a_real_recording_are_named(
+    name: str, change: Callable[[Case], Case], faults: set[str]
+) -> None:
+    assert {fault.id for fault in find_faults(*change(RECORDED[name]()))} == faults
+
+
+@pytest.mark.parametrize(("name", "seed"), [("K of another size or a crop", 703), ("transposed rotation", 705)])
+def test_a_fault_of_the_field_is_found_under_its_name(name: str, seed: int) -> None:
+    (found,) = find_faults(*FIELD[name][0](seed))
+    assert found.id in counts_as(name)
+
+
+def test_a_passive_quaternion_with_its_scalar_last_is_told_with_both_keys() -> None:
+    (found,) = find_faults(*jpl(702))
+    assert found.id == "fault/quaternion-order"
+    assert found.advice == 'Set rotation = "quat_xyzw" and transposed = true in [poses].'
+
+
+def test_two_bad_views_do_not_hide_a_wrong_board_and_are_named_beside_it() -> None:
+    sound, _ = wrong_scale(700)
+    bad, camera = two_bad_views(wrong_scale)(700)
+    moved = [b.name for a, b in zip(sound.views, bad.views, strict=True) if not np.array_equal(a.uv, b.uv)]
+    scale, views = find_faults(bad, camera)
+    (factor,) = re.findall(r"a board (\S+) times as large", scale.measured)
+    assert scale.id == "fault/board-scale" and float(factor) == pytest.approx(1 / 1.03, abs=0.005)
+    assert views.id == "fault/bad-views" and views.status == "warn"
+    assert len(moved) == 2 and all(name in views.measured for name in moved)
+
+
+@pytest.mark.parametrize(
+    ("name", "seed"), [("mm, inverted", 700), ("transposed, rows exchanged", 701), ("rows shifted, inverted", 702)]
+)
+def test_two_faults_at_once_are_both_named(name: str, seed: int) -> None:
+    make, *both = PAIRED[name]
+    assert named(both, [fault.id for fault in find_faults(*make(seed))])
+
+
+def test_what_no_hypothesis_explains_is_not_given_the_name_of_another_fault() -> None:
+    sound = session(capture(3, mounted=mounted(3)))
+    found = find_faults(replace(sound, rows=np.random.default_rng(3).permutation(sound.rows)), CAMERA)
+    assert [fault.id for fault in found] == [SEVERAL] and "More than one thing" in found[0].advice
+
+
+def test_a_principal_point_outside_the_image_is_intrinsics_of_larger_frames() -> None:
+    K = CAMERA.K.copy()
+    K[:2] *= 3
+    found = find_faults(session(capture(9)), replace(CAMERA, K=K))
+    assert [fault.id for fault in found] == [LENS] and "K times 0.333" in found[0].measured
 
 
 @pytest.mark.parametrize("order", ["rows", "columns"])
