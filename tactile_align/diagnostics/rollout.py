@@ -388,7 +388,7 @@ def _rig_for(policy: Acts, task: str) -> Rig:
         raise InputError(
             f"the policy needs {', '.join(dict.fromkeys(wrong))}; the simulated cell has the arm '{arm}', qpos of "
             f"{columns} columns, and the streams {has}. Train on recordings of the cell: tactile-align simulate OUT "
-            f"--task {task}"
+            f"--episodes 80 --task {task} --gripper measured"
         )
     return rig
 
