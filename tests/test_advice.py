@@ -49,7 +49,7 @@ def help_of(*words: str) -> str:
 @cache
 def flags_of(verb: str) -> set[str]:
     own = {"--resume", "--skip-damaged", "--help"} if verb == "train" else {"--help"}
-    return own | {"--traceback"} | set(re.findall(r"--[a-z][a-z0-9._-]*", help_of(verb)))
+    return own | {"--traceback", "--version"} | set(re.findall(r"--[a-z][a-z0-9._-]*", help_of(verb)))
 
 
 @cache
