@@ -135,7 +135,7 @@ def test_options_that_do_not_fit_what_the_policy_sees_are_refused(
 def test_a_view_named_as_another_input_is_refused(small_config: Maker, regrasp_folder: Path) -> None:
     rig = load_rig(regrasp_folder / "rig.toml")
     for name in ("tactile1", FRAME):
-        with pytest.raises(ValueError, match=rf"have the name {name}.*another `name`"):
+        with pytest.raises(ValueError, match=rf"the name {name}.*another `name`"):
             inputs_of(small_config(views=[{**CROP, "name": name}]), rig)
 
 
