@@ -119,7 +119,8 @@ class Inspection:
     @property
     def root(self) -> Path:
         """Folder that was inspected, or the folder of the inspected file; episode names are paths relative to it."""
-        return self.path if self.path.is_dir() else self.path.parent
+        file = self.path if self.path.exists() else Path(str(self.path).partition("#")[0])
+        return file if file.is_dir() else file.parent
 
     @property
     def report(self) -> Report:
