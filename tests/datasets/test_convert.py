@@ -81,9 +81,7 @@ def test_kept_frames_are_compared_one_by_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["qpos", "action", "qvel"])
-def test_numbers_that_do_not_read_back_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
+def test_numbers_that_do_not_read_back_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     source = xtrainer_file(tmp_path, qvel=parts()["qpos"])
 
     def slip(path: Path, **given: Any) -> Path:
