@@ -221,6 +221,7 @@ def inspect_path(
     for copy in copies([np.hstack([episode.qpos, episode.action]) for episode in usable]):
         first, second = usable[copy.first], usable[copy.second]
         text = f"shares {copy.share:.0%} of its joints and actions with {place_below(inspection.root, str(first.ref))}"
+        text += f" and {copy.others - 1} more" if copy.others > 1 else ""
         key = second.layout.state.qpos[0]
         inspection.faults.append(Fault("duplicate", second.path, key, f"{text}; keep only one of the two episodes"))
     return inspection
