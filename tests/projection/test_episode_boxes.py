@@ -199,6 +199,14 @@ def test_the_file_of_a_reference_is_relative_to_the_rig_or_layout_that_names_it(
         no_contact_image(place, "tactile1")
 
 
+def test_a_missing_reference_is_no_error_of_the_joints(recording: Path) -> None:
+    rig = rig_of(1, "measured").with_sensor("tactile1", no_contact={"file": "gone.png"})
+    with open_episode(recording) as episode:
+        for collect in (lambda: gather(episode, rig), lambda: moment_facts(episode, rig, inputs(rig))):
+            with pytest.raises(ValueError, match=r"hdf5: the no-contact reference of 'tactile1' is stated as gone\.png"):
+                collect()
+
+
 def test_the_reference_of_a_rig_is_found_from_a_copy_of_the_rig_in_another_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
