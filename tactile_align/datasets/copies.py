@@ -68,7 +68,7 @@ def copies(states: Sequence[np.ndarray], groups: Sequence[Hashable] | None = Non
 
 
 def _windows(rows: np.ndarray) -> np.ndarray:
-    """Return the distinct hashes of an episode's windows, int64; equal hashes of other windows are too rare to count."""
+    """Return the distinct hashes of an episode's windows, int64; equal hashes of two windows are too rare."""
     moves = np.concatenate([[False], (np.diff(rows, axis=0) != 0).any(axis=1)])
     starts = range(len(rows) - WINDOW + 1)
     moving = {hash(rows[t : t + WINDOW].tobytes()) for t in starts if moves[t : t + WINDOW].sum() >= WINDOW // 2}

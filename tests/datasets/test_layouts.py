@@ -11,7 +11,7 @@ import pytest
 from tactile_align.calibration.rig import load_rig
 from tactile_align.datasets.episodes import list_episodes, open_episode, write_episode
 from tactile_align.datasets.layout import Layout, all_layouts, load_layout
-from tactile_align.errors import ColumnError, InputError
+from tactile_align.errors import ColumnError
 from tests.datasets.making import frames, parts
 
 
