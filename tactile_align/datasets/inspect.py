@@ -247,7 +247,7 @@ def _inspect(
         result.joints, result.actions = episode.qpos.shape[-1], episode.action.shape[-1]
         result.qvel, result.depth = episode.qvel is not None, list(episode.depth)
         result.faults.extend(examined.faults)
-        result.untaken = _untaken(episode)
+        result.untaken = [told for told in _untaken(episode) if told not in examined.strays]
         if examined.strays:
             title = f"Arrays without frames in {result.name}"
             advice = "They are called like streams, but are not read as streams."

@@ -18,7 +18,7 @@ from tactile_align.datasets.contact import Contact, contact_of
 from tactile_align.datasets.episodes import write_episode
 from tactile_align.datasets.inspect import Inspection, inspect_path
 from tactile_align.errors import InputError
-from tests.datasets.making import with_orientation, xtrainer_file
+from tests.datasets.making import parts, with_orientation, xtrainer_file
 from tests.datasets.planting import ON_OPENING, ON_READING
 from tests.datasets.test_contact import gel, regrasp
 from tests.datasets.test_layouts import robomimic
@@ -285,6 +285,20 @@ def test_joints_far_fewer_than_actions_are_remarked_on_and_a_moving_base_is_not(
         path = write_episode(tmp_path / f"{joints}_{actions}.hdf5", **given)
         found = [c for c in inspect_path(path, timing=False).report.checks if c.kind == "second-arm"]
         assert len(found) == remarks and all("two arms" in c.advice for c in found)
+
+
+@pytest.mark.parametrize("stated", ['action_is = "delta"', 'qpos_names = ["x", "y", "z", "gripper"]'])
+def test_fewer_joints_than_actions_are_no_second_arm_where_the_layout_states_the_columns(
+    tmp_path: Path, stated: str
+) -> None:
+    given, own = parts(), tmp_path / "lab.toml"
+    given |= {"qpos": given["qpos"][:, :4], "action": given["action"][:, :7]}
+    path = write_episode(tmp_path / "episode_init_0.hdf5", **given)
+    text = (Path(__file__).parents[2] / "datasets" / "xtrainer.toml").read_text(encoding="utf-8")
+    own.write_text(text.replace("[state]", f"[state]\n{stated}"), encoding="utf-8")
+    for layout, remarks in ((None, 1), (own, 0)):
+        checks = inspect_path(path, layout, timing=False).report.checks
+        assert len([c for c in checks if c.kind == "second-arm"]) == remarks
 
 
 def test_a_pattern_that_matches_no_touch_shows_what_there_is(tmp_path: Path) -> None:
