@@ -203,9 +203,7 @@ def test_a_missing_reference_is_no_error_of_the_joints(recording: Path) -> None:
     rig = rig_of(1, "measured").with_sensor("tactile1", no_contact={"file": "gone.png"})
     with open_episode(recording) as episode:
         for collect in (lambda: gather(episode, rig), lambda: moment_facts(episode, rig, inputs(rig))):
-            with pytest.raises(
-                ValueError, match=r"hdf5: the no-contact reference .* stated as gone\.png"
-            ):
+            with pytest.raises(ValueError, match=r"hdf5: the no-contact reference .* stated as gone\.png"):
                 collect()
 
 
