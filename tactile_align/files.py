@@ -3,6 +3,7 @@
 The readers accept text, JSON, TOML, CSV and .npz; their errors contain the path of the file.
 """
 
+import codecs
 import csv
 import errno
 import glob
@@ -105,27 +106,37 @@ def read_npz(
         raise InputError(f"{path}: {text}. {remedy}") from error
 
 
-_KINDS = (
-    (b"version https://git-lfs", "a Git LFS pointer instead of the file itself. Run git lfs pull in its repository"),
-    (b"\x1f\x8b", "a file compressed by gzip. Unpack it with gunzip"),
-    (b"\x89HDF\r\n", "an HDF5 file. Check the path"),
-)
+DOWNLOAD = "Download the file again from its direct link"
+_HTML = b"<!doctype html", b"<html"
 
 
-def foreign_file(path: Path) -> str:
-    """Return what an unreadable file is by its first bytes, with advice, such as a Git LFS pointer; "" if unknown."""
+def foreign_file(path: Path) -> tuple[str, str] | None:
+    """Return what a file is that no reader expects, such as a Git LFS pointer, and what to do; None if it is none.
+
+    The first bytes of the file decide. These files are met under any name, because copies and downloads leave them.
+    """
     with path.open("rb") as file:
         first = file.read(512)
     if not first:
-        return "an empty file. Copy or download it again"
-    for start, kind in _KINDS:
-        if first.startswith(start):
-            return kind
-    if first.lstrip().startswith(b"<") and first.isascii():
-        return "a web page (HTML or XML), as a failed download leaves. Download the file again from its direct link"
-    if first.lstrip().startswith((b"{", b"[")) and first.isascii():
-        return "text in JSON, as a failed download leaves. Download the file again from its direct link"
-    return ""
+        return "an empty file", "Copy or download it again"
+    if first.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer instead of the file itself", "Run git lfs pull in its repository"
+    if first.startswith(b"\x1f\x8b"):
+        return "a file packed by gzip", "Unpack it with gunzip"
+    text = first.removeprefix(codecs.BOM_UTF8).lstrip()
+    if text.lower().startswith(_HTML) or (text.startswith(b"<") and _is_text(first)):
+        return "a web page (HTML) or other XML, as a failed download leaves", DOWNLOAD
+    if text.startswith((b"{", b"[")) and _is_text(first):
+        return "text in JSON, as a failed download leaves", DOWNLOAD
+    return None
+
+
+def _is_text(first: bytes) -> bool:
+    """Return whether the first bytes of a file are UTF-8 text; the last character may be cut off."""
+    try:
+        return "\0" not in codecs.getincrementaldecoder("utf-8")().decode(first)
+    except UnicodeDecodeError:
+        return False
 
 
 def part_of(path: Path) -> Path:

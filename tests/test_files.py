@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tactile_align.files import clear_parts, part_of, write_atomically, write_text_atomically
+from tactile_align.datasets.handles import what_it_is
+from tactile_align.files import clear_parts, foreign_file, part_of, write_atomically, write_text_atomically
 
 ROOT = Path(__file__).parents[1]
 WRITE = """
@@ -62,3 +63,25 @@ def test_a_writer_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no more"):
         write_atomically(target, fail)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("\ufeff<html>", "a web page"),
+        ("\n<!DOCTYPE HTML><title>Fehler: schließen</title>", "a web page"),
+        ("<html><title>Fermé</title>".encode("latin-1"), "a web page"),
+        ("<?xml version='1.0'?><Error>Zugriff verweigert für " + "ü" * 400, "XML"),
+        ('\ufeff{"error": "introuvable à cette adresse"}', "text in JSON"),
+        (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer"),
+        (b"\x1f\x8b\x08", "packed by gzip"),
+        (b"{\0\0\0\0\0\0\0{}", ""),
+        (b"<\xff\xfe\x01", ""),
+    ],
+)
+def test_what_a_failed_download_leaves_is_told_in_any_language(tmp_path: Path, content: str | bytes, what: str) -> None:
+    (tmp_path / "file").write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+    found = foreign_file(tmp_path / "file")
+    assert (found is None) == (not what)
+    assert found is None or what in found[0]
+    assert found is None or what_it_is(tmp_path / "file") == found

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from tactile_align.calibration.rig_parts import Mount, Override, RigArm, RigCamera, Sensor, Verified
 from tactile_align.datasets.layout import place_no_contact
-from tactile_align.errors import InputError
+from tactile_align.errors import ColumnError, InputError
 from tactile_align.facts import Strict, parse, read_fact, toml_text
 from tactile_align.files import write_text_atomically
 from tactile_align.geometry.frames import Array, invert, pose
@@ -179,10 +179,13 @@ class Rig(Strict):
         columns = entry.joints.columns
         if qpos.shape[-1] <= max(columns):
             text = f"arm '{arm}' reads columns {list(columns)} of qpos, whose last column is {qpos.shape[-1] - 1}"
-            raise InputError(f"{text}. Correct joints.columns in the rig file")
+            raise ColumnError(f"{text}. Correct joints.columns in the rig file", qpos.shape[-1] - 1)
         xp = array_namespace(qpos)
         q = joint_values(entry.arm, xp.stack([qpos[..., i] for i in columns], axis=-1), entry.joints.unit)
-        require_within_limits(entry.arm, q)
+        try:
+            require_within_limits(entry.arm, q)
+        except InputError as error:
+            raise ColumnError(str(error), columns[0]) from error
         return q
 
     def T_from_to(self, frame: str, target: str, qpos: Array, opening: Array | None = None) -> Array:

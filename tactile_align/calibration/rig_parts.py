@@ -215,7 +215,7 @@ class Lens(Checked):
             remedy = f"Add {meant}" if meant else "brown has 4 or 5 coefficients, rational 8, fisheye 4"
             raise InputError(f"distortion has {len(k)} coefficients, but no model says what they mean. {remedy}")
         name = re.sub(r"[\s-]+", "_", str(model).lower().removeprefix("distortion."))
-        if name in SDK_MODELS:
+        if name in SDK_MODELS and isinstance(k, list | tuple):
             entry["model"] = SDK_MODELS[name] if any(k) else "pinhole"
             entry["distortion"] = k if any(k) else ()
             if name == "inverse_brown_conrady" and any(k):

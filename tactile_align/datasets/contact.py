@@ -22,6 +22,7 @@ import numpy as np
 
 from tactile_align.errors import InputError
 
+FREE_FRAMES = 3  # smallest number of frames without contact from which a reference is computed
 ROUNDS = 5  # the reference and the set of frames without contact converge in two to five rounds
 # An eighth of a 320x240 touch; a JPEG decoder produces this size at almost no cost.
 LONG_SIDE = 40
@@ -53,8 +54,8 @@ class Contact:
         score: (T,) float64, distance of each frame from the no-contact reference at that time, grey levels.
         enter: Score above which a contact begins, grey levels.
         leave: Score below which a contact ends, grey levels; while the gel recovers, it ends earlier (see `Press`).
-        reference: (h, w, 3) float32 image of the sensor when nothing touches it: the mean of such frames of the
-            episode, shrunk so that its longer side has LONG_SIDE pixels.
+        reference: (h, w, 3) float32 image of the sensor when nothing touches it, shrunk so that its longer side has
+            LONG_SIDE pixels: the mean of such frames of the episode, or the given reference if fewer than three exist.
         drift: Change of the no-contact reference within the episode, grey levels.
         drifting: Whether `drift` exceeds `enter`, so that weak contacts may be missed.
         evidence: What determined the frames without contact, such as "touch images".
@@ -148,12 +149,16 @@ def contact_of(
     fields = _fields(cells)
     noise = _noise(_score(fields[1:], fields[:-1])) / float(np.sqrt(2))  # two frames contain the noise of two
     if reference is not None:
-        given = np.broadcast_to(_fields(_cells([reference], shape=cells.shape[1:])), fields.shape)
+        rest = _cells([reference], shape=cells.shape[1:])
+        given = np.broadcast_to(_fields(rest), fields.shape)
         trace, evidence, doubt = _settled(fields, given, noise, first_noise=noise * float(np.sqrt(2))), "reference", ""
     else:
         grip = [_travel(name, values, len(cells)) for name, values in (("opening", opening), ("command", command))]
         trace, evidence, doubt = _chosen(fields, noise, *grip)
-    running = _running_mean(cells, trace.weight)
+    if reference is not None and (~trace.flags).sum() < FREE_FRAMES:
+        running = np.broadcast_to(rest, cells.shape)
+    else:
+        running = _running_mean(cells, trace.weight)
     drift, (enter, leave) = _drift(running), thresholds(noise)
     flags = np.zeros(len(cells), bool) if doubt else trace.flags
     return Contact(flags, trace.score, enter, leave, running.mean(axis=0), drift, drift > enter, evidence, doubt)
@@ -294,7 +299,7 @@ def _settled(fields: np.ndarray, running: np.ndarray, noise: float, first_noise:
     for level in (noise if first_noise is None else first_noise, *[noise] * (ROUNDS - 1)):
         score = _score(fields, running)
         flags = _flags(score, level)
-        if (~flags).sum() < 3 or np.array_equal(flags, before):
+        if (~flags).sum() < FREE_FRAMES or np.array_equal(flags, before):
             break
         at, enter = np.arange(len(flags)), thresholds(level)[0]
         since = at - np.maximum.accumulate(np.where(flags, at, -(10**6)))

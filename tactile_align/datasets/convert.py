@@ -316,11 +316,14 @@ def _losses(episode: Episode, copy: Episode, fps: float | None) -> Iterator[str]
     """Yield a sentence for each difference between an episode and its converted copy.
 
     Raises:
-        InputError: A stream that must be the same in both files differs.
+        InputError: Joints, actions, velocities or a stream that must be the same in both files differ.
     """
     for what in ("qpos", "action", "qvel"):
         before, after = getattr(episode, what), getattr(copy, what)
         if before is not None and after is not None:
+            if not np.array_equal(before.astype(copy.layout.state.dtype), after):
+                text = f"{what} does not read back as it was written; the disk may be failing"
+                raise InputError(f"{copy.path}: {text}. Write to another disk")
             yield from rounding(what, before, copy.layout.state.dtype)
     if episode.qvel is not None and copy.qvel is None:
         yield f"qvel is left out, because layout {copy.layout.name} cannot store qvel"

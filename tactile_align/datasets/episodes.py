@@ -138,10 +138,15 @@ class Episode:
             raise InputError(f"{self.ref} has no stream {name!r}. Use one of its streams: {', '.join(self._streams)}")
         return self._streams[name]
 
-    def qpos_key(self, error: InputError) -> str:
-        """Return the path of the array of qpos that an error is about: that of its column, else the first one."""
+    def about(self, error: InputError) -> str:
+        """Return the message of an error with the episode and, if a column of qpos is wrong, the path of its array."""
+        key = f" {self.qpos_key(error)}:" if isinstance(error, ColumnError) else ""
+        return f"{self.ref}:{key} {error}"
+
+    def qpos_key(self, error: ColumnError) -> str:
+        """Return the path of the array of qpos that contains the column which an error is about."""
         keys = self.layout.state.qpos
-        if isinstance(error, ColumnError) and len(keys) > 1:
+        if len(keys) > 1:
             with open_file(self.path) as file:
                 group = file[self.ref.group] if self.ref.group else file
                 widths = [1 if group[key].ndim == 1 else int(group[key].shape[1]) for key in keys]

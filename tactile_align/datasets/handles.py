@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from tactile_align.datasets import hdf5
+from tactile_align.files import DOWNLOAD, foreign_file
 
 MAX_OPEN = 64  # well below the 256 descriptors macOS grants a process
 
@@ -123,9 +124,7 @@ def open_file(path: Path) -> h5py.File:
 
 CONVERT_FIRST = "Export its streams to HDF5 or to a LeRobotDataset first"
 UNPACK = "Unpack it first"
-DOWNLOAD = "Download the file again"
 BEGINNINGS = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "Fetch the file with: git lfs pull"),
     (b"\x89MCAP", "an MCAP recording", CONVERT_FIRST),
     (b"#ROSBAG", "a ROS bag", CONVERT_FIRST),
     (b"SQLite format 3", "an SQLite database, such as a ROS 2 bag", CONVERT_FIRST),
@@ -133,7 +132,6 @@ BEGINNINGS = (
     (b"MATLAB 5.0", "a MATLAB file of version 5", "Save it in MATLAB with the option '-v7.3', which writes HDF5"),
     (b"\x93NUMPY", "a NumPy array", CONVERT_FIRST),
     (b"\x80", "a Python pickle", CONVERT_FIRST),
-    (b"\x1f\x8b", "packed by gzip", UNPACK),
     (b"BZh", "packed by bzip2", UNPACK),
     (b"\xfd7zXZ", "packed by xz", UNPACK),
     (b"\x28\xb5\x2f\xfd", "packed by zstd", UNPACK),
@@ -143,7 +141,7 @@ BEGINNINGS = (
     (b"\x89PNG", "a PNG image", CONVERT_FIRST),
     (b"%PDF", "a PDF document", DOWNLOAD),
 )
-"""First bytes of files that are met under the name of an episode, what they are, and what to do."""
+"""First bytes of recordings and archives under the name of an episode, what they are, and what to do."""
 
 
 def what_it_is(path: Path) -> tuple[str, str] | None:
@@ -152,19 +150,15 @@ def what_it_is(path: Path) -> tuple[str, str] | None:
         head = handle.read(512)
     if not head.strip(b"\0"):
         return "empty" if not head else "filled with zeros where its header belongs", "Copy or record it again"
+    if foreign := foreign_file(path):
+        return foreign
     if head.startswith(b"PK\x03\x04"):
         return _what_zip_it_is(path), CONVERT_FIRST
     if head[257:262] == b"ustar":
         return "a tar archive", UNPACK
     if head[4:8] == b"ftyp":
         return "a video", CONVERT_FIRST
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype html", b"<html")):
-        return "a web page, such as a page of login or error", DOWNLOAD
-    found = next(((what, todo) for begin, what, todo in BEGINNINGS if head.startswith(begin)), None)
-    if found is None and text.startswith((b"{", b"[", b"<?xml")):
-        return "a text file in JSON or XML", DOWNLOAD
-    return found
+    return next(((what, todo) for begin, what, todo in BEGINNINGS if head.startswith(begin)), None)
 
 
 def _what_zip_it_is(path: Path) -> str:

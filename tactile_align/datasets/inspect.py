@@ -119,7 +119,8 @@ class Inspection:
     @property
     def root(self) -> Path:
         """Folder that was inspected, or the folder of the inspected file; episode names are paths relative to it."""
-        return self.path if self.path.is_dir() else self.path.parent
+        file = self.path if self.path.exists() else Path(str(self.path).partition("#")[0])
+        return file if file.is_dir() else file.parent
 
     @property
     def report(self) -> Report:
@@ -220,6 +221,7 @@ def inspect_path(
     for copy in copies([np.hstack([episode.qpos, episode.action]) for episode in usable]):
         first, second = usable[copy.first], usable[copy.second]
         text = f"shares {copy.share:.0%} of its joints and actions with {place_below(inspection.root, str(first.ref))}"
+        text += f" and {copy.others - 1} more" if copy.others > 1 else ""
         key = second.layout.state.qpos[0]
         inspection.faults.append(Fault("duplicate", second.path, key, f"{text}; keep only one of the two episodes"))
     return inspection
@@ -245,7 +247,7 @@ def _inspect(
         result.joints, result.actions = episode.qpos.shape[-1], episode.action.shape[-1]
         result.qvel, result.depth = episode.qvel is not None, list(episode.depth)
         result.faults.extend(examined.faults)
-        result.untaken = _untaken(episode)
+        result.untaken = [told for told in _untaken(episode) if told not in examined.strays]
         if examined.strays:
             title = f"Arrays without frames in {result.name}"
             advice = "They are called like streams, but are not read as streams."

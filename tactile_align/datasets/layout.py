@@ -108,10 +108,13 @@ class NoContact(Strict):
 
 
 def place_no_contact(part: Any, folder: Path) -> None:
-    """Take the file of the no-contact reference in `part`, a parsed TOML table, as relative to `folder`."""
+    """Take the file of the no-contact reference in `part`, a parsed TOML table, as relative to `folder`.
+
+    The path becomes absolute, so that it stays valid in a copy of the table that is saved elsewhere.
+    """
     place = part.get("no_contact") if isinstance(part, dict) else None
     if isinstance(place, dict) and isinstance(place.get("file"), str):
-        place["file"] = str(folder / place["file"])
+        place["file"] = str((folder / place["file"]).absolute())
 
 
 class Touches(Strict):

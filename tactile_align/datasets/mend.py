@@ -142,8 +142,9 @@ class _Source:
         base, steps = arrays[0][1][0], len(_there(self.state["qpos"]))
         rates = {key: rows for key, rows in lengths.items() if rate_ratio(rows, steps) and not same_rate}
         if rates:
+            more = base, steps, self.shortest
             raise EpisodeError(
-                [length_fault(self.path, k, f"{n} rows", n, base, steps, self.shortest) for k, n in rates.items()]
+                [length_fault(self.path, str(self.ref), k, f"{n} rows", n, *more) for k, n in rates.items()]
             )
 
     def _frames(self, group: h5py.Group, key: str, role: str) -> h5py.Dataset:

@@ -117,13 +117,17 @@ TWO_ARMS = 1.5
 def second_arm(episode: Episode, untaken: Sequence[str]) -> tuple[str, str] | None:
     """Return (finding, advice) if the layout seems to read the joints of only one of two arms; None otherwise.
 
-    `untaken` lists arrays of the episode that the layout does not read, as `convert.untaken_streams` describes them.
+    Numbers of columns are no sign where the layout states the meaning of the columns: 7 changes of a pose and a gripper
+    stand beside 4 joints as well. `untaken` lists arrays of the episode that the layout does not read, as
+    `convert.untaken_streams` describes them.
     """
+    state = episode.layout.state
+    stated = bool(state.action_is or state.action_names or state.qpos_names)
     paths, joints, actions = episode.layout.state.qpos, episode.qpos.shape[1], episode.action.shape[1]
     unread = [text.partition(" (")[0] for text in untaken if " float" in text]
     plain = [_without_side(path) for path in paths]
     twins = sorted((key for key in unread if _without_side(key) in plain), key=lambda k: plain.index(_without_side(k)))
-    if not twins and actions < TWO_ARMS * joints:
+    if not twins and (stated or actions < TWO_ARMS * joints):
         return None
     measured = f"{actions} action numbers beside {joints} joint numbers"
     advice = "If the robot has two arms, list the joints of both as `qpos` of a layout (see datasets/README.md)"

@@ -350,13 +350,17 @@ def _check_lengths(group: h5py.Group, layout: Layout, file: Path, contents: Foun
         if data is not None:
             lengths[key] = (int(data.shape[0]) if data.ndim else 0, "rows")
     shortest = min([steps, *(n for n, _ in lengths.values())])
+    where = f"{file}#{group.name.rpartition('/')[2]}" if group.name != "/" else str(file)
     for key, (rows, unit) in lengths.items():
         if rows != steps:
-            contents.faults.append(length_fault(file, key, f"{rows} {unit}", rows, base, steps, shortest))
+            contents.faults.append(length_fault(file, where, key, f"{rows} {unit}", rows, base, steps, shortest))
 
 
-SAME_RATE_ROWS, SAME_RATE_SHARE = 2, 0.03
-"""Largest difference in length, in rows and as a share of the longer one, that a recorder may cut off at the end."""
+SAME_RATE_ROWS, SAME_RATE_SHARE, MOST_SAME_RATE_ROWS = 2, 0.03, 15
+"""Largest difference in length that a recorder may cut off at the end, in rows or as a share of the longer length.
+
+A share of more than MOST_SAME_RATE_ROWS rows, half a second at 30 frames per second, is a difference of rates.
+"""
 
 
 def rate_ratio(rows: int, steps: int) -> str:
@@ -364,19 +368,23 @@ def rate_ratio(rows: int, steps: int) -> str:
 
     The ratio of the smallest numbers that explain the lengths to within one row is that of the rates.
     """
-    if abs(rows - steps) <= max(SAME_RATE_ROWS, SAME_RATE_SHARE * max(rows, steps)):
+    share = min(SAME_RATE_SHARE * max(rows, steps), MOST_SAME_RATE_ROWS)
+    if abs(rows - steps) <= max(SAME_RATE_ROWS, share):
         return ""
     ratios = ((round(rows * whole / max(steps, 1)), whole) for whole in range(1, 13))
     near = next((f"{part} to {whole}" for part, whole in ratios if part and abs(steps * part / whole - rows) < 1), "")
     return near or f"{rows / max(steps, 1):.3g} to 1"
 
 
-def length_fault(file: Path, key: str, length: str, rows: int, base: str, steps: int, shortest: int) -> Fault:
+def length_fault(
+    file: Path, episode: str, key: str, length: str, rows: int, base: str, steps: int, shortest: int
+) -> Fault:
     """Return the fault of a stream at `key` with `rows` rows beside the `steps` rows at `base`, with what to do.
 
-    `length` is the number of rows with its unit, and `shortest` the length of the shortest stream of the episode.
+    `episode` is the file, or FILE#NAME in a file with several episodes; `length` the number of rows with its unit, and
+    `shortest` the length of the shortest stream of the episode.
     """
-    command = f"tactile-align trim {shlex.quote(str(file))} --out NEW.hdf5 --to {shortest}"
+    command = f"tactile-align trim {shlex.quote(episode)} --out NEW.hdf5 --to {shortest}"
     text = f"has {length} but /{base} has {steps} rows; all streams of an episode must be equally long"
     if ratio := rate_ratio(rows, steps):
         text += f". The ratio of {ratio} suggests streams of different rates, whose rows have different times. Record "

@@ -93,11 +93,11 @@ def _is_state(value: object) -> bool:
 
 def unreadable(path: Path) -> InputError:
     """Return the error for a file that is no file of tensors, or a damaged one."""
-    other = (
-        foreign_file(path)
-        or "a truncated or damaged file, or one of another kind. Copy it again, or use an earlier file"
-    )
-    return InputError(f"{path}: expected a file of tensors and plain values; found {other}")
+    damaged = "a truncated or damaged file, or one of another kind", "Copy it again, or use an earlier file"
+    with path.open("rb") as file:
+        is_hdf5 = file.read(6) == b"\x89HDF\r\n"
+    what, remedy = ("an HDF5 file", "Check the path") if is_hdf5 else foreign_file(path) or damaged
+    return InputError(f"{path}: expected a file of tensors and plain values; found {what}. {remedy}")
 
 
 def mismatches(tensors: Mapping[str, Tensor], model: nn.Module) -> list[str]:

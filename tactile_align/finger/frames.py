@@ -82,7 +82,7 @@ def choose_frames(
                 except InputError as error:
                     # Hand-drawn boxes help to find this fault, so the fault must not prevent drawing them.
                     known = False
-                    logger.warning(f"{ref}: {episode.qpos_key(error)}: {error} Frames are chosen evenly in time.")
+                    logger.warning(f"{episode.about(error)} Frames are chosen evenly in time.")
             openings.append(stands)
     episode_of = np.repeat(np.arange(len(refs)), [len(stands) for stands in openings])
     frame_of = np.concatenate([np.arange(len(stands)) for stands in openings])

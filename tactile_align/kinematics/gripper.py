@@ -145,7 +145,7 @@ class Gripper(Strict):
         xp = array_namespace(qpos)
         if qpos.shape[-1] <= self.column:
             text = f"the gripper reads column {self.column} of qpos, whose last column is {qpos.shape[-1] - 1}"
-            raise InputError(f"{text}. Correct `column` of the gripper in the rig file")
+            raise ColumnError(f"{text}. Correct `column` of the gripper in the rig file", qpos.shape[-1] - 1)
         reading = qpos[..., self.column]
         fraction = (reading - self.closed) / (self.open - self.closed)
         bad = self._out_of_range(fraction)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.episodes import Episode, EpisodeRef, open_episode
-from tactile_align.datasets.layout import load_layout
+from tactile_align.datasets.layout import NoContact, load_layout
 from tactile_align.errors import InputError
 from tactile_align.files import NO_ROOM, clear_parts, part_of, read_text, write_text_atomically
 from tactile_align.kinematics.arm import Arm
@@ -82,7 +82,7 @@ def _header(shape: tuple[int, int, int, int]) -> bytes:
     return header.getvalue()
 
 
-FORMAT = 5
+FORMAT = 6
 """Version of the cache, part of `Job.key`. Raise it whenever the computation of facts, frames or boxes changes."""
 NAMES = {"state": {"action_is", "qpos_names", "action_names", "qpos_units", "action_units"}}
 """Keys of a layout that change no prepared episode."""
@@ -109,13 +109,15 @@ class Job:
     def key(self) -> str:
         """Return the hash of everything on which the prepared episode depends."""
         stat = self.ref.path.stat()
+        layout = None if self.ref.layout is None else load_layout(self.ref.layout)
+        places = [] if layout is None else [layout.touches.no_contact]
+        places += [sensor.no_contact for sensor in self.rig.sensors.values()]
         facts = {
             "format": FORMAT,
             "file": [str(self.ref.path.resolve()), self.ref.group, stat.st_size, stat.st_mtime_ns],
-            # The contents of layouts and arms, not their names, because a lab may correct its files.
-            "layout": None
-            if self.ref.layout is None
-            else load_layout(self.ref.layout).model_dump(mode="json", exclude=NAMES),
+            # The contents of layouts, arms and references, not their names, because a lab may correct its files.
+            "layout": None if layout is None else layout.model_dump(mode="json", exclude=NAMES),
+            "references": [_content(place) for place in places if place is not None],
             "rig": self.rig.model_dump(mode="json", exclude={"verified", "override"}),
             "arms": {name: _steps(mounted.arm) for name, mounted in self.rig.arms.items()},
             # Options that are off are left out, so that a new option does not change existing hashes.
@@ -123,6 +125,19 @@ class Job:
             "packed": self.packed,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _content(place: NoContact) -> str | list[int] | None:
+    """Return what identifies the content of a no-contact reference's file; None if no file is named or it is missing.
+
+    It is the hash of an image. Of an episode, which may be large, it is the size and the time of the last change.
+    """
+    path = None if place.file is None else Path(place.file if place.is_image else place.file.partition("#")[0])
+    if path is None or not path.is_file():
+        return None
+    if place.is_image:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    return [path.stat().st_size, path.stat().st_mtime_ns]
 
 
 def _steps(arm: Arm) -> list[object]:

@@ -5,12 +5,11 @@ from typing import TypeVar
 
 import numpy as np
 
+from tactile_align.datasets.action_kinds import explained
 from tactile_align.datasets.layout import ActionKind, Layout
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict
 
-EXPLAINED = 0.5
-"""Smallest share of a column's variance that the state, or its change, must explain to guess the kind of an action."""
 HOLDS, LEVELS = 0.1, 3
 """A column that has at most LEVELS values and changes in at most a share HOLDS of the rows is a command that holds."""
 HARDLY_MOVES = 0.02
@@ -65,7 +64,7 @@ class Columns(Strict):
         if not kinds:
             kinds, source = _guessed(episodes, state, action)
         # A target in another unit than the state, such as a gripper's command, has no state column.
-        state = tuple(c if _explained(episodes, i, c)[0] else None for i, c in enumerate(state))
+        state = tuple(c if explained(episodes, i, c)[0] else None for i, c in enumerate(state))
         return cls(qpos=qpos, action=action, action_is=kinds, state=state, source=source)
 
     @property
@@ -113,22 +112,6 @@ def _labels(layout: Layout, what: str, count: int) -> tuple[str, ...]:
     return tuple(f"{name} [{unit}]" for name, unit in zip(plain, units, strict=True)) if units else plain
 
 
-def _explained(episodes: Sequence[tuple[np.ndarray, np.ndarray]], i: int, c: int | None) -> tuple[bool, bool]:
-    """Return whether action column i equals the next state of qpos column c, and whether it follows its change."""
-    if c is None:
-        return False, False
-    now, after, action = (
-        np.concatenate(parts) for parts in zip(*((q[:-1, c], q[1:, c], a[:-1, i]) for q, a in episodes), strict=True)
-    )
-    if not len(action):
-        return False, False
-    error, scale = np.mean((action - after) ** 2), np.var(after) + (1e-3 * np.abs(after).max()) ** 2
-    change, spread = after - now, action.std() * (after - now).std()
-    follows = spread > 0 and np.mean((action - action.mean()) * (change - change.mean())) > EXPLAINED * spread
-    zero = not action.any() and not change.any()
-    return bool(error <= (1 - EXPLAINED) * scale), bool(follows or zero)
-
-
 def _guessed(
     episodes: Sequence[tuple[np.ndarray, np.ndarray]], state: tuple[int | None, ...], labels: tuple[str, ...]
 ) -> tuple[tuple[ActionKind, ...], str]:
@@ -137,7 +120,7 @@ def _guessed(
     actions = np.concatenate([action for _, action in episodes])
     changes = np.mean(np.concatenate([action[1:] != action[:-1] for _, action in episodes]), axis=0)
     for i, c in enumerate(state):
-        absolute, delta = _explained(episodes, i, c)
+        absolute, delta = explained(episodes, i, c)
         holds = len(np.unique(actions[:, i])) <= LEVELS and 0 < changes[i] <= HOLDS
         kinds.append("absolute" if absolute else "delta" if delta else "absolute" if holds else None)
     known = [kind for kind in kinds if kind is not None]

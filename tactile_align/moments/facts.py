@@ -121,8 +121,8 @@ def only_certain(box: Array, visible: Array, sigma: Array) -> tuple[np.ndarray, 
 
 @contextmanager
 def _named(episode: Episode) -> Iterator[None]:
-    """Context that adds the file and the key of the joints to the message of an InputError."""
+    """Context that adds the file, and the key of joints that do not fit, to the message of an InputError."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{episode.ref}: {episode.qpos_key(error)}: {error}") from error
+        raise InputError(episode.about(error)) from error

@@ -119,14 +119,15 @@ class Policy:
         self._watched = tuple(dict.fromkeys([*sensors, *self._holding, *differing]))
         places = {name: rig.sensor(name) for name in self._watched}
         self._named = {
-            name: no_contact_image(sensor.no_contact, sensor.stream)
+            name: (sensor.no_contact, sensor.stream)
             for name, sensor in places.items()
             if sensor.no_contact is not None and sensor.no_contact.file is not None
         }
+        self._images: dict[str, np.ndarray] = {}  # references that were read from files
+        self._watch: dict[str, ContactWatch] = {}  # made by `reset`, which may replace the references in files
         self.needs = self._needs(sizes)
         chunk = model.act.config.chunk_size
         self._ensembler = None if ensemble is None else TemporalEnsembler(chunk, ensemble)
-        self.reset()
 
     @classmethod
     def load(
@@ -177,7 +178,8 @@ class Policy:
                 features.touch_input = "difference", they are subtracted from the touch images.
 
         Raises:
-            InputError: A sensor is unknown to the policy, or a reference is not an RGB image (H, W, 3) uint8.
+            InputError: A sensor is unknown to the policy, a reference is not an RGB image (H, W, 3) uint8, or the file
+                of a reference that is not given here cannot be read.
         """
         given = dict(free or {})
         if unknown := set(given) - set(self._watched):
@@ -192,7 +194,9 @@ class Policy:
                     f"free['{name}'] must be a touch image without contact, (H, W, 3) uint8 RGB; got {came}. Pass the "
                     f"touch image as recorded"
                 )
-        self._watch = {name: ContactWatch(given.get(name, self._named.get(name))) for name in self._watched}
+        for name in self._named.keys() - given.keys() - self._images.keys():
+            self._images[name] = no_contact_image(*self._named[name])
+        self._watch = {name: ContactWatch(given.get(name, self._images.get(name))) for name in self._watched}
         for held in self._held.values():
             held.onset = None
         if self._ensembler is not None:
@@ -231,6 +235,8 @@ class Policy:
 
         Each call is one step: the policy updates the gripper openings that it holds since the start of a contact.
         """
+        if not self._watch:
+            self.reset()
         contact = {name: self._touches(name, observation) for name in self._holding}
         openings = {arm: held.step(observation.qpos, contact) for arm, held in self._held.items()}
         views: dict[str, ViewBatch] = {}

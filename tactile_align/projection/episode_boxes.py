@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.datasets.action_kinds import is_target
 from tactile_align.datasets.contact import Contact, contact_of
 from tactile_align.datasets.episodes import Episode, open_episode
 from tactile_align.datasets.layout import NoContact
@@ -159,8 +160,9 @@ def stream_contact(
     if gripper.reading == "commanded":
         return contact_of(frames, command=reading)
     command = None
-    if episode.action.shape == episode.qpos.shape:
-        with suppress(InputError):  # actions may be differences or normalised, and then are no evidence
+    same, state = episode.action.shape == episode.qpos.shape, episode.layout.state
+    if same and is_target(state, episode.qpos, episode.action, gripper.column):
+        with suppress(InputError):  # actions may be normalised, and then are no evidence
             command = np.asarray(gripper.opening(episode.action))
     return contact_of(frames, opening=reading, command=command)
 

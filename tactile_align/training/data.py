@@ -370,14 +370,14 @@ def _refuse_changed(lists: EpisodeLists, parts: dict[Part, Moments], run: Path) 
 def _refuse_copies(lists: EpisodeLists, parts: dict[Part, Moments]) -> None:
     listed = [(part, entry) for part in parts for entry in lists.parts[part]]
     states = [np.hstack(low) for moments in parts.values() for low in moments.low_dim()]
-    for copy in copies(states):
+    for copy in copies(states, [part for part, _ in listed])[:1]:
         (other, original), (part, entry) = listed[copy.first], listed[copy.second]
-        if other != part:
-            raise InputError(
-                f"{entry}: this {PARTS[part]} episode is a copy of the {PARTS[other]} episode {original}, because "
-                f"{copy.share:.0%} of its joints and actions are equal. No recording may be in two parts. Remove one "
-                f"of the two"
-            )
+        more = f" and of {copy.others - 1} more episodes" if copy.others > 1 else ""
+        raise InputError(
+            f"{entry}: this {PARTS[part]} episode is a copy of the {PARTS[other]} episode {original}{more}, because "
+            f"{copy.share:.0%} of its joints and actions are equal. No recording may be in two parts. Remove one of "
+            f"the copies"
+        )
 
 
 def with_initial_weights(config: TrainConfig, lists: EpisodeLists) -> EpisodeLists:

@@ -54,16 +54,17 @@ def inspect(
         pictures: Folder for one picture per touch stream: no-contact reference, score of each frame, and contacts.
         as_json: Print the result as JSON.
     """
-    from tactile_align.datasets.inspect import inspect_path
+    from tactile_align.datasets.inspect import Inspection, inspect_path, place_below
     from tactile_align.projection.episode_boxes import contact_beside
     from tactile_align.viz.contact import write_contact_picture
 
-    contact_of = contact_beside(path if path.is_dir() else path.parent)
+    root = Inspection(path, []).root
+    contact_of = contact_beside(root)
 
     def contact(episode: Any, stream: str, touches: Any) -> Any:
         result = contact_of(episode, stream, touches)
         if pictures is not None:
-            name = f"{Path(str(episode.ref)).name}/{stream}"
+            name = f"{place_below(root, str(episode.ref))}/{stream}"
             logger.info(f"wrote {write_contact_picture(pictures, name, result, touches)}")
         return result
 

@@ -116,7 +116,7 @@ def gather(episode: Episode, rig: Rig, labels: Labels | None = None) -> Evidence
     except InputError as error:
         if str(episode.path) in str(error):
             raise
-        raise InputError(f"{episode.ref}: {episode.qpos_key(error)}: {error}") from error
+        raise InputError(episode.about(error)) from error
     held = {name for name in contact if (arm := hand_of(rig, name)) and hold_sensors(rig, arm)}
     return Evidence(
         name=str(episode.ref),

@@ -327,6 +327,7 @@ def test_intrinsics_are_read_as_drivers_print_them(tmp_path: Path, centre: tuple
         ),
         ({**FOUR, "cx": 319.0, "cy": 240.0, "distortion": [0.1, 0, 0, 0, 0.2]}, r'5 coefficients.*Add model = "brown"'),
         ({**FOUR, "cx": 319.0, "cy": 240.0, "distortion": [0.1, 0, 0, 0]}, r'model = "brown" or model = "fisheye"'),
+        ({**FOUR, "cx": 319.0, "cy": 240.0, "distortion": 0.1}, r"cameras\.top\.distortion: Input should be a"),
     ],
 )
 def test_incomplete_or_ambiguous_intrinsics_are_named(tmp_path: Path, keys: dict[str, Any], message: str) -> None:

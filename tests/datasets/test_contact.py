@@ -73,6 +73,14 @@ def test_an_episode_that_never_lets_go_needs_a_reference() -> None:
     assert not contact_of(gel(0 * pressed, 2), reference=rest).flags.any()
 
 
+def test_the_given_reference_is_the_reference_of_an_episode_that_is_pressed_throughout() -> None:
+    rest = gel(np.zeros(1), 2)[0]
+    found = contact_of(gel(np.full(60, 30.0), 2, drift=25.0), reference=rest)
+    clean = cv2.resize(rest, (30, 40), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(found.reference, clean)
+    assert (found.drift, found.drifting) == (0.0, False)
+
+
 def test_a_sensor_that_drifts_is_flagged_and_a_steady_one_is_not() -> None:
     assert contact_of(gel(regrasp(3), 3, drift=40)).drifting
     steady = contact_of(gel(regrasp(3), 3))

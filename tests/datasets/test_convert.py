@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -77,6 +78,18 @@ def test_kept_frames_are_compared_one_by_one(tmp_path: Path) -> None:
         file["observations/images/top"][6, 20, 30] ^= 1
     with pytest.raises(ValueError, match=r"top does not read back"):
         convert_episodes(path, tmp_path / "out", to="aloha")
+
+
+@pytest.mark.parametrize("what", ["qpos", "action", "qvel"])
+def test_numbers_that_do_not_read_back_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    source = xtrainer_file(tmp_path, qvel=parts()["qpos"])
+
+    def slip(path: Path, **given: Any) -> Path:
+        return write_episode(path, **{**given, what: np.roll(given[what], 1)})
+
+    monkeypatch.setattr("tactile_align.datasets.convert.write_episode", slip)
+    with pytest.raises(ValueError, match=f"{what} does not read back as it was written"):
+        convert_episodes(source, tmp_path / "out", to="aloha", fps=30)
 
 
 def test_read_only_layouts_are_no_target(tmp_path: Path) -> None:

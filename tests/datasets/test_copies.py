@@ -23,6 +23,15 @@ def test_a_cut_out_or_rounded_copy_is_a_copy_and_another_recording_is_not() -> N
     assert copies([whole, walk(3), np.roll(whole, 1, axis=1)]) == []
 
 
+def test_a_recording_cut_into_overlapping_episodes_is_found_in_all_its_owners() -> None:
+    whole = walk(0, 200)
+    parts = [whole[:100], whole[100:], whole[50:150]]
+    assert copies(parts) == copies(parts, ["train", "train", "test"]) == [Copy(0, 2, 86 / 93, others=2)]
+    assert copies(parts, ["train", "train", "train"]) == copies([]) == []
+    first = np.vstack([whole[:40], walk(1, 60)])
+    assert copies([first, whole[:80], np.vstack([whole[:80], walk(2, 60)])])[-1] == Copy(1, 2, 1.0)
+
+
 def test_the_same_rest_before_and_after_a_motion_makes_no_copy() -> None:
     rest = np.zeros((40, 14))
     assert copies([np.vstack([rest, walk(i), rest]) for i in range(3)]) == []

@@ -18,9 +18,10 @@ from tactile_align.datasets.contact import Contact, contact_of
 from tactile_align.datasets.episodes import write_episode
 from tactile_align.datasets.inspect import Inspection, inspect_path
 from tactile_align.errors import InputError
-from tests.datasets.making import with_orientation
+from tests.datasets.making import parts, with_orientation, xtrainer_file
 from tests.datasets.planting import ON_OPENING, ON_READING
 from tests.datasets.test_contact import gel, regrasp
+from tests.datasets.test_layouts import robomimic
 
 STEPS = 60
 
@@ -286,6 +287,20 @@ def test_joints_far_fewer_than_actions_are_remarked_on_and_a_moving_base_is_not(
         assert len(found) == remarks and all("two arms" in c.advice for c in found)
 
 
+@pytest.mark.parametrize("stated", ['action_is = "delta"', 'qpos_names = ["x", "y", "z", "gripper"]'])
+def test_fewer_joints_than_actions_are_no_second_arm_where_the_layout_states_the_columns(
+    tmp_path: Path, stated: str
+) -> None:
+    given, own = parts(), tmp_path / "lab.toml"
+    given |= {"qpos": given["qpos"][:, :4], "action": given["action"][:, :7]}
+    path = write_episode(tmp_path / "episode_init_0.hdf5", **given)
+    text = (Path(__file__).parents[2] / "datasets" / "xtrainer.toml").read_text(encoding="utf-8")
+    own.write_text(text.replace("[state]", f"[state]\n{stated}"), encoding="utf-8")
+    for layout, remarks in ((None, 1), (own, 0)):
+        checks = inspect_path(path, layout, timing=False).report.checks
+        assert len([c for c in checks if c.kind == "second-arm"]) == remarks
+
+
 def test_a_pattern_that_matches_no_touch_shows_what_there_is(tmp_path: Path) -> None:
     path = write_episode(tmp_path / "episode_init_0.hdf5", **moving(0))
     shipped = Path(__file__).parents[2] / "datasets" / "xtrainer.toml"
@@ -340,3 +355,18 @@ def test_inspect_uses_the_rig_beside_the_episodes_and_writes_pictures(
     picture = cv2.imread(str(tmp_path / "pictures" / "episode_init_0.hdf5_tactile1.png"))
     assert picture is not None
     assert picture.shape[1] > 1200
+
+
+def test_episodes_of_one_name_get_a_picture_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+    monkeypatch.setattr("tactile_align.viz.contact.write_contact_picture", lambda _, name, *__: names.append(name))
+    for folder in ("a", "b"):
+        xtrainer_file(tmp_path / folder)
+    run(["inspect", str(tmp_path), "--pictures", str(tmp_path / "pictures")])
+    assert sorted({name.partition(".")[0] for name in names}) == ["a/episode_init_0", "b/episode_init_0"]
+
+
+def test_an_episode_named_by_its_group_lies_beside_its_file(tmp_path: Path) -> None:
+    robomimic(tmp_path / "lift.hdf5")
+    inspection = inspect_path(f"{tmp_path / 'lift.hdf5'}#data/demo_1", timing=False)
+    assert (inspection.root, inspection.episodes[0].name) == (tmp_path, "lift.hdf5#data/demo_1")

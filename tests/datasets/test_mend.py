@@ -24,6 +24,7 @@ from tests.datasets.planting import (
     truncated_jpeg,
     unequal_lengths,
 )
+from tests.datasets.test_layouts import robomimic
 
 
 @pytest.mark.parametrize("layout", ["xtrainer", "aloha"])
@@ -94,7 +95,16 @@ def test_the_ratio_of_two_rates_is_read_from_the_lengths(seed: int) -> None:
 def test_lengths_that_differ_by_a_cut_off_end_have_no_ratio() -> None:
     assert [rate_ratio(rows, 415) for rows in (412, 403, 418, 427)] == [""] * 4
     assert rate_ratio(5, 7) == rate_ratio(1, 2) == ""
+    assert rate_ratio(985, 1000) == "" and rate_ratio(984, 1000) and rate_ratio(4000, 4040)
     assert rate_ratio(96, 100) and rate_ratio(0, 9) == "0 to 1"
+
+
+def test_the_advice_to_trim_names_the_episode_in_its_file(tmp_path: Path) -> None:
+    robomimic(tmp_path / "lift.hdf5")
+    replace(tmp_path / "lift.hdf5", "data/demo_1/actions", np.zeros((5, 7)))
+    with pytest.raises(EpisodeError) as caught:
+        open_episode(f"{tmp_path / 'lift.hdf5'}#demo_1")
+    assert f"tactile-align trim {shlex.quote(str(tmp_path / 'lift.hdf5') + '#demo_1')} --out" in str(caught.value)
 
 
 def test_the_source_is_never_replaced(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_a_lerobot_dataset_holds_or_names_everything_and_so_does_its_import(tmp_
         "robot_type of meta/info.json is left out",
         "column observation.taxels is left out",
         "column next.success is left out",
-        "the task 'grasp', which only later rows have is left out",
+        "the task 'grasp', which only later rows have, is left out",
     }
     with h5py.File(back.paths[0]) as file:
         assert (file["action"][()] == 1 / 3).all() and file.attrs["task"] == "reach"

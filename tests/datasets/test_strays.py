@@ -60,6 +60,7 @@ def test_what_is_left_out_is_named_and_a_repaired_copy_keeps_it(tmp_path: Path) 
     (remark,) = (check for check in inspection.report.checks if check.id.startswith("no-frames"))
     assert "cam_high_depth (7,) variable-length uint8" in remark.measured
     assert "observations/tactile1_marker (7, 35, 2) float32" in remark.measured
+    assert inspection.text().count("tactile1_marker") == inspection.text().count("cam_high_depth") == 1
     said = " ".join(convert_episodes(path, tmp_path / "out", to="actpp").lossy)
     assert "observations/tactile1_marker" in said and "observations/images/cam_high_depth" in said
     with h5py.File(repair_episode(path, tmp_path / "mended.hdf5", min_steps=2).paths[0]) as file:

@@ -26,7 +26,7 @@ FOREIGN = {
     "Git LFS pointer": (lambda whole: POINTER, "git lfs pull"),
     "web page": (lambda whole: PAGE, "Download"),
     "text in JSON": (lambda whole: b'{"error": "Repository not found"}', "Download"),
-    "compressed by gzip": (gzip.compress, "gunzip"),
+    "packed by gzip": (gzip.compress, "gunzip"),
     "truncated or damaged": (lambda whole: whole[: len(whole) // 3], "Copy it again"),
 }
 

@@ -167,3 +167,16 @@ def test_the_cache_does_not_outlive_the_facts_in_files_that_are_only_named(tmp_p
 
     assert key() == key()
     assert len({key(), key(order="rgb"), key(reach="0.1275")}) == 3
+
+
+def test_the_cache_does_not_outlive_the_content_of_a_no_contact_reference(tmp_path: Path) -> None:
+    image, layout, episode = tmp_path / "rest.png", tmp_path / "own.toml", xtrainer_file(tmp_path)
+    text = (Path(__file__).parents[2] / "datasets" / "xtrainer.toml").read_text(encoding="utf-8")
+    layout.write_text(text.replace("[touches]", '[touches]\nno_contact = { file = "rest.png" }'), encoding="utf-8")
+    plain, named = load_rig("cell"), load_rig("cell").with_sensor("tactile1", no_contact={"file": str(image)})
+    for rig, own in ((named, None), (plain, str(layout))):
+        keys = []
+        for content in (b"", b"one", b"two"):
+            image.write_bytes(content)
+            keys.append(Job(EpisodeRef(episode, "", own), rig, INPUTS, True).key())
+        assert len(set(keys)) == 3

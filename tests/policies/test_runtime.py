@@ -110,6 +110,19 @@ def test_ensembling_averages_the_chunks_that_act_returns(run: Run) -> None:
             assert np.abs(ensembled.act(seen) - expected.numpy()).max() < 1e-9
 
 
+def test_a_given_reference_replaces_the_file_of_the_rig(run: Run) -> None:
+    _, data, folder = run
+    rig = load_rig(folder / "rig.toml").with_gripper("left", reading="commanded")
+    rig = rig.with_sensor("tactile1", no_contact={"file": "gone.png"})
+    with open_episode(data.train.jobs[0].ref) as episode:
+        seen = observation(episode, 0)
+        with pytest.raises(ValueError, match=r"gone\.png, which does not exist"):
+            Policy.load(folder, rig=rig).act(seen)
+        policy = Policy.load(folder, rig=rig)
+        policy.reset(free={"tactile1": episode.image("tactile1", 0)})
+        assert policy.act(seen).shape == (6, 7)
+
+
 def test_reset_forgets_the_episode(run: Run) -> None:
     _, data, folder = run
     policy = Policy.load(folder, ensemble=0.01)

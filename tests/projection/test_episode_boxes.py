@@ -162,6 +162,27 @@ def test_the_contact_of_a_stream_uses_the_gripper_and_the_reference_that_the_rig
             np.testing.assert_array_equal(found.flags, pressed("tactile1"))
 
 
+def test_actions_are_commanded_openings_only_where_they_are_targets(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[bool] = []
+
+    def spy(touches: object, *, opening: object = None, command: object = None) -> None:
+        commands.append(command is not None)
+
+    monkeypatch.setattr("tactile_align.projection.episode_boxes.contact_of", spy)
+    rig = rig_of(1, "measured")
+    with open_episode(recording) as episode:
+        for change in (False, True):
+            changes = np.abs(np.diff(episode.qpos, axis=0, append=episode.qpos[-1:]))
+            episode.action = changes if change else episode.qpos
+            for stated in (None, "absolute", "delta"):
+                state = episode.layout.state.model_copy(update={"action_is": stated})
+                episode.layout = episode.layout.model_copy(update={"state": state})
+                stream_contact(episode, "tactile1", rig)
+    assert commands == [True, True, False, False, True, False]
+
+
 def test_the_file_of_a_reference_is_relative_to_the_rig_or_layout_that_names_it(tmp_path: Path) -> None:
     rig = rig_of(1, "measured")
     named = rig.sensor("tactile1").model_copy(update={"no_contact": {"file": "rest.png"}})
@@ -176,6 +197,27 @@ def test_the_file_of_a_reference_is_relative_to_the_rig_or_layout_that_names_it(
         ValueError, match=r"reference of 'tactile1' is stated as .*rest.png, which does not exist or is"
     ):
         no_contact_image(place, "tactile1")
+
+
+def test_a_missing_reference_is_no_error_of_the_joints(recording: Path) -> None:
+    rig = rig_of(1, "measured").with_sensor("tactile1", no_contact={"file": "gone.png"})
+    with open_episode(recording) as episode:
+        for collect in (lambda: gather(episode, rig), lambda: moment_facts(episode, rig, inputs(rig))):
+            with pytest.raises(ValueError, match=r"hdf5: the no-contact reference .* stated as gone\.png"):
+                collect()
+
+
+def test_the_reference_of_a_rig_is_found_from_a_copy_of_the_rig_in_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("cell", "run"):
+        Path(folder).mkdir()
+    rig_of(1, "measured").with_sensor("tactile1", no_contact={"file": "rest.png"}).save("cell/rig.toml")
+    load_rig("cell/rig.toml").save("run/rig.toml")
+    place = load_rig("run/rig.toml").sensor("tactile1").no_contact
+    assert place is not None
+    assert place.file == str(tmp_path / "cell" / "rest.png")
 
 
 def test_a_reference_that_names_no_row_or_too_many_is_refused(recording: Path) -> None:

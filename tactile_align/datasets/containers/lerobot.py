@@ -116,20 +116,21 @@ def import_lerobot(
     paths, lossy, left_out, kept = [], dict[str, None](), dict.fromkeys(info.unread), 0
     rows = list(episode_rows(info))
     require_spans(info, rows)
+    stored = (STATE, ACTION, *([VELOCITY] if target.state.qvel else ()))
     for row in rows:
-        table = episode_table(info, row)
+        table = episode_table(info, row, stored)
         require_times(info, row, table)
         steps = len(table[ACTION])
         streams = {name: _read_stream(info, key, row, table, steps) for name, key in info.images.items()}
-        low = {key: table[key] for key in (STATE, ACTION, *([VELOCITY] if target.state.qvel else ())) if key in table}
+        low = {key: table[key] for key in stored if key in table}
         for key, values in low.items():
             lossy.update(dict.fromkeys(rounding(key, values, target.state.dtype)))
         numbers = dict.fromkeys(table.get("task_index", ()))
         tasks = [texts[number] for number in numbers if number in texts]
-        known = (*low, *info.images.values(), *COUNTERS)
+        known = (*low, *info.images.values(), *info.depth, *COUNTERS)
         lost = [f"column {key}" for key in table if key not in known]
-        lost += [f"the task {text!r}, which only later rows have" for text in tasks[1:]]
-        lost += [f"task {number}, which {TASKS_PATH} does not list" for number in numbers if number not in texts]
+        lost += [f"the task {text!r}, which only later rows have," for text in tasks[1:]]
+        lost += [f"task {number}, which {TASKS_PATH} does not list," for number in numbers if number not in texts]
         left_out.update(dict.fromkeys(lost))
         path = Path(out) / target.file_name.format(index=row["episode_index"])
         paths.append(path)

@@ -1,6 +1,8 @@
 """What a stream is decides, not what it is called: depth, deep pixels, spans and rates that disagree are told apart."""
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,15 @@ def dataset(tmp_path: Path) -> Path:
         write_episode(tmp_path / "in" / f"episode_init_{i}.hdf5", **parts(7 + i), fps=20)
     export_lerobot(tmp_path / "in", tmp_path / "set", cameras="image")
     return tmp_path / "set"
+
+
+@pytest.fixture(scope="module")
+def video_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("video")
+    for i in range(2):
+        write_episode(folder / "in" / f"episode_init_{i}.hdf5", **parts(7 + i), fps=20)
+    export_lerobot(folder / "in", folder / "set")
+    return folder / "set"
 
 
 def change_info(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -72,7 +83,7 @@ def test_a_depth_stream_is_left_out_by_name(dataset: Path, note: tuple[str, str]
     place, mark = note
     change_info(dataset, lambda info: info["features"][TOP].setdefault(place, {}).update({mark: True}))
     done = import_lerobot(dataset, tmp_path / "back", to="aloha")
-    assert any(said.startswith(f"{TOP}, a depth map, is left out") for said in done.lossy)
+    assert [said for said in done.lossy if TOP in said] == [f"{TOP}, a depth map, is left out"]
     with open_episode(done.paths[0], "aloha") as episode:
         assert set(episode.cameras) == {"left_wrist", "right_wrist"}
     change_info(dataset, lambda info: info["features"][TOP][place].update({mark: False}))
@@ -110,6 +121,31 @@ def test_a_part_of_a_video_that_is_longer_or_shorter_than_its_rows_is_refused_be
     with pytest.raises(InputError, match=rf"episode 1 8 rows, but {8 + shift} frames of {TOP} .*to_timestamp"):
         import_lerobot(tmp_path / "set", tmp_path / "back")
     assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("time", [float("inf"), float("nan"), [1.0], "x"])
+@pytest.mark.parametrize("column", ["timestamp", f"videos/{TOP}/to_timestamp"])
+def test_a_time_that_is_no_number_is_named_with_its_file_column_and_row(
+    video_dataset: Path, column: str, time: Any, tmp_path: Path
+) -> None:
+    shutil.copytree(video_dataset, tmp_path / "set")
+    file = tmp_path / "set" / (DATA if column == "timestamp" else EPISODES)
+    table = pq.read_table(file)
+    cells = [time] * len(table)
+    pq.write_table(table.set_column(table.column_names.index(column), column, pa.array(cells)), file)
+    with pytest.raises(InputError, match=rf"{re.escape(str(file))}: column {column}, row 0 is .*expected a number"):
+        import_lerobot(tmp_path / "set", tmp_path / "back")
+
+
+def test_velocities_are_checked_only_for_a_layout_that_stores_them(dataset: Path, tmp_path: Path) -> None:
+    table = pq.read_table(dataset / DATA)
+    pq.write_table(table.append_column("observation.velocity", pa.array([[float("nan")] * 14] * 15)), dataset / DATA)
+    with pytest.raises(InputError, match=r"column observation\.velocity, row 0 of episode 0"):
+        import_lerobot(dataset, tmp_path / "back", to="aloha")
+    text = (Path(__file__).parents[3] / "datasets" / "aloha.toml").read_text(encoding="utf-8")
+    (tmp_path / "own.toml").write_text(text.replace('qvel = ["observations/qvel"]', ""), encoding="utf-8")
+    done = import_lerobot(dataset, tmp_path / "back", to=tmp_path / "own.toml")
+    assert "column observation.velocity is left out" in done.lossy
 
 
 @pytest.mark.parametrize("rate", [10, 15, 40])
