@@ -223,11 +223,28 @@ def compare_played(a: Sequence[Played], b: Sequence[Played], comparisons: int = 
     keys = sorted(first)
     seed = np.array([s for s, _ in keys])
     ours, theirs = (np.array([values[key] for key in keys]) for values in (first, second))
-    gain = np.array([(ours - theirs)[seed == s].sum() for s in np.unique(seed)])
-    more, fewer = int((gain > 0).sum()), int((gain < 0).sum())
-    p = float(binomtest(more, more + fewer).pvalue) if more + fewer else 1.0
+    more, fewer, p = sign_test(first, second)
     difference = Difference.of(ours, theirs, seed, bounds=(0, 1), comparisons=comparisons)
-    return Compared(more, fewer, len(gain) - more - fewer, min(1.0, p * comparisons), difference)
+    equal = len(np.unique(seed)) - more - fewer
+    return Compared(more, fewer, equal, min(1.0, p * comparisons), difference)
+
+
+def sign_test(a: Mapping[tuple[Any, int], float], b: Mapping[tuple[Any, int], float]) -> tuple[int, int, float]:
+    """Return the numbers of seeds whose sum over the classes is larger and smaller in `a` than in `b`, and the p value.
+
+    The p value is that of the exact sign test over these seeds, two-sided; 1 if there are none.
+
+    Args:
+        a: Success by (seed, class), 0 or 1, or its mean over several runs.
+        b: Success that is compared with it; only keys that both have count.
+    """
+    gain: dict[Any, float] = {}
+    for key in a.keys() & b.keys():
+        gain[key[0]] = gain.get(key[0], 0.0) + a[key] - b[key]
+    # Sums of means over runs that are equal may differ by the rounding of floats.
+    signs = np.sign(np.round(list(gain.values()), 9))
+    more, fewer = int((signs > 0).sum()), int((signs < 0).sum())
+    return more, fewer, float(binomtest(more, more + fewer).pvalue) if more + fewer else 1.0
 
 
 def play(

@@ -1,5 +1,6 @@
 """Studies of success: their files, the order of their runs, and the tables of their roll-outs."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -199,9 +200,45 @@ def test_groups_compare_equal_roll_out_seeds_with_the_exact_sign_test() -> None:
     assert "| touch | 0, 1 | +0.40 [" in group and f"9 : 1, p = {22 / 1024:.2g} |" in group
     group = table_text(plan, [*cells, cell("touch", 0, true=played(FULL))]).split("Group all: ")[1]
     assert "| touch | 0 | +0.50 [" in group and f"10 : 0, p = {2 / 1024:.2g} |" in group
-    assert "Beyond noise (the interval excludes 0): touch is above vision." in group
+    assert f"{BEYOND}touch is above vision." in group
     same = table_text(plan, [cell("vision", 0, true=played(HALF)), cell("touch", 0, true=played(HALF))])
-    assert "0 : 0, p = 1 |" in same and "Beyond noise (the interval excludes 0): no difference." in same
+    assert "0 : 0, p = 1 |" in same and f"{BEYOND}no difference." in same
+
+
+BEYOND = (
+    "Beyond the noise of roll-outs, for these training runs and demonstrations (the interval excludes 0, and the "
+    "difference has the same sign with every training seed): "
+)
+
+
+def test_rows_in_against_are_compared_with_each_other_each_pair_once() -> None:
+    rows = {**ROWS, "tuned": {"base": "touch"}}
+    groups = {"g": {"rows": ["touch", "vision", "tuned"], "against": ["vision", "touch"]}}
+    plan = plan_of(rows, conditions=CONDITIONS, groups=groups)
+    cells = [cell("vision", 0, true=played(NONE)), cell("touch", 0, true=played(HALF))]
+    (line,) = (x for x in table_text(plan, cells).split("Group g: ")[1].splitlines() if x.startswith("| touch"))
+    assert line.startswith("| touch | 0 | +0.50 [")
+    both = table_text(plan, [*cells, cell("tuned", 0, true=played(FULL))]).split("Group g: ")[1]
+    lines = [x.split(" | ") for x in both.splitlines() if x.startswith(("| touch", "| vision", "| tuned"))]
+    assert [x[0] for x in lines] == ["| touch", "| tuned"] and "All 3 intervals" in both
+    assert [x[:5] for x in lines[1][2:4]] == ["+1.00", "+0.50"]
+
+
+def test_a_difference_that_one_training_seed_contradicts_is_not_beyond_noise() -> None:
+    cells = [cell("vision", s, true=played(HALF * 6)) for s in (0, 1)]
+    plan, less = plan_of(ROWS, conditions=CONDITIONS), played([[1, 0]] * 59 + [[0, 0]])
+    text = table_text(plan, [*cells, cell("touch", 0, true=played(FULL * 6)), cell("touch", 1, true=less)])
+    assert re.search(r"\+0\.2\d \[\+0\.[01]\d, ", text) and f"{BEYOND}no difference." in text
+    assert "share the demonstrations and their split" in text
+
+
+def test_the_seeds_of_each_comparison_are_shown_where_they_differ() -> None:
+    rows = {**ROWS, "tuned": {"base": "touch"}}
+    groups = {"g": {"rows": ["vision", "touch", "tuned"], "against": ["vision", "touch"]}}
+    cells = [cell("vision", 0, true=played(HALF)), *(cell("touch", s, true=played(HALF)) for s in (0, 1))]
+    cells += [cell("tuned", s, true=played(HALF)) for s in (0, 1)]
+    text = table_text(plan_of(rows, conditions=CONDITIONS, groups=groups), cells)
+    assert "| tuned | 0; 0, 1 | +0.00 [" in text.split("Group g: ")[1]
 
 
 def test_the_isotonic_fit_pools_points_that_rise_where_a_curve_falls() -> None:
