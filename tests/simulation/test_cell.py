@@ -254,3 +254,15 @@ def test_noise_of_the_cameras_is_as_large_as_stated_and_equal_for_all_classes() 
     assert np.std(difference) == pytest.approx(3, rel=0.1) and abs(difference.mean()) < 0.2
     assert (frames[1][0] != frames[1][1]).any(), "the noise is new in each image"
     assert (frames[1][0] == frames[2][0]).all()
+
+
+@pytest.mark.parametrize("sigma", [0.0, 3.0])
+def test_touch_and_images_do_not_depend_on_the_cameras_that_are_rendered(sigma: float) -> None:
+    moments: list[list[Moment]] = []
+    for cameras in (("left_wrist", "top"), ("left_wrist",), ()):
+        cell = Cell("feel", CellOptions(camera_noise=sigma), rig=SMALL, cameras=cameras)
+        cell.reset(3, 0)
+        moments.append([cell.moment() for _ in range(2)])
+    for both, one, none in zip(*moments, strict=True):
+        assert both.touch.tobytes() == one.touch.tobytes() == none.touch.tobytes()
+        assert both.images["left_wrist"].tobytes() == one.images["left_wrist"].tobytes()
