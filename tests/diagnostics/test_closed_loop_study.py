@@ -1,5 +1,6 @@
 """Studies of success: their files, the order of their runs, and the tables of their roll-outs."""
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -369,3 +370,14 @@ def test_a_stored_roll_out_is_read_back_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "runs/touch-s0").mkdir(parents=True)
     (tmp_path / "runs/touch-s0/result.json").write_text(module.json_of(first))
     assert results(tmp_path) == [first]
+    path = tmp_path / "runs/touch-s0/result.json"
+    stored = json.loads(path.read_text())
+    options = stored["rolled"]["true"]["options"]
+    assert options == {"stripe_mm": 0.5}, "a later option must not make this file another one"
+    options.update({name: field.default for name, field in CellOptions.model_fields.items() if name not in options})
+    path.write_text(json.dumps(stored))
+    assert results(tmp_path) == [first], "all options, as in older files"
+    options["later"] = 1
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match=r"result\.json: rolled\.true\.options\.later: unknown key"):
+        results(tmp_path)

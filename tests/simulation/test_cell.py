@@ -1,8 +1,10 @@
 """Closed loop of the cell: what only touch can tell, one stepping for recorder and policy, policies of others."""
 
+import json
 from pathlib import Path
 
 import gymnasium
+import h5py
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -15,7 +17,7 @@ from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.simulation.cell import LIFTED_M, Cell, cell_rig
 from tactile_align.simulation.cell_tasks import TASKS, Relief
 from tactile_align.simulation.env import CellEnv
-from tactile_align.simulation.record import simulate
+from tactile_align.simulation.record import recorded_options, simulate
 from tactile_align.simulation.world import Moment
 
 SMALL = cell_rig().with_camera("left_wrist", image_map=(("resize", 96, 72),))
@@ -266,3 +268,18 @@ def test_touch_and_images_do_not_depend_on_the_cameras_that_are_rendered(sigma: 
     for both, one, none in zip(*moments, strict=True):
         assert both.touch.tobytes() == one.touch.tobytes() == none.touch.tobytes()
         assert both.images["left_wrist"].tobytes() == one.images["left_wrist"].tobytes()
+
+
+def test_only_options_that_are_set_are_stored_and_files_with_all_options_are_still_recognised(tmp_path: Path) -> None:
+    options = CellOptions(stripe_mm=1.2, visible_marks=False)
+    (path,) = simulate(tmp_path, episodes=1, task="lift", options=options, processes=1, progress=False)
+    with h5py.File(path, "r+") as file:
+        stored = json.loads(file.attrs["simulated_options"])
+        assert stored == {"stripe_mm": 1.2, "visible_marks": False}
+        file.attrs["simulated_options"] = json.dumps({name: getattr(options, name) for name in CellOptions.model_fields})
+    assert recorded_options(path) == options
+    simulate(tmp_path, episodes=1, task="lift", options=options, processes=1, progress=False)
+    with h5py.File(path, "r+") as file:
+        file.attrs["simulated_options"] = json.dumps({**stored, "later": 1})
+    with pytest.raises(ValueError, match=r"episode_init_0\.hdf5: simulated_options: later: unknown key"):
+        simulate(tmp_path, episodes=1, task="lift", options=options, processes=1, progress=False)
