@@ -573,7 +573,8 @@ def recorded_cell(runs: Sequence[str | Path]) -> tuple[CellOptions, str]:
     lie where they were; the text then says so.
 
     Raises:
-        FactError, InputError: A run does not exist, or the training episodes were recorded with different options, or with unknown ones.
+        FactError, InputError: A run does not exist, or the training episodes were recorded with different or unknown
+            options.
     """
     found: dict[str, CellOptions] = {}
     texts = []

@@ -14,12 +14,14 @@ from tactile_align.cli import run
 from tactile_align.config.cell import CellOptions
 from tactile_align.config.study import StudyConfig
 from tactile_align.config.train import TrainConfig, config_text
+from tactile_align.datasets.refs import EpisodeRef
 from tactile_align.diagnostics import study as module
 from tactile_align.diagnostics.intervals import mean_interval
 from tactile_align.diagnostics.rollout import Played
 from tactile_align.diagnostics.study import Cell, commands, config_of, cost, load_study, results, study
 from tactile_align.diagnostics.study_tables import RolledOut, isotonic, table_text
 from tactile_align.errors import InputError
+from tactile_align.moments.sampling import split_episodes
 from tactile_align.training.data import load_data
 from tests.training.conftest import POLICY, TOWER
 
@@ -53,6 +55,28 @@ def test_rows_of_a_group_have_equal_demonstrations_and_steps_unless_their_title_
         assert len({config.data[0].episodes for config in configs.values()}) == 1
         assert len({config.batch_size for config in configs.values()}) == 1
         assert len({config.steps for row, config in configs.items() if "equal compute" not in plan.title(row)}) == 1
+
+
+@pytest.mark.parametrize("count", [24, 80])
+def test_sort_holds_out_one_demonstration_of_each_class_and_trains_on_at_least_two(count: int, tmp_path: Path) -> None:
+    plan = load_study("closed_loop")
+    config = config_of(plan, tmp_path, f"sort{count}_hsa", 0)
+    recorded = plan.recording_of("sort80")
+    assert recorded is not None and (config.data[0].episodes or recorded.episodes) == count
+    refs = [EpisodeRef(tmp_path / f"episode_init_{i}.hdf5") for i in range(count)]
+    parts = split_episodes(refs, config.split_seed, config.held_out, config.test)
+    train, held_out = (sorted(int(ref.path.stem.split("_")[-1]) % 8 for ref in part) for part in parts[:2])
+    assert held_out == list(range(8)) and train == sorted(list(range(8)) * (count // 8 - 1))
+
+
+def test_a_joint_row_differs_from_its_reference_in_the_loss_alone(tmp_path: Path) -> None:
+    plan = load_study("closed_loop")
+    for task in ("lift", "feel"):
+        region, joint = (config_of(plan, tmp_path, f"{task}_{name}", 0) for name in ("region", "joint"))
+        assert region.policy.region_tokens and region.hsa.weight == 0
+        changed = {"out": joint.out, "hsa": region.hsa.model_copy(update={"weight": 1.0})}
+        assert region.model_copy(update=changed) == joint
+        assert f"{task}_region" in plan.groups[task].against
 
 
 def test_the_full_study_takes_at_most_20_core_hours() -> None:
