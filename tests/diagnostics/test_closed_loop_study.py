@@ -257,6 +257,12 @@ def test_a_difference_that_one_training_seed_contradicts_is_not_beyond_noise() -
     assert "share the demonstrations and their split" in text
 
 
+def test_a_small_difference_is_not_printed_as_minus_zero() -> None:
+    cells = [cell("vision", 0, true=played(HALF * 30)), cell("touch", 0, true=played([[1, 0]] * 299 + [[0, 0]]))]
+    group = table_text(plan_of(ROWS, conditions=CONDITIONS), cells).split("Group all: ")[1]
+    assert "| touch | 0 | +0.00 [" in group and "-0.00" not in group
+
+
 def test_the_seeds_of_each_comparison_are_shown_where_they_differ() -> None:
     rows = {**ROWS, "tuned": {"base": "touch"}}
     groups = {"g": {"rows": ["vision", "touch", "tuned"], "against": ["vision", "touch"]}}
