@@ -350,7 +350,7 @@ def test_a_study_trains_play_first_rolls_out_and_makes_only_what_is_missing(
     assert "| acting | true | 0 | 8/8 1.00" in text
     made, before = (out / "runs/acting-s0/metrics.jsonl").stat().st_mtime_ns, len(calls)
     study(own_study(tmp_path, regrasp_folder, '["true", "shuffled"]'), out, ["acting"], progress=False)
-    assert [call[-1] for call in calls[before:]] == ["shuffled"], "the first condition is not played again"
+    assert [call[-1] for call in calls[before:]] == ["shuffle"], "the first condition is not played again"
     assert made == (out / "runs/acting-s0/metrics.jsonl").stat().st_mtime_ns, "the run is not trained again"
     assert commands(file, out) == []
     other = file.with_name("other.toml")
