@@ -1,8 +1,8 @@
 """Options of the simulated cell in which policies act."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from tactile_align.facts import Strict
 
@@ -10,6 +10,7 @@ from tactile_align.facts import Strict
 class CellOptions(Strict):
     """Options of the cell of the closed-loop tasks, for recordings and for roll-outs.
 
+    Only options that differ from their defaults are stored, so that files stay readable when an option is added.
     The last three do not change the cell. They change the rig that a policy is given, see `cell.Cell.policy_rig`.
     """
 
@@ -38,3 +39,8 @@ class CellOptions(Strict):
     """Error of each moving camera's position in the policy's rig, along the camera's x, mm."""
     rig_error_deg: float = 0.0
     """Error of each moving camera's orientation in the policy's rig, about the camera's y, degrees."""
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        return {key: value for key, value in dump(self).items() if getattr(self, key) != fields[key].default}

@@ -94,8 +94,9 @@ class GroupConfig(Strict):
     rows: Annotated[tuple[str, ...], Field(min_length=1)]
     """Names of the rows."""
     against: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Names of the rows of the group with which all other rows are compared. If `StudyConfig.measure` is "action", the
-    name "standing_still" is allowed, too: the error of actions that repeat the recorded state."""
+    """Names of the rows of the group with which every other row is compared, also the other rows named here. If
+    `StudyConfig.measure` is "action", the name "standing_still" is allowed, too: the error of actions that repeat the
+    recorded state."""
 
 
 class CurveConfig(Strict):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import h5py
 import numpy as np
 import torch
 from scipy.stats import binomtest
@@ -20,14 +21,16 @@ from tactile_align.config.cell import CellOptions
 from tactile_align.diagnostics.evaluation import encoder_name, run_names
 from tactile_align.diagnostics.intervals import Interval, interval_text, mean_interval
 from tactile_align.diagnostics.summary import Difference
-from tactile_align.errors import InputError
+from tactile_align.errors import FactError, InputError
 from tactile_align.features.encoder import SCRATCH
 from tactile_align.policies.checkpoint import header_of, latest_checkpoint
 from tactile_align.policies.observation import Needs
 from tactile_align.policies.runtime import Policy
 from tactile_align.simulation.cell import EXECUTED, Cell, cell_rig
 from tactile_align.simulation.gel import Pad
+from tactile_align.simulation.record import recorded_options
 from tactile_align.simulation.scene import read_hand
+from tactile_align.training.data import EpisodeLists
 
 Touch = Literal["true", "shuffle", "zero"]
 Weights = Literal["last", "best"]
@@ -37,6 +40,8 @@ TOUCHES: dict[Touch, str] = {
     "zero": "the policy gets the no-contact reference at every step",
 }
 _DONOR = 3  # last number of a donor's seed; roll-outs have one number, and recordings end in 1 or 2
+RECORDED = ("stripe_mm", "mark_contrast", "camera_noise", "random_units", "visible_marks", "clutter")
+"""Options of the cell of the training episodes in which the verb `rollout` lets a policy act."""
 _ERRORS = ("box_offset_px", "rig_error_mm", "rig_error_deg")  # options that change the policy's rig, not the cell
 
 
@@ -223,11 +228,28 @@ def compare_played(a: Sequence[Played], b: Sequence[Played], comparisons: int = 
     keys = sorted(first)
     seed = np.array([s for s, _ in keys])
     ours, theirs = (np.array([values[key] for key in keys]) for values in (first, second))
-    gain = np.array([(ours - theirs)[seed == s].sum() for s in np.unique(seed)])
-    more, fewer = int((gain > 0).sum()), int((gain < 0).sum())
-    p = float(binomtest(more, more + fewer).pvalue) if more + fewer else 1.0
+    more, fewer, p = sign_test(first, second)
     difference = Difference.of(ours, theirs, seed, bounds=(0, 1), comparisons=comparisons)
-    return Compared(more, fewer, len(gain) - more - fewer, min(1.0, p * comparisons), difference)
+    equal = len(np.unique(seed)) - more - fewer
+    return Compared(more, fewer, equal, min(1.0, p * comparisons), difference)
+
+
+def sign_test(a: Mapping[tuple[Any, int], float], b: Mapping[tuple[Any, int], float]) -> tuple[int, int, float]:
+    """Return the numbers of seeds whose sum over the classes is larger and smaller in `a` than in `b`, and the p value.
+
+    The p value is that of the exact sign test over these seeds, two-sided; 1 if there are none.
+
+    Args:
+        a: Success by (seed, class), 0 or 1, or its mean over several runs.
+        b: Success that is compared with it; only keys that both have count.
+    """
+    gain: dict[Any, float] = {}
+    for key in a.keys() & b.keys():
+        gain[key[0]] = gain.get(key[0], 0.0) + a[key] - b[key]
+    # Sums of means over runs that are equal may differ by the rounding of floats.
+    signs = np.sign(np.round(list(gain.values()), 9))
+    more, fewer = int((signs > 0).sum()), int((signs < 0).sum())
+    return more, fewer, float(binomtest(more, more + fewer).pvalue) if more + fewer else 1.0
 
 
 def play(
@@ -461,22 +483,26 @@ class Rollouts:
         touch: Touch that the policies got, see `play`.
         options: Options of the cell that differ from the defaults, by name.
         runs: Roll-outs of each run.
+        source: Origin of the options of the cell, see `recorded_cell`; "" if the caller chose them.
     """
 
     task: str
     touch: Touch
     options: dict[str, Any]
     runs: tuple[RunPlayed, ...]
+    source: str = ""
 
     def text(self) -> str:
         """Return the results as a table, with the conditions above it and the comparisons below it."""
-        first = self.runs[0].rates
+        first, classes = self.runs[0].rates, "class" if self.runs[0].rates.classes == 1 else "classes"
         lines = [
-            f"{self.task}, simulated cell: {first.seeds} seeds, each with {first.classes} "
-            f"{'class' if first.classes == 1 else 'classes'} of objects; 95 % intervals over seeds in brackets",
+            f"{self.task}, simulated cell: {first.seeds} seeds from {self.runs[0].played[0].seed}, each with "
+            f"{first.classes} {classes} of objects; 95 % intervals over seeds in brackets",
             "the relief is a ghost: the gel feels it; it has no part in the physics",
             f"touch {self.touch}: {TOUCHES[self.touch]}",
         ]
+        if self.source:
+            lines.append(self.source)
         if self.options:
             lines.append(f"options: {', '.join(f'{name} = {value}' for name, value in self.options.items())}")
         lines += [f"encoders of {r.run}: {r.encoders}" for r in self.runs]
@@ -538,6 +564,43 @@ def rollout(
         against = compare_played(played, out[0].played, len(runs) - 1) if out else None
         out.append(RunPlayed(name, text, _encoders(policy), success(played), tuple(played), against))
     return Rollouts(task, touch, options.model_dump(exclude_defaults=True), tuple(out))
+
+
+def recorded_cell(runs: Sequence[str | Path]) -> tuple[CellOptions, str]:
+    """Return the options of the cell in which the training episodes of runs were recorded, and a text on their origin.
+
+    Only the options RECORDED are taken. They are the defaults if the episodes are of no closed-loop task, or no longer
+    lie where they were; the text then says so.
+
+    Raises:
+        FactError, InputError: A run does not exist, or the training episodes were recorded with different or unknown
+            options.
+    """
+    found: dict[str, CellOptions] = {}
+    texts = []
+    for run in runs:
+        if not Path(run).is_dir():
+            raise FactError(f"{run}: no such folder. Give the folder of a training run")
+        # One episode of each [[data]] entry, because a recording has the same options in all episodes.
+        paths = {entry.data: Path(entry.path) for entry in reversed(EpisodeLists.load(Path(run)).train)}
+        for path in paths.values():
+            options = CellOptions()
+            if not path.exists():
+                texts.append(f"{path}, an episode that {run} was trained on, is not there: default options of the cell")
+            elif h5py.is_hdf5(path) and (stated := recorded_options(path)) is not None:
+                options = CellOptions(**{name: getattr(stated, name) for name in RECORDED})
+                texts.append("cell as in the training episodes")
+            else:
+                texts.append("training episodes that state no cell: default options of the cell")
+            found[f"{run} ({path.parent})"] = options
+    first = next(iter(found.values()))
+    if any(options != first for options in found.values()):
+        stated_by = "; ".join(f"{name}: {options.model_dump() or 'the defaults'}" for name, options in found.items())
+        raise InputError(
+            f"runs are rolled out together in the cell of their training episodes, but these differ: {stated_by}. Roll "
+            f"out the runs of each recording on their own"
+        )
+    return first, "; ".join(dict.fromkeys(texts))
 
 
 def _encoders(policy: Policy) -> str:

@@ -30,7 +30,7 @@ from tactile_align.policies.alignment import Alignment
 from tactile_align.policies.build import LoadedRun
 from tactile_align.policies.checkpoint import header_of
 from tactile_align.simulation.record import simulate
-from tactile_align.training.data import load_data
+from tactile_align.training.data import count_contacts, load_data
 from tactile_align.training.state import FREE
 
 logger = logging.getLogger(__name__)
@@ -341,7 +341,11 @@ def _trained(plan: StudyConfig, row: str, config: TrainConfig, progress: bool) -
         measured = retrieval_of(run, plan.gallery)
     elif plan.measure == "action":
         measured = actions_of(run, data.train)
-    elif run.model.aligns and config.hsa.pairs != "two_crops" and contacts_of(run) >= plan.gallery:
+    elif (
+        run.model.aligns
+        and config.hsa.pairs != "two_crops"
+        and count_contacts(run.moments, run.model.views[0]) >= plan.gallery
+    ):
         measured["recall"] = retrieval_of(run, plan.gallery)["recall"]
     return Cell(
         row=row,
@@ -356,14 +360,6 @@ def _trained(plan: StudyConfig, row: str, config: TrainConfig, progress: bool) -
         selected=run.selected,
         **measured,
     )
-
-
-def contacts_of(run: LoadedRun) -> int:
-    """Return the number of contacts in the first view of a run, with a box, among its moments."""
-    view, moments = run.model.views[0], run.moments
-    pairs = moments.views[view.key].visible & moments.touches[view.sensor].contact
-    index = moments.touches[view.sensor].contact_index
-    return len(set(zip(moments.episode[pairs].tolist(), index[pairs].tolist(), strict=True)))
 
 
 def _rolled_out(plan: StudyConfig, row: str, out: Path, name: str, best: bool = False) -> RolledOut:

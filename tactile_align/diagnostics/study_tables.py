@@ -1,16 +1,15 @@
 """Tables of studies: the results of each run, paired differences in groups of rows, and curves of success."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.optimize import isotonic_regression
-from scipy.stats import binomtest
 
 from tactile_align.config.cell import CellOptions
 from tactile_align.config.study import BEST, STANDING_STILL, TRUE, CurveConfig, GroupConfig, StudyConfig
 from tactile_align.diagnostics.intervals import interval_text, mean_interval
-from tactile_align.diagnostics.rollout import Played, Share, Touch, success
+from tactile_align.diagnostics.rollout import Played, Share, Touch, sign_test, success
 from tactile_align.diagnostics.summary import ERRORS, Difference, JudgedOn, Recall, judged_text
 from tactile_align.errors import InputError
 
@@ -157,27 +156,54 @@ def _differences_table(plan: StudyConfig, group: GroupConfig, cells: Sequence[Ce
 
     Both rows are compared at the same contacts (or moments), each averaged over the seeds that both rows have.
     """
-    present = {cell.row for cell in cells}
-    rows = [row for row in group.rows if row in present and row not in group.against]
-    references = [row for row in group.against if row in present or row == STANDING_STILL]
-    count = len(rows) * len(references)
+    rows, references, count = _pairs(group, {cell.row for cell in cells})
     if not count:
         return None
     what, bounds = "R@1 on the same contacts", (0.0, 1.0)
     if plan.measure == "action":
         what, bounds = "action error on the same moments", ERRORS
     lines = [
-        f"differences of the {what}, averaged over the seeds. All {count} intervals hold together with 95 % "
+        f"differences of the {what}, averaged over the seeds. {SEVERAL} All {count} intervals hold together with 95 % "
         f"(Bonferroni).\n",
         f"| row | seeds | {' | '.join(f'minus {plan.title(other)}' for other in references)} |",
         "|---" * (len(references) + 2) + "|",
     ]
-    for row in rows:
-        found = [paired(cells, row, other, bounds, count) for other in references]
-        seeds = ", ".join(map(str, next((seeds for difference, seeds in found if difference), ())))
-        texts = ["-" if difference is None else difference.text("+z.4f") for difference, _ in found]
-        lines.append(f"| {plan.title(row)} | {seeds} | {' | '.join(texts)} |")
+    for row, others in rows.items():
+        found = {other: paired(cells, row, other, bounds, count) for other in others}
+        texts = {
+            other: "-" if difference is None else difference.text("+z.4f") for other, (difference, _) in found.items()
+        }
+        seeds = _seeds_text([seeds for difference, seeds in found.values() if difference])
+        lines.append(f"| {plan.title(row)} | {seeds} | {' | '.join(texts.get(other, '') for other in references)} |")
     return "\n".join(lines) + "\n"
+
+
+SEVERAL = "Where the comparisons of a row have different seeds, semicolons separate them, in the order of the columns."
+
+
+def _seeds_text(lists: Sequence[Sequence[int]]) -> str:
+    """Return the seeds of the comparisons of a row: once if all have the same ones."""
+    texts = [", ".join(map(str, seeds)) for seeds in lists]
+    return "; ".join(texts[:1] if len(set(texts)) == 1 else texts)
+
+
+def _pairs(group: GroupConfig, present: Collection[str]) -> tuple[dict[str, list[str]], list[str], int]:
+    """Return the references of each row of a group, all references, and the number of pairs.
+
+    Each row is compared with every other row in `against`. Of two rows in `against`, the later one is the row.
+    """
+    references = [row for row in group.against if row in present or row == STANDING_STILL]
+    rows = {}
+    for row in group.rows:
+        earlier = references[: references.index(row)] if row in references else references
+        others = [other for other in references if other in earlier or other == STANDING_STILL]
+        if row in present and others:
+            rows[row] = others
+    return (
+        rows,
+        [other for other in references if any(other in others for others in rows.values())],
+        sum(map(len, rows.values())),
+    )
 
 
 def paired(
@@ -196,15 +222,25 @@ def paired(
         bounds: Smallest and largest possible value; (0, inf) for errors.
         comparisons: Number of intervals that must all contain their true values with 95 % probability (Bonferroni).
     """
+    a, b, seeds = _averages(cells, row, other)
+    return Difference.at_common(a, b, bounds=bounds, comparisons=comparisons), seeds
+
+
+Values = dict[tuple[str, int], float]
+"""Values by place; see `Cell.by_place`."""
+
+
+def _averages(cells: Sequence[Cell], row: str, other: str) -> tuple[Values, Values, list[int]]:
+    """Return the values of two rows, each averaged over the seeds that both have, and these seeds; see `paired`."""
     first, second = ({cell.seed: cell.compared() for cell in cells if cell.row == name} for name in (row, other))
     if other == STANDING_STILL:
         second = {cell.seed: cell.by_place(cell.standing_still) for cell in cells if cell.row == row}
     seeds = sorted(first.keys() & second.keys())
     a, b = (_average([values[seed] for seed in seeds]) for values in (first, second))
-    return Difference.at_common(a, b, bounds=bounds, comparisons=comparisons), seeds
+    return a, b, seeds
 
 
-def _average(runs: Sequence[Mapping[tuple[str, int], float]]) -> dict[tuple[str, int], float]:
+def _average(runs: Sequence[Values]) -> Values:
     """Return the mean over `runs` of the value at each place that all of them have; see `Cell.by_place`."""
     places = runs[0] if runs else {}
     return {
@@ -218,7 +254,9 @@ def _success_text(plan: StudyConfig, cells: Sequence[Cell]) -> str:
     head = (
         f"Success of roll-outs in the simulated cell with the weights of the last step; {BEST}: with those of the "
         f"smallest held-out action error. Encoders: {encoders}. Intervals: 95 %. Their unit is the seed of the "
-        f"roll-out, with all its classes; they do not contain the variation of other training seeds.\n"
+        f"roll-out, with all its classes; they do not contain the variation of other training seeds. Training "
+        f"seeds share the demonstrations and their split, so nothing here contains the variation of other "
+        f"demonstrations.\n"
     )
     tables = [head, _rates_table(plan, cells), _each_run_table(plan, cells), _training_table(plan, cells)]
     for name, group in plan.compared().items():
@@ -294,48 +332,43 @@ def _training_table(plan: StudyConfig, cells: Sequence[Cell]) -> str:
 
 def _success_differences(plan: StudyConfig, group: GroupConfig, cells: Sequence[Cell]) -> str | None:
     """Return the table of a group's paired differences of success, and the differences that are beyond noise."""
-    present = {cell.row for cell in cells if TRUE in cell.rolled}
-    rows = [row for row in group.rows if row in present and row not in group.against]
-    references = [row for row in group.against if row in present]
-    count = len(rows) * len(references)
+    rows, references, count = _pairs(group, {cell.row for cell in cells if TRUE in cell.rolled})
     if not count:
         return None
     lines, beyond = [], []
-    for row in rows:
-        texts, common = [], list[int]()
-        for other in references:
+    for row, others in rows.items():
+        texts, common = dict.fromkeys(references, ""), []
+        for other in others:
             difference, seeds = paired(cells, row, other, (0, 1), count)
-            common = common or seeds
             if difference is None:
-                texts.append("-")
+                texts[other] = "-"
                 continue
-            more, fewer, p = _sign_test(cells, row, other, seeds)
-            texts.append(f"{difference.text('+.2f')}, {more} : {fewer}, p = {min(1.0, p * count):.2g}")
-            if difference.interval is not None and not difference.interval[0] <= 0 <= difference.interval[1]:
+            common.append(seeds)
+            more, fewer, p = sign_test(*_averages(cells, row, other)[:2])
+            texts[other] = f"{difference.text('+z.2f')}, {more} : {fewer}, p = {min(1.0, p * count):.2g}"
+            if difference.excludes_zero and _one_sign(cells, row, other, seeds):
                 side = "above" if difference.value > 0 else "below"
                 beyond.append(f"{plan.title(row)} is {side} {plan.title(other)}")
-        lines.append([plan.title(row), ", ".join(map(str, common)), *texts])
+        lines.append([plan.title(row), _seeds_text(common), *texts.values()])
     what = (
         f"differences of the share of correct roll-outs with the same seeds and classes, averaged over the training "
-        f"seeds. Then the number of roll-out seeds with more and with fewer correct roll-outs, and the p value of the "
-        f"exact sign test over these seeds. All {count} intervals hold together with 95 %, and p values are times "
-        f"{count} (Bonferroni).\n\n"
+        f"seeds. {SEVERAL} Then the number of roll-out seeds with more and with fewer correct roll-outs, and the p "
+        f"value of the exact sign test over these seeds. All {count} intervals hold together with 95 %, and p values "
+        f"are times {count} (Bonferroni).\n\n"
     )
     columns = ("row", "seeds", *(f"minus {plan.title(other)}" for other in references))
     said = "; ".join(beyond) if beyond else "no difference"
-    return f"{what}{_lines(columns, lines)}\nBeyond noise (the interval excludes 0): {said}.\n"
+    return (
+        f"{what}{_lines(columns, lines)}\nBeyond the noise of roll-outs, for these training runs and demonstrations "
+        f"(the interval excludes 0, and the difference has the same sign with every training seed): {said}.\n"
+    )
 
 
-def _sign_test(cells: Sequence[Cell], row: str, other: str, seeds: Sequence[int]) -> tuple[int, int, float]:
-    """Return the numbers of roll-out seeds with more and with fewer correct roll-outs, and the p value, two-sided."""
-    gain: dict[str, float] = {}
-    for name, sign in ((row, 1), (other, -1)):
-        for cell in cells:
-            if cell.row == name and cell.seed in seeds:
-                for (seed, _), value in cell.compared().items():
-                    gain[seed] = gain.get(seed, 0.0) + sign * value
-    more, fewer = sum(g > 0 for g in gain.values()), sum(g < 0 for g in gain.values())
-    return more, fewer, float(binomtest(more, more + fewer).pvalue) if more + fewer else 1.0
+def _one_sign(cells: Sequence[Cell], row: str, other: str, seeds: Sequence[int]) -> bool:
+    """Return whether the difference of two rows has the same sign, not 0, with each of the training seeds."""
+    alone = [paired([cell for cell in cells if cell.seed == seed], row, other)[0] for seed in seeds]
+    signs = {0.0 if difference is None else float(np.sign(difference.value)) for difference in alone}
+    return signs in ({1.0}, {-1.0})
 
 
 Point = tuple[float, list[list[Played]]]

@@ -81,6 +81,11 @@ class Difference:
         """Whether the complete interval lies above 0; False with too few episodes."""
         return self.interval is not None and self.interval[0] > 0
 
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies completely above or below 0; False with too few episodes."""
+        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+
 
 @dataclass(frozen=True)
 class Hits:

@@ -109,12 +109,16 @@ class Cell:
             raise InputError(
                 f"task '{self.task.name}' has the classes 0 to {self.task.classes - 1}; got {cls}. Choose one of these"
             )
-        streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(3 + self.task.classes)]
+        root = np.random.SeedSequence(seed)
+        streams = [np.random.default_rng(s) for s in root.spawn(3 + self.task.classes)]
         looks, places, self._noise = streams[:3]
+        grains = [np.random.default_rng(s) for s in root.spawn(len(self.rig.cameras))]
         self.script_rng = streams[3 + cls]  # one per class, so that no demonstration copies another one's motion
         unit = self.task.unit(looks, self.options)
         look, noise = self.task.look(looks, cls, self.options), self.options.camera_noise
-        self.world = world = World(self.rig, look, self.arm, unit, noise)
+        self.world = world = World(
+            self.rig, look, self.arm, unit, noise, dict(zip(self.rig.cameras, grains, strict=True))
+        )
         self.cls, self.count = cls, 0
         world.lenses = {name: world.lenses[name] for name in self.cameras}
         x, y, turn = places.uniform(-1, 1, 3) * self.task.spread

@@ -29,8 +29,8 @@ class CellEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 
     Args:
         task: Name of the task: lift, feel, look or sort.
-        cameras: Names of the cameras that are rendered and observed; None: all.
-        render_mode: "rgb_array": `render` returns the wrist image of the last observation.
+        cameras: Names of the cameras that are rendered and observed; None: all, the wrist camera first.
+        render_mode: "rgb_array": `render` returns the image of the first camera in the last observation.
         options: Fields of `CellOptions`.
     """
 
@@ -74,12 +74,12 @@ class CellEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         return observation, float(info["correct"]), self.cell.over(), truncated, info
 
     def render(self) -> np.ndarray | None:
-        """Return the last wrist image (H, W, 3) uint8 RGB if `render_mode` is "rgb_array"."""
-        return self._wrist if self.render_mode == "rgb_array" else None
+        """Return the last image (H, W, 3) uint8 RGB of the first camera if `render_mode` is "rgb_array"."""
+        return self._image if self.render_mode == "rgb_array" else None
 
     def _observed(self) -> tuple[dict[str, Any], dict[str, Any]]:
         moment = self.cell.moment()
-        self._wrist = next(iter(moment.images.values()), None)
+        self._image = next(iter(moment.images.values()), None)
         seen = {name: value for name, value in self.cell.observation(moment).items() if name in self._streams}
         return seen, {**self.cell.info(moment), "cls": self.cell.cls}
 

@@ -5,6 +5,7 @@ Every episode has its own seed, (seed, index), so its bytes do not depend on the
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from tactile_align.datasets.codec import encode_jpeg
 from tactile_align.datasets.episodes import read_attributes, write_episode
 from tactile_align.datasets.handles import open_file
 from tactile_align.errors import InputError
+from tactile_align.facts import parse
 from tactile_align.simulation import tasks
 from tactile_align.simulation.cell import STEP_HZ, Cell, cell_rig
 from tactile_align.simulation.cell_tasks import TASKS
@@ -153,10 +155,27 @@ def _done(job: _Job) -> bool:
     with open_file(job.path) as file:
         attributes = read_attributes(file, job.path)
     identity = {key: attributes.get(key) for key in job.identity}
+    if (options := _options_of(attributes, job.path)) is not None:
+        identity["simulated_options"] = options.model_dump_json()
     if identity != job.identity:
         text = f"this file is from another recording, with {identity}; expected {job.identity}"
         raise InputError(f"{job.path}: {text}. Record to another folder, or move the old episodes away")
     return True
+
+
+def recorded_options(path: Path) -> CellOptions | None:
+    """Return the options of the cell with which an episode was recorded; None if it is of no closed-loop task.
+
+    Raises:
+        FactError, InputError: The file is no readable episode, or states options that are unknown here.
+    """
+    with open_file(path) as file:
+        return _options_of(read_attributes(file, path), path)
+
+
+def _options_of(attributes: dict[str, Any], path: Path) -> CellOptions | None:
+    text = attributes.get("simulated_options")
+    return None if text is None else parse(CellOptions, json.loads(text), f"{path}: simulated_options")
 
 
 def _rig(gripper: Reading) -> Rig:

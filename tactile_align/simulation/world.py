@@ -5,7 +5,7 @@ The ground truth comes from MuJoCo's kinematics and from the ray caster's pixel 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -155,10 +155,18 @@ class World:
         arm: Name of an arm of the rig.
         unit: Light, gain and tint of the touch sensor's image; None: those of the nominal sensor.
         camera_noise: Standard deviation of the noise of camera images, grey levels.
+        noise_rngs: Random generator of the noise of each camera, by name; needed with `camera_noise`. Each camera has
+            its own one, so that no image depends on the other cameras that are rendered.
     """
 
     def __init__(
-        self, rig: Rig, look: Look, arm: str = "left", unit: GelUnit | None = None, camera_noise: float = 0.0
+        self,
+        rig: Rig,
+        look: Look,
+        arm: str = "left",
+        unit: GelUnit | None = None,
+        camera_noise: float = 0.0,
+        noise_rngs: Mapping[str, np.random.Generator] | None = None,
     ) -> None:
         self.rig, self.look, self.arm = rig, look, rig.arms[arm].arm
         self.hand = read_hand(rig, arm)
@@ -188,6 +196,7 @@ class World:
         self._backdrop: dict[str, Picture] = {}
         # Crops of one noise image are faster than new random numbers for each image.
         self._grain: npt.NDArray[np.float32] | None = None
+        self._noise_rngs = noise_rngs or {}
         if camera_noise:
             height, width = (max(getattr(lens, side) for lens in self.lenses.values()) for side in ("height", "width"))
             noise = np.random.default_rng(0).normal(0, camera_noise, (height + _ROOM, width + _ROOM, 3))
@@ -314,21 +323,21 @@ class World:
         return picture, box, float(visible.sum() / mask.sum()) if mask.any() else np.nan
 
     def observe(self, rng: np.random.Generator) -> Moment:
-        """Return the images, the touch image, the joints and the ground truth of the current moment."""
+        """Return images, touch, joints and ground truth of the current moment; `rng` draws the noise of the touch."""
         images, box, unoccluded = {}, {}, {}
         for name in self.lenses:
             picture, box[name], unoccluded[name] = self.look_through(name)
-            images[name] = self._with_noise(picture.rgb, rng)
+            images[name] = self._with_noise(picture.rgb, name)
         sunk = -self.height_field()
         deepest = max(float(sunk.max()), 0.0)
         opening = self.data.qpos[self._fingers].copy()
         truth = Truth(box, unoccluded, deepest, deepest > TOUCHING, opening, self.thing_place())
         return Moment(images, self.gel.touch(sunk, rng), self.data.qpos[self._q].copy(), truth)
 
-    def _with_noise(self, image: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    def _with_noise(self, image: npt.NDArray[np.uint8], camera: str) -> npt.NDArray[np.uint8]:
         if self._grain is None:
             return image
-        (height, width), (v, u) = image.shape[:2], rng.integers(0, _ROOM, 2)
+        (height, width), (v, u) = image.shape[:2], self._noise_rngs[camera].integers(0, _ROOM, 2)
         return np.asarray(cv2.add(image, self._grain[v : v + height, u : u + width], dtype=cv2.CV_8U))
 
 

@@ -74,6 +74,7 @@ def rollout(
     *,
     task: Literal["lift", "feel", "look", "sort"],
     seeds: int = 25,
+    first: int = 5000,
     touch: Literal["true", "shuffle", "zero"] = "true",
     weights: Literal["last", "best"] = "last",
     box_offset_px: float = 0.0,
@@ -87,7 +88,8 @@ def rollout(
 ) -> int:
     """Let policies act in the simulated cell: each seed is played with every class of object.
 
-    Success is printed with 95 % intervals over seeds. Several runs are compared with the first, seed by seed.
+    The cell is that of the training episodes of the runs. Success is printed with 95 % intervals over seeds. Several
+    runs are compared with the first, seed by seed.
 
     Args:
         run: Run folder.
@@ -95,7 +97,9 @@ def rollout(
         task: lift: lift a block. feel: carry it to the side that its relief, which only the touch shows, stands for.
             look: the same with painted marks that cameras see. sort: eight reliefs, and another gel unit in each
             episode.
-        seeds: Number of seeds: 0, 1, 2 and so on.
+        seeds: Number of seeds.
+        first: First seed; the others follow it. The default lies beyond the seeds of the shipped studies, so that
+            nothing is chosen on the seeds that judge them.
         touch: true: the true touch. shuffle: the touch of another object, the same for all classes of a seed. zero: a
             touch without contact.
         weights: last: weights of the last step, or their running mean. best: weights with the smallest held-out action
@@ -104,28 +108,33 @@ def rollout(
         rig_error_mm: Error of each moving camera's position in the policy's rig, mm.
         rig_error_deg: Error of each moving camera's orientation in the policy's rig, degrees.
         occlude: Cover 60 % of the sensor's box in the images of moving cameras.
-        clutter: Draw random colours and light, and further objects on the bench.
+        clutter: Draw random colours and light, and further objects on the bench, also where the recording has none.
         film: PNG file to write: a film strip of the first seed.
         overwrite: Replace an existing film strip.
         as_json: Print the result as JSON.
     """
-    from tactile_align.config.cell import CellOptions
-    from tactile_align.diagnostics.rollout import TOUCHES, Filmed
+    from dataclasses import replace
+
+    from tactile_align.diagnostics.rollout import TOUCHES, Filmed, recorded_cell
     from tactile_align.diagnostics.rollout import rollout as act
     from tactile_align.diagnostics.summary import json_of
     from tactile_align.files import refuse_existing
 
     if film is not None:
         refuse_existing(film, overwrite=overwrite)
-    options = CellOptions(
-        box_offset_px=box_offset_px,
-        rig_error_mm=rig_error_mm,
-        rig_error_deg=rig_error_deg,
-        occlude=occlude,
-        clutter=clutter,
-    )
+    recorded, source = recorded_cell((run, *others))
+    changes = {
+        "box_offset_px": box_offset_px,
+        "rig_error_mm": rig_error_mm,
+        "rig_error_deg": rig_error_deg,
+        "occlude": occlude,
+        "clutter": clutter or recorded.clutter,
+    }
+    options = recorded.model_copy(update=changes)
     films: dict[str, list[Filmed]] | None = None if film is None else {}
-    result = act((run, *others), task, range(seeds), options=options, touch=touch, weights=weights, film=films)
+    chosen = range(first, first + seeds)
+    result = act((run, *others), task, chosen, options=options, touch=touch, weights=weights, film=films)
+    result = replace(result, source=source)
     print(json_of(result) if as_json else result.text())
     if film is not None and films is not None:
         from tactile_align.viz.film import film_strip

@@ -15,9 +15,12 @@ import torch
 from torch import nn
 
 from tactile_align.config.cell import CellOptions
+from tactile_align.datasets.codec import decode, encode_jpeg
 from tactile_align.simulation.cell import Cell
+from tactile_align.simulation.record import CAMERA_QUALITY
 from tactile_align.simulation.world import World
 
+CAMERA = "left_wrist"
 NOISE = 3.0  # grey levels
 STRIPES = ((1.2, 0.15), (1.2, 0.3), (2.4, 1.0))  # width, mm, and contrast
 SEEDS, TRAINED_ON, FIRST = 60, 40, 500_000
@@ -34,13 +37,17 @@ def pictures(seed: int) -> dict[tuple[tuple[float, float], str], np.ndarray]:
     for stripes in STRIPES:
         options = CellOptions(stripe_mm=stripes[0], mark_contrast=stripes[1])
         for cls in (0, 1):
-            world = World(cell.rig, cell.task.look(np.random.default_rng(0), cls, options), camera_noise=NOISE)
-            rng = np.random.default_rng((seed, cls))
+            look, rngs = (
+                cell.task.look(np.random.default_rng(0), cls, options),
+                {CAMERA: np.random.default_rng((seed, cls))},
+            )
+            world = World(cell.rig, look, camera_noise=NOISE, noise_rngs=rngs)
             for qpos in states:
                 world.data.qpos[:] = qpos
                 world.settle()
-                picture, box, _ = world.look_through("left_wrist")
-                image = world._with_noise(picture.rgb, rng)
+                picture, box, _ = world.look_through(CAMERA)
+                # As the recorder stores it and as training reads it.
+                image = decode(encode_jpeg(world._with_noise(picture.rgb, CAMERA), CAMERA_QUALITY))
                 whole = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
                 middle, half = (box[:2] + box[2:]) / 2, ZOOM * (box[2:] - box[:2]).max() / 2
                 M = np.array([[SIDE / 2 / half, 0, SIDE / 2 - middle[0] * SIDE / 2 / half],

@@ -1,5 +1,7 @@
 """Studies of success: their files, the order of their runs, and the tables of their roll-outs."""
 
+import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +14,14 @@ from tactile_align.cli import run
 from tactile_align.config.cell import CellOptions
 from tactile_align.config.study import StudyConfig
 from tactile_align.config.train import TrainConfig, config_text
+from tactile_align.datasets.refs import EpisodeRef
 from tactile_align.diagnostics import study as module
 from tactile_align.diagnostics.intervals import mean_interval
 from tactile_align.diagnostics.rollout import Played
 from tactile_align.diagnostics.study import Cell, commands, config_of, cost, load_study, results, study
 from tactile_align.diagnostics.study_tables import RolledOut, isotonic, table_text
 from tactile_align.errors import InputError
+from tactile_align.moments.sampling import split_episodes
 from tactile_align.training.data import load_data
 from tests.training.conftest import POLICY, TOWER
 
@@ -51,6 +55,28 @@ def test_rows_of_a_group_have_equal_demonstrations_and_steps_unless_their_title_
         assert len({config.data[0].episodes for config in configs.values()}) == 1
         assert len({config.batch_size for config in configs.values()}) == 1
         assert len({config.steps for row, config in configs.items() if "equal compute" not in plan.title(row)}) == 1
+
+
+@pytest.mark.parametrize("count", [24, 80])
+def test_sort_holds_out_one_demonstration_of_each_class_and_trains_on_at_least_two(count: int, tmp_path: Path) -> None:
+    plan = load_study("closed_loop")
+    config = config_of(plan, tmp_path, f"sort{count}_hsa", 0)
+    recorded = plan.recording_of("sort80")
+    assert recorded is not None and (config.data[0].episodes or recorded.episodes) == count
+    refs = [EpisodeRef(tmp_path / f"episode_init_{i}.hdf5") for i in range(count)]
+    parts = split_episodes(refs, config.split_seed, config.held_out, config.test)
+    train, held_out = (sorted(int(ref.path.stem.split("_")[-1]) % 8 for ref in part) for part in parts[:2])
+    assert held_out == list(range(8)) and train == sorted(list(range(8)) * (count // 8 - 1))
+
+
+def test_a_joint_row_differs_from_its_reference_in_the_loss_alone(tmp_path: Path) -> None:
+    plan = load_study("closed_loop")
+    for task in ("lift", "feel"):
+        region, joint = (config_of(plan, tmp_path, f"{task}_{name}", 0) for name in ("region", "joint"))
+        assert region.policy.region_tokens and region.hsa.weight == 0
+        changed = {"out": joint.out, "hsa": region.hsa.model_copy(update={"weight": 1.0})}
+        assert region.model_copy(update=changed) == joint
+        assert f"{task}_region" in plan.groups[task].against
 
 
 def test_the_full_study_takes_at_most_20_core_hours() -> None:
@@ -199,9 +225,51 @@ def test_groups_compare_equal_roll_out_seeds_with_the_exact_sign_test() -> None:
     assert "| touch | 0, 1 | +0.40 [" in group and f"9 : 1, p = {22 / 1024:.2g} |" in group
     group = table_text(plan, [*cells, cell("touch", 0, true=played(FULL))]).split("Group all: ")[1]
     assert "| touch | 0 | +0.50 [" in group and f"10 : 0, p = {2 / 1024:.2g} |" in group
-    assert "Beyond noise (the interval excludes 0): touch is above vision." in group
+    assert f"{BEYOND}touch is above vision." in group
     same = table_text(plan, [cell("vision", 0, true=played(HALF)), cell("touch", 0, true=played(HALF))])
-    assert "0 : 0, p = 1 |" in same and "Beyond noise (the interval excludes 0): no difference." in same
+    assert "0 : 0, p = 1 |" in same and f"{BEYOND}no difference." in same
+
+
+BEYOND = (
+    "Beyond the noise of roll-outs, for these training runs and demonstrations (the interval excludes 0, and the "
+    "difference has the same sign with every training seed): "
+)
+
+
+def test_rows_in_against_are_compared_with_each_other_each_pair_once() -> None:
+    rows = {**ROWS, "tuned": {"base": "touch"}}
+    groups = {"g": {"rows": ["touch", "vision", "tuned"], "against": ["vision", "touch"]}}
+    plan = plan_of(rows, conditions=CONDITIONS, groups=groups)
+    cells = [cell("vision", 0, true=played(NONE)), cell("touch", 0, true=played(HALF))]
+    (line,) = (x for x in table_text(plan, cells).split("Group g: ")[1].splitlines() if x.startswith("| touch"))
+    assert line.startswith("| touch | 0 | +0.50 [")
+    both = table_text(plan, [*cells, cell("tuned", 0, true=played(FULL))]).split("Group g: ")[1]
+    lines = [x.split(" | ") for x in both.splitlines() if x.startswith(("| touch", "| vision", "| tuned"))]
+    assert [x[0] for x in lines] == ["| touch", "| tuned"] and "All 3 intervals" in both
+    assert [x[:5] for x in lines[1][2:4]] == ["+1.00", "+0.50"]
+
+
+def test_a_difference_that_one_training_seed_contradicts_is_not_beyond_noise() -> None:
+    cells = [cell("vision", s, true=played(HALF * 6)) for s in (0, 1)]
+    plan, less = plan_of(ROWS, conditions=CONDITIONS), played([[1, 0]] * 59 + [[0, 0]])
+    text = table_text(plan, [*cells, cell("touch", 0, true=played(FULL * 6)), cell("touch", 1, true=less)])
+    assert re.search(r"\+0\.2\d \[\+0\.[01]\d, ", text) and f"{BEYOND}no difference." in text
+    assert "share the demonstrations and their split" in text
+
+
+def test_a_small_difference_is_not_printed_as_minus_zero() -> None:
+    cells = [cell("vision", 0, true=played(HALF * 30)), cell("touch", 0, true=played([[1, 0]] * 299 + [[0, 0]]))]
+    group = table_text(plan_of(ROWS, conditions=CONDITIONS), cells).split("Group all: ")[1]
+    assert "| touch | 0 | +0.00 [" in group and "-0.00" not in group
+
+
+def test_the_seeds_of_each_comparison_are_shown_where_they_differ() -> None:
+    rows = {**ROWS, "tuned": {"base": "touch"}}
+    groups = {"g": {"rows": ["vision", "touch", "tuned"], "against": ["vision", "touch"]}}
+    cells = [cell("vision", 0, true=played(HALF)), *(cell("touch", s, true=played(HALF)) for s in (0, 1))]
+    cells += [cell("tuned", s, true=played(HALF)) for s in (0, 1)]
+    text = table_text(plan_of(rows, conditions=CONDITIONS, groups=groups), cells)
+    assert "| tuned | 0; 0, 1 | +0.00 [" in text.split("Group g: ")[1]
 
 
 def test_the_isotonic_fit_pools_points_that_rise_where_a_curve_falls() -> None:
@@ -332,3 +400,14 @@ def test_a_stored_roll_out_is_read_back_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "runs/touch-s0").mkdir(parents=True)
     (tmp_path / "runs/touch-s0/result.json").write_text(module.json_of(first))
     assert results(tmp_path) == [first]
+    path = tmp_path / "runs/touch-s0/result.json"
+    stored = json.loads(path.read_text())
+    options = stored["rolled"]["true"]["options"]
+    assert options == {"stripe_mm": 0.5}, "a later option must not make this file another one"
+    options.update({name: field.default for name, field in CellOptions.model_fields.items() if name not in options})
+    path.write_text(json.dumps(stored))
+    assert results(tmp_path) == [first], "all options, as in older files"
+    options["later"] = 1
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match=r"result\.json: rolled\.true\.options\.later: unknown key"):
+        results(tmp_path)

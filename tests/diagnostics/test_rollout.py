@@ -9,6 +9,7 @@ from math import comb
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -23,6 +24,7 @@ from tactile_align.diagnostics.rollout import (
     compare_played,
     play,
     policy_of,
+    recorded_cell,
     rollout,
     success,
 )
@@ -30,6 +32,7 @@ from tactile_align.diagnostics.summary import json_of, result_of
 from tactile_align.policies.observation import Needs
 from tactile_align.simulation.cell import Cell
 from tactile_align.simulation.record import simulate
+from tactile_align.training.data import EpisodeEntry, EpisodeLists
 from tactile_align.training.loop import train
 from tests.conftest import shared_folder
 from tests.training.conftest import small_training
@@ -287,8 +290,44 @@ def test_the_verb_prints_the_table_and_writes_the_film(
     assert run_verb(words) == 0
     table = capsys.readouterr().out
     assert "touch shuffle" in table and "follows the donor" in table and "seeds that differ" in table
+    assert "1 seeds from 5000" in table and "default options of the cell" in table
     assert "compared with run seed by seed" in table and "copy: correct +0.00 (too few" in table
     assert "equal in 1; exact sign test p = 1" in table
     assert "last, step 3" in table and film.stat().st_size > 10000
     assert run_verb(words) == 2
     assert "film.png already exists" in capsys.readouterr().err
+
+
+def run_on(folder: Path, *episodes: Path) -> Path:
+    """Write the episode lists of a run that was trained on these episodes, and return its folder."""
+    folder.mkdir()
+    rows = tuple(EpisodeEntry(path=str(p), group="", data=i, hash=str(i)) for i, p in enumerate(episodes))
+    EpisodeLists(train=rows, held_out=rows).save(folder)
+    return folder
+
+
+def episode_with(path: Path, **options: Any) -> Path:
+    with h5py.File(path, "w") as file:
+        if options:
+            file.attrs["simulated_options"] = json.dumps(options)
+    return path
+
+
+def test_the_cell_is_that_of_the_training_episodes_without_errors_of_the_rig(tmp_path: Path) -> None:
+    path = episode_with(tmp_path / "a.hdf5", stripe_mm=1.2, camera_noise=3.0, occlude=True, box_offset_px=4)
+    run = run_on(tmp_path / "run", path)
+    assert recorded_cell([run]) == (CellOptions(stripe_mm=1.2, camera_noise=3.0), "cell as in the training episodes")
+    plain = run_on(tmp_path / "plain", episode_with(tmp_path / "b.hdf5"))
+    assert recorded_cell([plain]) == (
+        CellOptions(),
+        "training episodes that state no cell: default options of the cell",
+    )
+    with pytest.raises(
+        ValueError, match=r"these differ: .*run .*'stripe_mm': 1\.2.*plain .*the defaults.*on their own"
+    ):
+        recorded_cell([run, plain])
+
+
+def test_training_episodes_that_moved_are_named(tmp_path: Path) -> None:
+    options, text = recorded_cell([run_on(tmp_path / "run", tmp_path / "gone.hdf5")])
+    assert options == CellOptions() and "gone.hdf5, an episode that" in text and "default options" in text

@@ -176,7 +176,7 @@ def test_each_group_compares_its_rows_with_its_references_only() -> None:
     box, area, more = table_text(ALIGNMENT, cells).split("Group ")[1:]
     assert "minus whole image, grid | minus opening only" in box and "| crop at box, grid | 0 |" in box
     assert "| crop, grid 1 x 1 | 0 |" in area and "left" not in area and "minus whole" not in area
-    assert "| crop 25 px to the left | 0 |" in more and "All 1 intervals" in more and "All 4 intervals" in box
+    assert "| crop 25 px to the left | 0 |" in more and "All 1 intervals" in more and "All 5 intervals" in box
 
 
 def test_a_constant_difference_on_noisy_contacts_is_found_by_pairing_them() -> None:

@@ -1,8 +1,11 @@
 """Closed loop of the cell: what only touch can tell, one stepping for recorder and policy, policies of others."""
 
+import json
+from itertools import islice
 from pathlib import Path
 
 import gymnasium
+import h5py
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -15,7 +18,7 @@ from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.simulation.cell import LIFTED_M, Cell, cell_rig
 from tactile_align.simulation.cell_tasks import TASKS, Relief
 from tactile_align.simulation.env import CellEnv
-from tactile_align.simulation.record import simulate
+from tactile_align.simulation.record import recorded_options, simulate
 from tactile_align.simulation.world import Moment
 
 SMALL = cell_rig().with_camera("left_wrist", image_map=(("resize", 96, 72),))
@@ -254,3 +257,65 @@ def test_noise_of_the_cameras_is_as_large_as_stated_and_equal_for_all_classes() 
     assert np.std(difference) == pytest.approx(3, rel=0.1) and abs(difference.mean()) < 0.2
     assert (frames[1][0] != frames[1][1]).any(), "the noise is new in each image"
     assert (frames[1][0] == frames[2][0]).all()
+
+
+@pytest.mark.parametrize("sigma", [0.0, 3.0])
+def test_touch_and_images_do_not_depend_on_the_cameras_that_are_rendered(sigma: float) -> None:
+    moments: list[list[Moment]] = []
+    for cameras in (("left_wrist", "top"), ("left_wrist",), ()):
+        cell = Cell("feel", CellOptions(camera_noise=sigma), rig=SMALL, cameras=cameras)
+        cell.reset(3, 0)
+        moments.append([cell.moment() for _ in range(2)])
+    for both, one, none in zip(*moments, strict=True):
+        assert both.touch.tobytes() == one.touch.tobytes() == none.touch.tobytes()
+        assert both.images["left_wrist"].tobytes() == one.images["left_wrist"].tobytes()
+
+
+def test_only_options_that_are_set_are_stored_and_files_with_all_options_are_still_recognised(tmp_path: Path) -> None:
+    options = CellOptions(stripe_mm=1.2, visible_marks=False)
+    (path,) = simulate(tmp_path, episodes=1, task="lift", options=options, processes=1, progress=False)
+    with h5py.File(path, "r+") as file:
+        stored = json.loads(file.attrs["simulated_options"])
+        assert stored == {"stripe_mm": 1.2, "visible_marks": False}
+        file.attrs["simulated_options"] = json.dumps(
+            {name: getattr(options, name) for name in CellOptions.model_fields}
+        )
+    assert recorded_options(path) == options
+    simulate(tmp_path, episodes=1, task="lift", options=options, processes=1, progress=False)
+    with h5py.File(path, "r+") as file:
+        file.attrs["simulated_options"] = json.dumps({**stored, "later": 1})
+    with pytest.raises(ValueError, match=r"episode_init_0\.hdf5: simulated_options: later: unknown key"):
+        simulate(tmp_path, episodes=1, task="lift", options=options, processes=1, progress=False)
+
+
+def share_right(x: np.ndarray) -> float:
+    """Return the share of moments whose class a ridge regression tells, each seed left out in turn.
+
+    `x` is (seeds, 2 classes, moments, features).
+    """
+    x = (x - x.mean(axis=(0, 1, 2))) / (x.std(axis=(0, 1, 2)) + 1e-6)  # of all classes alike, so nothing leaks
+    y = np.broadcast_to(np.array([-1.0, 1.0])[:, None], x.shape[1:3])
+    right = []
+    for seed in range(len(x)):
+        others = np.delete(x, seed, axis=0).reshape(-1, x.shape[-1])
+        target = np.tile(y.ravel(), len(x) - 1)
+        weights = np.linalg.solve(others @ others.T + x.shape[-1] * np.eye(len(others)), target)
+        right.append(np.sign(x[seed] @ others.T @ weights) == y)
+    return float(np.mean(right))
+
+
+def test_before_the_sides_part_demonstrations_tell_the_class_by_touch_alone() -> None:
+    cell, found = Cell("feel", rig=SMALL, cameras=("left_wrist",)), list[list[np.ndarray]]()
+    for number in range(10):
+        for cls in (0, 1):
+            cell.reset((7, number, 1), cls)  # as recorded
+            steps = [s for s in islice(cell.demonstrate(), 29) if s.phase == "lift"]
+            rows = [
+                (np.append(s.moment.q, s.moment.truth.opening), s.moment.images["left_wrist"], s.moment.touch)
+                for s in steps
+            ]
+            found += [[np.ravel(part).astype(float) for part in row] for row in rows]
+    state, wrist, touch = (np.stack(parts).reshape(10, 2, -1, parts[0].size) for parts in zip(*found, strict=True))
+    assert share_right(touch[..., ::8]) > 0.9, "the probe finds the class where it is"
+    for blind in (state, wrist, np.concatenate([state, wrist], axis=-1)):
+        assert abs(share_right(blind) - 0.5) < 0.15
