@@ -112,18 +112,19 @@ class Job:
         layout = None if self.ref.layout is None else load_layout(self.ref.layout)
         places = [] if layout is None else [layout.touches.no_contact]
         places += [sensor.no_contact for sensor in self.rig.sensors.values()]
-        facts = {
+        facts: dict[str, object] = {
             "format": FORMAT,
             "file": [str(self.ref.path.resolve()), self.ref.group, stat.st_size, stat.st_mtime_ns],
             # The contents of layouts, arms and references, not their names, because a lab may correct its files.
             "layout": None if layout is None else layout.model_dump(mode="json", exclude=NAMES),
-            "references": [_content(place) for place in places if place is not None],
             "rig": self.rig.model_dump(mode="json", exclude={"verified", "override"}),
             "arms": {name: _steps(mounted.arm) for name, mounted in self.rig.arms.items()},
             # Options that are off are left out, so that a new option does not change existing hashes.
             "inputs": [{k: v for k, v in asdict(entry).items() if v is None or v} for entry in self.inputs],
             "packed": self.packed,
         }
+        if references := [_content(place) for place in places if place is not None]:
+            facts["references"] = references
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
