@@ -42,9 +42,11 @@ class Look:
 
     @property
     def texture(self) -> float:
-        """Mean absolute difference of the median frame from its blurred copy, grey levels; small for a gel."""
-        middle = np.median(self.thumbs, axis=0).astype(np.float32)
-        return float(np.abs(middle - cv2.GaussianBlur(middle, (0, 0), 3)).mean())
+        """Mean absolute difference of the smoothest frame from its blurred copy, grey levels.
+
+        It is small for a gel that nothing touches in some frame, even if an object with ridges presses in most frames.
+        """
+        return min(float(np.abs(frame - cv2.GaussianBlur(frame, (0, 0), 3)).mean()) for frame in self.thumbs)
 
     @property
     def rgb(self) -> tuple[float, float, float]:

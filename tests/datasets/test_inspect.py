@@ -310,6 +310,19 @@ def test_a_pattern_that_matches_no_touch_shows_what_there_is(tmp_path: Path) -> 
     assert [told.partition(" ")[0] for told in episode.untaken] == ["observations/tactile1"]
 
 
+def test_a_gel_pressed_by_ridges_beside_a_plain_scene_is_not_taken_for_the_scene(tmp_path: Path) -> None:
+    given = moving(0)
+    plain = np.full((STEPS, 96, 128, 3), 110, np.uint8)
+    plain[:, :, ::24] = 150
+    given["images"]["top"] = list(plain)
+    touch = np.stack(list(given["touches"]["tactile1"]))
+    touch[STEPS // 3 :, ::6] = 30
+    given["touches"]["tactile1"] = list(touch)
+    write_episode(tmp_path / "episode_init_0.hdf5", **given)
+    faults = [fault.kind for fault in inspect_path(tmp_path, timing=False).episodes[0].faults]
+    assert "swapped-touch" not in faults
+
+
 def test_orientation_tags_of_stored_frames_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encode, turned = codec.encode_jpeg, iter([1, 3] * 10_000)
     monkeypatch.setattr(codec, "encode_jpeg", lambda *a, **k: with_orientation(encode(*a, **k), next(turned)))
