@@ -1,10 +1,17 @@
 """Options of the simulated cell in which policies act."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from tactile_align.facts import Strict
+
+TaskName = Literal["lift", "feel", "look", "sort"]
+"""Closed-loop tasks; see `simulation.cell_tasks`."""
+Recorded = Literal["expert", "regrasp", "mixed", "lift", "feel", "look", "sort", "look-play", "sort-play"]
+"""Kinds of recordings; see `simulation.record.simulate`."""
+Touch = Literal["true", "shuffle", "zero"]
+"""Touch that a policy gets in roll-outs; see `diagnostics.rollout.play`."""
 
 
 class CellOptions(Strict):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from tactile_align.config.cell import CellOptions
+from tactile_align.config.cell import CellOptions, Recorded, TaskName, Touch
 from tactile_align.config.presets import with_preset
 from tactile_align.config.renamed import refuse_renamed
 from tactile_align.config.train import TrainConfig
@@ -24,7 +24,7 @@ class RecordingConfig(Strict):
     """Episodes of the simulated cell that a study records; the fields are the arguments of `simulation.record`."""
 
     episodes: Annotated[int, Field(ge=1)]
-    task: Literal["expert", "regrasp", "mixed", "lift", "feel", "look", "sort", "look-play", "sort-play"] = "regrasp"
+    task: Recorded = "regrasp"
     gripper: Literal["commanded", "measured"] = "measured"
     seed: int = 0
     options: CellOptions | None = None
@@ -37,7 +37,7 @@ class RecordingConfig(Strict):
 class ConditionConfig(Strict):
     """Condition of roll-outs."""
 
-    touch: Literal["true", "shuffle", "zero"] = "true"
+    touch: Touch = "true"
     """Touch that the policy gets; see `diagnostics.rollout.play`."""
     options: CellOptions = CellOptions()
     """Options of the cell. Those that are given replace the options of the recording."""
@@ -46,7 +46,7 @@ class ConditionConfig(Strict):
 class RollOutConfig(Strict):
     """Roll-outs of the runs of a row; each seed is played with every class of object."""
 
-    task: Literal["lift", "feel", "look", "sort"]
+    task: TaskName
     """Task."""
     seeds: Annotated[int, Field(ge=1)]
     """Number of seeds."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import h5py
 
+from tactile_align.config.data import EPISODE_FILES
 from tactile_align.datasets import hdf5
 from tactile_align.datasets.handles import CONVERT_FIRST, open_file
 from tactile_align.datasets.layout import Layout, all_layouts, load_layout
@@ -185,9 +186,6 @@ def _reading(file: h5py.File, layout: Layout, path: Path, group: str | None) -> 
     return layout.state.qpos, layout.state.action, layout.cameras.group, tuple(channels)
 
 
-SUFFIXES = (".hdf5", ".h5")
-
-
 @dataclass(frozen=True, order=True)
 class EpisodeRef:
     """Reference to one episode.
@@ -222,11 +220,11 @@ def list_episodes(path: str | Path, layout: str | Path | None = None) -> tuple[E
     place = Path(path)
     if place.is_dir():
         # Files with hidden names are partial files of an interrupted writer.
-        files = [f for s in SUFFIXES for f in place.rglob(f"*{s}") if f.is_file() and not f.name.startswith(".")]
+        files = [f for s in EPISODE_FILES for f in place.rglob(f"*{s}") if f.is_file() and not f.name.startswith(".")]
         files.sort(key=lambda f: [natural(part) for part in f.parts])
         if not files:
             what, todo = _what_folder_it_is(place)
-            raise FileNotFoundError(f"{place}: no {' or '.join(SUFFIXES)} file found{what}. {todo}")
+            raise FileNotFoundError(f"{place}: no {' or '.join(EPISODE_FILES)} file found{what}. {todo}")
     elif place.is_file():
         files = [place]
     else:

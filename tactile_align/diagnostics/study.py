@@ -20,7 +20,7 @@ from tactile_align.diagnostics.evaluation import train_to_the_end
 from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.retrieval import retrieval
 from tactile_align.diagnostics.rollout import play, policy_of
-from tactile_align.diagnostics.study_tables import Cell, RolledOut, table_text
+from tactile_align.diagnostics.study_tables import RolledOut, RunResult, table_text
 from tactile_align.diagnostics.summary import json_of, result_of
 from tactile_align.errors import FactError, InputError
 from tactile_align.facts import parse
@@ -276,12 +276,12 @@ def _done(plan: StudyConfig, folder: Path, seed: int, row: str) -> bool:
     return not _conditions_left(plan, row, _cell(out))
 
 
-def _cell(out: Path) -> Cell:
+def _cell(out: Path) -> RunResult:
     path = out / RESULT
-    return result_of(Cell, read_json(path, "Delete the file; the study then evaluates this run again"), str(path))
+    return result_of(RunResult, read_json(path, "Delete the file; the study then evaluates this run again"), str(path))
 
 
-def _conditions_left(plan: StudyConfig, row: str, cell: Cell) -> list[str]:
+def _conditions_left(plan: StudyConfig, row: str, cell: RunResult) -> list[str]:
     """Return the conditions under which a run was not rolled out yet.
 
     Raises:
@@ -323,7 +323,7 @@ def _run(plan: StudyConfig, folder: Path, row: str, seed: int, progress: bool) -
         write_text_atomically(out / RESULT, json_of(cell))
 
 
-def _trained(plan: StudyConfig, row: str, config: TrainConfig, progress: bool) -> Cell:
+def _trained(plan: StudyConfig, row: str, config: TrainConfig, progress: bool) -> RunResult:
     """Train one run to its end and return its result, without roll-outs."""
     out = Path(config.out)
     data = load_data(config, progress=progress)
@@ -347,7 +347,7 @@ def _trained(plan: StudyConfig, row: str, config: TrainConfig, progress: bool) -
         and count_contacts(run.moments, run.model.views[0]) >= plan.gallery
     ):
         measured["recall"] = retrieval_of(run, plan.gallery)["recall"]
-    return Cell(
+    return RunResult(
         row=row,
         seed=config.seed,
         encoder=encoder,
@@ -379,7 +379,7 @@ def _best_differs(out: Path, steps: int) -> bool:
 
 
 def head_parameters(alignment: Alignment) -> int:
-    """Return the number of parameters of the layers that compute the region feature h_w; see `Cell`."""
+    """Return the number of parameters of the layers that compute the region feature h_w; see `RunResult`."""
     towers = alignment.towers
     opening = alignment.opening_region
     parts = (towers.region_pooling, towers.region_mlp) if opening is None else (opening,)
@@ -387,7 +387,7 @@ def head_parameters(alignment: Alignment) -> int:
 
 
 def retrieval_of(run: LoadedRun, gallery: int) -> dict[str, Any]:
-    """Return the entries of `Cell` that are computed from retrieval in the first view.
+    """Return the entries of `RunResult` that are computed from retrieval in the first view.
 
     Raises:
         InputError: There are fewer contacts than `gallery`, the number of candidates.
@@ -406,7 +406,7 @@ def retrieval_of(run: LoadedRun, gallery: int) -> dict[str, Any]:
 
 
 def actions_of(run: LoadedRun, train: Moments) -> dict[str, Any]:
-    """Return the entries of `Cell` that are computed from action errors; arguments as for `actions.action_moments`."""
+    """Return the entries of `RunResult` that are computed from action errors; arguments as for `action_moments`."""
     found = action_moments(run, train)
     names = [str(job.ref) for job in run.moments.jobs]
     return {
@@ -418,7 +418,7 @@ def actions_of(run: LoadedRun, train: Moments) -> dict[str, Any]:
     }
 
 
-def results(folder: Path) -> list[Cell]:
+def results(folder: Path) -> list[RunResult]:
     """Return the finished runs of a study, sorted by row and seed."""
     cells = (_cell(path.parent) for path in sorted(folder.glob(f"runs/*/{RESULT}")))
     return sorted(cells, key=lambda cell: (cell.row, cell.seed))

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from tactile_align.config.cell import CellOptions
+from tactile_align.config.cell import CellOptions, Touch
 from tactile_align.config.study import BEST, STANDING_STILL, TRUE, CurveConfig, GroupConfig, StudyConfig
 from tactile_align.diagnostics.intervals import interval_text, mean_interval
-from tactile_align.diagnostics.rollout import Played, Share, Touch, sign_test, success
+from tactile_align.diagnostics.outcomes import Played, Share, sign_test, success
 from tactile_align.diagnostics.summary import ERRORS, Difference, JudgedOn, Recall, judged_text
 from tactile_align.errors import InputError
 
@@ -36,7 +36,7 @@ class RolledOut:
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunResult:
     """Result of one run of a study: one row of the study file with one seed. It is stored as RUN/result.json.
 
     Attributes:
@@ -93,7 +93,7 @@ class Cell:
         return self.by_place(self.values)
 
 
-def table_text(plan: StudyConfig, cells: Sequence[Cell]) -> str:
+def table_text(plan: StudyConfig, cells: Sequence[RunResult]) -> str:
     """Return the Markdown tables of finished runs: the results of each run, and the paired differences of each group.
 
     Runs of rows that the study file no longer contains are left out.
@@ -129,7 +129,7 @@ def table_text(plan: StudyConfig, cells: Sequence[Cell]) -> str:
     return "\n".join(tables)
 
 
-def _runs_table(plan: StudyConfig, cells: Sequence[Cell]) -> str:
+def _runs_table(plan: StudyConfig, cells: Sequence[RunResult]) -> str:
     columns: tuple[str, ...] = ("action error", "in contact", "standing still")
     if plan.measure == "retrieval":
         columns = ("R@1", "R@5", "median rank", "head parameters")
@@ -151,7 +151,7 @@ def _runs_table(plan: StudyConfig, cells: Sequence[Cell]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _differences_table(plan: StudyConfig, group: GroupConfig, cells: Sequence[Cell]) -> str | None:
+def _differences_table(plan: StudyConfig, group: GroupConfig, cells: Sequence[RunResult]) -> str | None:
     """Return the table of a group's paired differences: each row minus the row that it is compared with.
 
     Both rows are compared at the same contacts (or moments), each averaged over the seeds that both rows have.
@@ -207,7 +207,7 @@ def _pairs(group: GroupConfig, present: Collection[str]) -> tuple[dict[str, list
 
 
 def paired(
-    cells: Sequence[Cell], row: str, other: str, bounds: tuple[float, float] = (0, 1), comparisons: int = 1
+    cells: Sequence[RunResult], row: str, other: str, bounds: tuple[float, float] = (0, 1), comparisons: int = 1
 ) -> tuple[Difference | None, list[int]]:
     """Return the mean difference of two rows of a study over the seeds that both have, and these seeds.
 
@@ -227,10 +227,10 @@ def paired(
 
 
 Values = dict[tuple[str, int], float]
-"""Values by place; see `Cell.by_place`."""
+"""Values by place; see `RunResult.by_place`."""
 
 
-def _averages(cells: Sequence[Cell], row: str, other: str) -> tuple[Values, Values, list[int]]:
+def _averages(cells: Sequence[RunResult], row: str, other: str) -> tuple[Values, Values, list[int]]:
     """Return the values of two rows, each averaged over the seeds that both have, and these seeds; see `paired`."""
     first, second = ({cell.seed: cell.compared() for cell in cells if cell.row == name} for name in (row, other))
     if other == STANDING_STILL:
@@ -241,14 +241,14 @@ def _averages(cells: Sequence[Cell], row: str, other: str) -> tuple[Values, Valu
 
 
 def _average(runs: Sequence[Values]) -> Values:
-    """Return the mean over `runs` of the value at each place that all of them have; see `Cell.by_place`."""
+    """Return the mean over `runs` of the value at each place that all of them have; see `RunResult.by_place`."""
     places = runs[0] if runs else {}
     return {
         place: float(np.mean([run[place] for run in runs])) for place in places if all(place in run for run in runs)
     }
 
 
-def _success_text(plan: StudyConfig, cells: Sequence[Cell]) -> str:
+def _success_text(plan: StudyConfig, cells: Sequence[RunResult]) -> str:
     """Return the tables of a study of success; arguments as for `table_text`."""
     encoders = ", ".join(dict.fromkeys(cell.encoder for cell in cells))
     head = (
@@ -297,7 +297,7 @@ def _names(plan: StudyConfig, row: str) -> list[str]:
     return [] if acts is None else [*acts.conditions, BEST]
 
 
-def _rates_table(plan: StudyConfig, cells: Sequence[Cell]) -> str:
+def _rates_table(plan: StudyConfig, cells: Sequence[RunResult]) -> str:
     rows = []
     for row in dict.fromkeys(cell.row for cell in cells):
         for name in _names(plan, row):
@@ -307,7 +307,7 @@ def _rates_table(plan: StudyConfig, cells: Sequence[Cell]) -> str:
     return "All training seeds together:\n\n" + _lines(("row", "condition", "seeds", *RATES), rows)
 
 
-def _each_run_table(plan: StudyConfig, cells: Sequence[Cell]) -> str:
+def _each_run_table(plan: StudyConfig, cells: Sequence[RunResult]) -> str:
     rows = []
     for cell in cells:
         for name in _names(plan, cell.row):
@@ -317,7 +317,7 @@ def _each_run_table(plan: StudyConfig, cells: Sequence[Cell]) -> str:
     return "Each run:\n\n" + _lines(("row", "seed", "condition", *RATES, "weights", "CPU min"), rows)
 
 
-def _training_table(plan: StudyConfig, cells: Sequence[Cell]) -> str:
+def _training_table(plan: StudyConfig, cells: Sequence[RunResult]) -> str:
     recall = next((cell.recall for cell in cells if cell.recall is not None), None)
     chance = "" if recall is None else f" among {recall.gallery} contacts (chance {recall.chance[1]:.3f})"
     rows = []
@@ -330,7 +330,7 @@ def _training_table(plan: StudyConfig, cells: Sequence[Cell]) -> str:
     return "Training:\n\n" + _lines(("row", "seed", "moments", "steps", f"R@1{chance}", "CPU min"), rows)
 
 
-def _success_differences(plan: StudyConfig, group: GroupConfig, cells: Sequence[Cell]) -> str | None:
+def _success_differences(plan: StudyConfig, group: GroupConfig, cells: Sequence[RunResult]) -> str | None:
     """Return the table of a group's paired differences of success, and the differences that are beyond noise."""
     rows, references, count = _pairs(group, {cell.row for cell in cells if TRUE in cell.rolled})
     if not count:
@@ -364,7 +364,7 @@ def _success_differences(plan: StudyConfig, group: GroupConfig, cells: Sequence[
     )
 
 
-def _one_sign(cells: Sequence[Cell], row: str, other: str, seeds: Sequence[int]) -> bool:
+def _one_sign(cells: Sequence[RunResult], row: str, other: str, seeds: Sequence[int]) -> bool:
     """Return whether the difference of two rows has the same sign, not 0, with each of the training seeds."""
     alone = [paired([cell for cell in cells if cell.seed == seed], row, other)[0] for seed in seeds]
     signs = {0.0 if difference is None else float(np.sign(difference.value)) for difference in alone}
@@ -375,7 +375,7 @@ Point = tuple[float, list[list[Played]]]
 """Place on the horizontal axis of a curve, and the roll-outs of each run there."""
 
 
-def _points(plan: StudyConfig, curve: CurveConfig, cells: Sequence[Cell]) -> dict[str, list[Point]]:
+def _points(plan: StudyConfig, curve: CurveConfig, cells: Sequence[RunResult]) -> dict[str, list[Point]]:
     """Return the points of each line of a curve, by title of the line."""
     lines: dict[str, list[Point]] = {}
     for row in curve.rows:
@@ -398,7 +398,7 @@ def _points(plan: StudyConfig, curve: CurveConfig, cells: Sequence[Cell]) -> dic
     return {title: sorted(points, key=lambda point: point[0]) for title, points in lines.items()}
 
 
-def _curve_table(plan: StudyConfig, curve: CurveConfig, cells: Sequence[Cell]) -> str | None:
+def _curve_table(plan: StudyConfig, curve: CurveConfig, cells: Sequence[RunResult]) -> str | None:
     lines, rises = _points(plan, curve, cells), curve.over == "demonstrations"
     rows = []
     for title, points in lines.items():

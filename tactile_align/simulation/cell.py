@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.config.cell import CellOptions
 from tactile_align.errors import InputError
-from tactile_align.geometry.frames import pose, rotation_from_rpy
+from tactile_align.geometry.frames import invert, pose, rotation_from_rpy
 from tactile_align.simulation.cell_tasks import WIDE_M, CellTask, script, task_named
 from tactile_align.simulation.raycast import Floats
 from tactile_align.simulation.scene import read_hand
@@ -237,10 +237,9 @@ class Cell:
 
     def _pad_pixel(self, camera: str) -> Floats:
         """Return the pixel (2,) at which a camera sees the centre of the pad."""
-        T = np.linalg.inv(self.world.T_world_camera(camera))
-        lens, (_, place) = self.world.lenses[camera], self.world._site("pad")
-        x, y, z = T[:3, :3] @ place + T[:3, 3]
-        return np.array([lens.K[0, 0] * x / z + lens.K[0, 2], lens.K[1, 1] * y / z + lens.K[1, 2]])
+        T_camera_pad = invert(self.world.T_world_camera(camera)) @ self.world.T_world_pad()
+        uv, _ = self.rig.cameras[camera].stored.project(T_camera_pad[:3, 3])
+        return np.asarray(uv)
 
 
 def _cover(image: npt.NDArray[np.uint8], box: Floats, pad: Floats) -> None:

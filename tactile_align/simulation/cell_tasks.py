@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
-from tactile_align.config.cell import CellOptions
+from tactile_align.config.cell import CellOptions, TaskName
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import rotation_from_rpy
 from tactile_align.simulation.gel import GelUnit
@@ -22,7 +22,6 @@ from tactile_align.simulation.looks import BOTH, MM, Look, Part, draw_look, plai
 from tactile_align.simulation.raycast import BOX, CAPSULE, Floats
 from tactile_align.simulation.world import World, tool_pose
 
-TaskName = Literal["lift", "feel", "look", "sort"]
 HALF_MM = np.array([15.0, 10.0, 17.0])  # half sides of the block; the pads touch its faces y = -10 and y = 10
 _PROUD_MM, _RADIUS_MM = 0.6, 1.3  # height and radius of a ridge
 _PAINT_MM = 0.01  # thickness of paint; thicker paint would change the outline of the block

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tactile_align.calibration.rig import Rig, load_rig
-from tactile_align.config.cell import CellOptions
+from tactile_align.config.cell import CellOptions, Recorded
 from tactile_align.datasets.codec import encode_jpeg
 from tactile_align.datasets.episodes import read_attributes, write_episode
 from tactile_align.datasets.handles import open_file
@@ -31,7 +31,6 @@ from tactile_align.simulation.raycast import Floats
 from tactile_align.simulation.world import PHASES, Step, World
 from tactile_align.workers import in_processes
 
-Task = Literal["expert", "regrasp", "mixed", "lift", "feel", "look", "sort", "look-play", "sort-play"]
 Reading = Literal["commanded", "measured"]
 TOUCH_QUALITY, CAMERA_QUALITY = 95, 90  # touches need fine texture; a lower quality of camera frames saves space
 _PLAY = "-play"
@@ -44,7 +43,7 @@ class _Job:
     path: Path
     index: int
     seed: int
-    task: Task
+    task: Recorded
     gripper: Reading
     options: CellOptions
 
@@ -66,7 +65,7 @@ def simulate(
     *,
     episodes: int,
     seed: int = 0,
-    task: Task = "regrasp",
+    task: Recorded = "regrasp",
     gripper: Reading = "commanded",
     options: CellOptions | None = None,
     processes: int | None = None,
@@ -105,7 +104,7 @@ def simulate(
         InputError: `episodes` or `processes` is below 1, the task or gripper is unknown, `options` are given for a
             task that is not a closed-loop task, or a file in the folder is from another recording.
     """
-    for name, value, known in (("task", task, get_args(Task)), ("gripper", gripper, get_args(Reading))):
+    for name, value, known in (("task", task, get_args(Recorded)), ("gripper", gripper, get_args(Reading))):
         if value not in known:
             raise InputError(f"{name} = '{value}' is unknown to simulate. Choose one of: {', '.join(known)}")
     for name, number in (("episodes", episodes), ("processes", processes)):
@@ -138,7 +137,7 @@ def _alone() -> None:
     cv2.setNumThreads(1)
 
 
-def _job(folder: Path, index: int, seed: int, task: Task, gripper: Reading, options: CellOptions) -> _Job:
+def _job(folder: Path, index: int, seed: int, task: Recorded, gripper: Reading, options: CellOptions) -> _Job:
     if task == "mixed":
         task = "expert" if index % _EXPERT_EVERY == _EXPERT_EVERY - 1 else "regrasp"
     return _Job(folder / f"episode_init_{index}.hdf5", index, seed, task, gripper, options)

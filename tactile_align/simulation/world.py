@@ -275,6 +275,10 @@ class World:
         """Return the pose (4, 4) in the world frame of the point between the pads, with the flange's axes, metres."""
         return np.asarray(pose(*self._site("tcp")))
 
+    def T_world_pad(self) -> Floats:
+        """Return the pose (4, 4) in the world frame of the undeformed gel face, metres; z points out of the sensor."""
+        return np.asarray(pose(*self._site("pad")))
+
     def _site(self, name: str) -> tuple[Floats, Floats]:
         s = self.model.site(name).id
         return self.data.site_xmat[s].reshape(3, 3), self.data.site_xpos[s]

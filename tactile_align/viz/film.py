@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tactile_align.diagnostics.rollout import Filmed, Played
+from tactile_align.diagnostics.outcomes import Played
+from tactile_align.diagnostics.rollout import Filmed
 from tactile_align.errors import InputError
 from tactile_align.viz.ink import INK, Ink
 from tactile_align.viz.overlay.view import fit_into

@@ -17,8 +17,8 @@ from tactile_align.config.train import TrainConfig, config_text
 from tactile_align.datasets.refs import EpisodeRef
 from tactile_align.diagnostics import study as module
 from tactile_align.diagnostics.intervals import mean_interval
-from tactile_align.diagnostics.rollout import Played
-from tactile_align.diagnostics.study import Cell, commands, config_of, cost, load_study, results, study
+from tactile_align.diagnostics.outcomes import Played
+from tactile_align.diagnostics.study import RunResult, commands, config_of, cost, load_study, results, study
 from tactile_align.diagnostics.study_tables import RolledOut, isotonic, table_text
 from tactile_align.errors import InputError
 from tactile_align.moments.sampling import split_episodes
@@ -189,12 +189,12 @@ def played(correct: Sequence[Sequence[int]], first: int = 0, side: int = 1) -> l
     ]
 
 
-def cell(row: str, seed: int, **outcomes: list[Played]) -> Cell:
+def cell(row: str, seed: int, **outcomes: list[Played]) -> RunResult:
     rolled = {
         name: RolledOut("feel", "true", CellOptions(), "last, step 500", 0.5, outcome)
         for name, outcome in outcomes.items()
     }
-    return Cell(row, seed, "SCRATCH", 500, 3000, 0, False, 1.8, "held-out", "x", [], [], [], rolled=rolled)
+    return RunResult(row, seed, "SCRATCH", 500, 3000, 0, False, 1.8, "held-out", "x", [], [], [], rolled=rolled)
 
 
 ROWS: dict[str, Any] = {

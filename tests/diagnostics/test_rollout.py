@@ -5,7 +5,6 @@ import shutil
 import zlib
 from collections.abc import Callable, Mapping
 from functools import cache
-from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,8 @@ import torch
 from tactile_align.calibration.rig import load_rig
 from tactile_align.cli import run as run_verb
 from tactile_align.config.cell import CellOptions
-from tactile_align.diagnostics.rollout import (
-    Filmed,
-    Played,
-    Rollouts,
-    compare_played,
-    play,
-    policy_of,
-    recorded_cell,
-    rollout,
-    success,
-)
+from tactile_align.diagnostics.outcomes import compare_played, success
+from tactile_align.diagnostics.rollout import Filmed, Rollouts, play, policy_of, recorded_cell, rollout
 from tactile_align.diagnostics.summary import json_of, result_of
 from tactile_align.policies.observation import Needs
 from tactile_align.simulation.cell import Cell
@@ -79,15 +69,6 @@ def read(true: int, observation: Mapping[str, Any]) -> int:
     """Return the class that the touch shows."""
     first = slant(demonstration(0, 0)[1][28])
     return int(np.sign(slant(observation["touches"]["tactile1"])) != np.sign(first))
-
-
-def outcomes(*correct: tuple[int, ...]) -> list[Played]:
-    """Return outcomes by seed and class; a correct object of class 0 is on side 1."""
-    return [
-        Played(seed=seed, cls=cls, lifted=True, decided=True, correct=bool(c), side=1 - 2 * (cls ^ (not c)), steps=9)
-        for seed, row in enumerate(correct)
-        for cls, c in enumerate(row)
-    ]
 
 
 def test_the_experts_actions_succeed_and_a_blind_choice_is_right_with_one_class_of_each_seed() -> None:
@@ -151,20 +132,6 @@ def test_a_policy_that_depends_on_every_bit_but_the_touch_does_the_same_with_bot
     first, second = np.split(np.array(seen[: -(-played[0].steps // 3) * 2]), 2)
     assert first.tobytes() == second.tobytes() and n > 20
     assert np.ptp(np.array(seen)[:, :6], axis=0).min() > 1e-3
-
-
-def test_the_comparison_is_the_exact_sign_test_over_seeds() -> None:
-    a = outcomes((1, 1), (1, 1), (1, 0), (0, 1), (1, 1), (1, 1), (0, 0), (1, 1))
-    b = outcomes((1, 0), (0, 0), (0, 1), (1, 1), (0, 1), (0, 1), (0, 0), (0, 1))
-    compared = compare_played(a, b)
-    assert (compared.more, compared.fewer, compared.equal) == (5, 1, 2)
-    assert compared.p == pytest.approx(2 * (comb(6, 0) + comb(6, 1)) / 2**6)
-    assert compare_played(a, b, comparisons=3).p == pytest.approx(3 * compared.p)
-    assert compare_played(a, a).p == 1 and compare_played(b, a).fewer == 5
-    with pytest.raises(ValueError, match=r"same seeds and classes.*14 of them in common"):
-        compare_played(a, outcomes(*7 * [(1, 1)]))
-    with pytest.raises(ValueError, match="all played with the same classes"):
-        success(a[:-1])
 
 
 @pytest.fixture(scope="module")

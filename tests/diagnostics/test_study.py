@@ -17,7 +17,7 @@ from tactile_align.diagnostics.actions import action_moments
 from tactile_align.diagnostics.intervals import paired_interval
 from tactile_align.diagnostics.readouts import view_readouts
 from tactile_align.diagnostics.study import actions_of, commands, config_of, head_parameters, load_study, results, study
-from tactile_align.diagnostics.study_tables import Cell, paired, table_text
+from tactile_align.diagnostics.study_tables import RunResult, paired, table_text
 from tactile_align.diagnostics.summary import Recall
 from tactile_align.errors import InputError
 from tactile_align.policies.build import LoadedRun, make_model
@@ -138,7 +138,7 @@ def test_unknown_rows_and_studies_are_refused_with_the_known_ones(tmp_path: Path
         load_study("alinment")
 
 
-def cell(row: str, seed: int = 0, values: Any = 0.2, **changes: Any) -> Cell:
+def cell(row: str, seed: int = 0, values: Any = 0.2, **changes: Any) -> RunResult:
     values = np.broadcast_to(values, 90)
     r1 = float(values.mean())
     recall = Recall(
@@ -153,7 +153,7 @@ def cell(row: str, seed: int = 0, values: Any = 0.2, **changes: Any) -> Cell:
     episodes, places = [f"e{i // 10}" for i in range(90)], [i % 10 for i in range(90)]
     entries = {"values": values.tolist(), "episodes": episodes, "places": places, "recall": recall}
     entries |= {"judged_on": "test", "selected": "best R@1 0.120, step 160", **changes}
-    return Cell(row, seed, "SCRATCH", 320, 4000, 393344, False, 3.2, **entries)
+    return RunResult(row, seed, "SCRATCH", 320, 4000, 393344, False, 3.2, **entries)
 
 
 def test_the_table_says_scratch_chance_intervals_and_head_parameters() -> None:

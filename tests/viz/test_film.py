@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tactile_align.diagnostics.rollout import Filmed, Played
+from tactile_align.diagnostics.outcomes import Played
+from tactile_align.diagnostics.rollout import Filmed
 from tactile_align.viz.film import SIDE, caption, film_strip
 from tactile_align.viz.ink import INK
 
