@@ -13,7 +13,7 @@ from tactile_align.datasets import codec, hdf5
 from tactile_align.datasets.handles import HANDLES, Stamp, open_file
 from tactile_align.datasets.layout import Layout
 from tactile_align.datasets.refs import EpisodeRef, list_episodes, locate, parse_ref
-from tactile_align.datasets.streams import Found, Stream, find
+from tactile_align.datasets.streams import Found, Stream, find, present
 from tactile_align.datasets.writer import write_episode
 from tactile_align.errors import ColumnError, EpisodeError, Fault, InputError
 
@@ -64,7 +64,7 @@ class Episode:
         action: (T, A) float64 raw actions, A columns, in the units of the recording.
         qvel: (T, D) float64 joint velocities, None if not recorded. The qvel of X-Trainer recordings is a copy of qpos.
         fps: Frames per second, None when neither the file nor the layout states the rate as one number.
-        attributes: HDF5 attributes of the episode.
+        attributes: Attributes of the episode.
     """
 
     def __init__(
@@ -149,6 +149,7 @@ class Episode:
         if len(keys) > 1:
             with open_file(self.path) as file:
                 group = file[self.ref.group] if self.ref.group else file
+                keys = present(group, keys, self.layout, self.path)
                 widths = [1 if group[key].ndim == 1 else int(group[key].shape[1]) for key in keys]
             keys = tuple(key for key, end in zip(keys, np.cumsum(widths), strict=True) if error.column < end)
         return f"/{self.ref.group}/{keys[0]}".replace("//", "/")
@@ -244,7 +245,7 @@ class Episode:
 
 
 def read_attributes(group: h5py.Group, path: Path) -> dict[str, Any]:
-    """Return the HDF5 attributes of an episode, scalars as plain Python values."""
+    """Return the attributes of an episode, scalars as plain Python values."""
     with hdf5.reading(path, f"{group.name} (attributes)"):
         attributes = dict(group.attrs)
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in attributes.items()}

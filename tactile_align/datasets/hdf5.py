@@ -190,12 +190,21 @@ def read_low_dim(data: h5py.Dataset, file: Path, key: str) -> np.ndarray:
     Raises:
         EpisodeError: The stated size exceeds MAX_LOW_DIM_BYTES, or HDF5 cannot read the array.
     """
-    claimed = byte_count(data.shape, data.dtype.itemsize)
-    if claimed > MAX_LOW_DIM_BYTES:
-        text = f"has shape {data.shape}, that is {claimed:,} bytes; the limit is {MAX_LOW_DIM_BYTES:,}. Record it again"
-        raise fault("huge", file, key, text)
+    require_low_dim(data.shape, data.dtype.itemsize, file, key)
     with reading(file, key):
         return np.asarray(data[()])
+
+
+def require_low_dim(shape: tuple[int, ...], itemsize: int, file: Path, key: str) -> None:
+    """Raise an error if an array of numbers with this shape and size of an entry, bytes, is too large to be read.
+
+    Raises:
+        EpisodeError: The size exceeds MAX_LOW_DIM_BYTES.
+    """
+    claimed = byte_count(shape, itemsize)
+    if claimed > MAX_LOW_DIM_BYTES:
+        text = f"has shape {shape}, that is {claimed:,} bytes; the limit is {MAX_LOW_DIM_BYTES:,}. Record it again"
+        raise fault("huge", file, key, text)
 
 
 def read_row(data: h5py.Dataset, row: int, file: Path, key: str) -> np.ndarray:
