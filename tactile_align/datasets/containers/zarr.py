@@ -96,9 +96,9 @@ class _Zip:
         for member in members:
             if member.filename.startswith(self.prefix):
                 name = member.filename.removeprefix(self.prefix)
-                if name in self.members:
-                    raise InputError(f"contains two files called {name}. Write the zip file again from the folder")
-                self.members[name] = member
+                self.members[name] = (
+                    member  # of several with one name the last holds, as for zarr, which never replaces
+                )
                 while name:
                     name, _, last = name.rpartition("/")
                     known = self.folders.setdefault(name, set())

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def zarr_store(
     from zarr.storage import LocalStore, ZipStore
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    warnings.filterwarnings("ignore", "Duplicate name", UserWarning)  # zarr never replaces a file in a zip
     store = ZipStore(path, mode="w") if path.suffix == ".zip" else LocalStore(path)
     root = zarr.open_group(store, mode="w", zarr_format=form, path=inside)
     root.attrs.update(attributes or {})
