@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.episodes import Episode, EpisodeRef, open_episode
+from tactile_align.datasets.handles import Stamp
 from tactile_align.datasets.layout import NoContact, load_layout
 from tactile_align.errors import InputError
 from tactile_align.files import NO_ROOM, clear_parts, part_of, read_text, write_text_atomically
@@ -108,13 +109,13 @@ class Job:
 
     def key(self) -> str:
         """Return the hash of everything on which the prepared episode depends."""
-        stat = self.ref.path.stat()
+        stamp = Stamp.of_episode(self.ref.path, self.ref.group)
         layout = None if self.ref.layout is None else load_layout(self.ref.layout)
         places = [] if layout is None else [layout.touches.no_contact]
         places += [sensor.no_contact for sensor in self.rig.sensors.values()]
         facts: dict[str, object] = {
             "format": FORMAT,
-            "file": [str(self.ref.path.resolve()), self.ref.group, stat.st_size, stat.st_mtime_ns],
+            "file": [str(self.ref.path.resolve()), self.ref.group, stamp.length, stamp.modified_ns],
             # The contents of layouts, arms and references, not their names, because a lab may correct its files.
             "layout": None if layout is None else layout.model_dump(mode="json", exclude=NAMES),
             "rig": self.rig.model_dump(mode="json", exclude={"verified", "override"}),
@@ -134,11 +135,12 @@ def _content(place: NoContact) -> str | list[int] | None:
     It is the hash of an image. Of an episode, which may be large, it is the size and the time of the last change.
     """
     path = None if place.file is None else Path(place.file if place.is_image else place.file.partition("#")[0])
-    if path is None or not path.is_file():
+    if path is None or not path.exists():
         return None
     if place.is_image:
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    return [path.stat().st_size, path.stat().st_mtime_ns]
+    stamp = Stamp.of(path)
+    return [stamp.length, stamp.modified_ns]
 
 
 def _steps(arm: Arm) -> list[object]:

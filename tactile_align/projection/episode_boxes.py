@@ -206,7 +206,7 @@ def no_contact_image(place: NoContact, stream: str, episode: Episode | None = No
             raise InputError(f"{text}. Correct `file`, or state `frames` of an episode")
         return np.ascontiguousarray(image[..., ::-1])
     if place.file is not None:
-        if not Path(place.file.partition("#")[0]).is_file():
+        if not Path(place.file.partition("#")[0]).exists():
             raise InputError(f"{needed} is stated as {place.file}, which does not exist. Correct `file`")
         with open_episode(place.file) as other:
             return no_contact_image(NoContact(frames=place.frames), stream, other)

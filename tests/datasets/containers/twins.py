@@ -60,17 +60,16 @@ def zarr_store(
 
 
 def oxt_of(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays of a replay buffer with the keys of Open X-Tactile, for two arms of six joints and a gripper each."""
+    """The arrays of a replay buffer with the keys of Open X-Tactile, for arms of six joints and a gripper each."""
     rows, qpos = len(arrays["action"]), arrays["robot_joint"].astype(np.float64)
     touches = np.stack([arrays[key] for key in sorted(arrays) if key.startswith("tactile")], axis=1)
-    return {
+    right = {"right_arm_joints": qpos[:, 7:13], "right_hand_joints": qpos[:, 13:]} if qpos.shape[1] > 7 else {}
+    return right | {
         "timestamps": np.arange(rows, dtype=np.int64),
         "camera_main_rgb": arrays["top"],
         "left_wrist_camera_rgb": arrays["left_wrist"],
         "left_arm_joints": qpos[:, :6],
         "left_hand_joints": qpos[:, 6:7],
-        "right_arm_joints": qpos[:, 7:13],
-        "right_hand_joints": qpos[:, 13:],
         "left_tactile_data_gripper": touches,
         "left_tactile_area_gripper": np.zeros((rows, touches.shape[1]), np.int64),
         "left_tactile_type_gripper": np.full(rows, "image", "<U12"),
