@@ -14,7 +14,7 @@ import lzma
 import math
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -155,6 +155,45 @@ class _Stored:
         return max(hdf5.byte_count(self.chunks, self.dtype.itemsize), self.chunks[0] * across)
 
 
+def _store(path: Path) -> _Store:
+    return _Folder(path) if path.is_dir() else _Zip(path)
+
+
+def _json(store: _Store, name: str) -> dict[str, Any] | None:
+    raw = store.read(name, MAX_JSON_BYTES)
+    if raw is None:
+        return None
+    try:
+        data = json.loads(raw)
+    except (ValueError, RecursionError) as cause:
+        raise InputError(f"{name} is not valid JSON ({_one_line(cause)}). Copy the store again") from cause
+    if not isinstance(data, dict):
+        raise InputError(f"{name} is not a JSON object. Copy the store again")
+    return data
+
+
+def _attributes(store: _Store) -> dict[str, Any]:
+    meta = _json(store, "zarr.json")
+    attributes = _json(store, ".zattrs") if meta is None else meta.get("attributes")
+    return attributes if isinstance(attributes, dict) else {}
+
+
+def root_attributes(path: Path) -> dict[str, Any]:
+    """Return the attributes of the root group of a store.
+
+    Raises:
+        EpisodeError: The store cannot be read.
+    """
+    try:
+        store = _store(path)
+        try:
+            return _attributes(store)
+        finally:
+            store.close()
+    except InputError as cause:
+        raise hdf5.fault("zarr", path, "", str(cause)) from cause
+
+
 class ZarrRecording(Group):
     """Replay buffer in a Zarr store; its members are the episodes."""
 
@@ -165,8 +204,8 @@ class ZarrRecording(Group):
         self._stored: dict[str, _Stored | None] = {}
         self._bands: dict[str, tuple[int, np.ndarray]] = {}
         try:
-            self.store: _Store = _Folder(path) if path.is_dir() else _Zip(path)
-            self.attrs = self._attributes("")
+            self.store = _store(path)
+            self.attrs = _attributes(self.store)
         except InputError as cause:
             raise hdf5.fault("zarr", path, "", str(cause)) from cause
         self.ends = self._episode_ends()
@@ -254,27 +293,10 @@ class ZarrRecording(Group):
             raise hdf5.fault("episode-ends", self.path, key, f"{text}. Correct it", row)
         return ends
 
-    def _json(self, name: str) -> dict[str, Any] | None:
-        raw = self.store.read(name, MAX_JSON_BYTES)
-        if raw is None:
-            return None
-        try:
-            data = json.loads(raw)
-        except (ValueError, RecursionError) as cause:
-            raise InputError(f"{name} is not valid JSON ({_one_line(cause)}). Copy the store again") from cause
-        if not isinstance(data, dict):
-            raise InputError(f"{name} is not a JSON object. Copy the store again")
-        return data
-
-    def _attributes(self, under: str) -> Mapping[str, Any]:
-        meta = self._json(f"{under}zarr.json")
-        attributes = self._json(f"{under}.zattrs") if meta is None else meta.get("attributes")
-        return attributes if isinstance(attributes, dict) else {}
-
     def _described(self, name: str) -> _Stored | None:
-        if (meta := self._json(f"{name}/zarr.json")) is not None:
+        if (meta := _json(self.store, f"{name}/zarr.json")) is not None:
             return _format_3(name, meta) if meta.get("node_type") == "array" else None
-        meta = self._json(f"{name}/.zarray")
+        meta = _json(self.store, f"{name}/.zarray")
         return None if meta is None else _format_2(name, meta)
 
 
