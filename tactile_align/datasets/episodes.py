@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from tactile_align.datasets import codec, hdf5
+from tactile_align.datasets.containers import tree
 from tactile_align.datasets.handles import HANDLES, Stamp, open_file
 from tactile_align.datasets.layout import Layout
 from tactile_align.datasets.refs import EpisodeRef, list_episodes, locate, parse_ref
@@ -47,6 +48,22 @@ def examine_episode(where: EpisodeRef | str | Path, layout: str | Path | None = 
         contents = find(holder, known, path)
         fps = _fps(attributes, known, path, contents)
     return Episode(ref, known, stamp, contents, attributes, fps), contents
+
+
+def row_count(where: EpisodeRef | str | Path, layout: str | Path | None = None) -> int:
+    """Return the number of rows of an episode, without reading its data or checking it.
+
+    Raises:
+        EpisodeError: The recording cannot be opened, or the episode has no joints.
+    """
+    path = parse_ref(where).path
+    with open_file(path) as file:
+        _, known, holder = locate(file, where, layout)
+        key = present(holder, known.state.qpos, known, path)[0]
+        data = tree.array(holder, key, path)
+        if data is None or not data.shape:
+            raise hdf5.fault("missing", path, key, "is missing or a single number. Check the layout")
+        return int(data.shape[0])
 
 
 class Episode:

@@ -10,10 +10,12 @@ when it is complete. Files that a killed process left behind are removed at the 
 import hashlib
 import io
 import json
+import logging
 import math
 import os
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -22,16 +24,18 @@ import numpy as np
 from tqdm import tqdm
 
 from tactile_align.calibration.rig import Rig
-from tactile_align.datasets.episodes import Episode, EpisodeRef, open_episode
+from tactile_align.datasets.episodes import Episode, EpisodeRef, open_episode, row_count
 from tactile_align.datasets.handles import Stamp
 from tactile_align.datasets.layout import NoContact, load_layout
-from tactile_align.errors import InputError
+from tactile_align.errors import EpisodeError, InputError
 from tactile_align.files import NO_ROOM, clear_parts, part_of, read_text, write_text_atomically
 from tactile_align.kinematics.arm import Arm
 from tactile_align.moments.facts import moment_facts
 from tactile_align.moments.inputs import Input, frame_of, input_image, reference_of
 from tactile_align.projection.episode_boxes import require_rig_size
 from tactile_align.workers import in_processes
+
+logger = logging.getLogger(__name__)
 
 
 def write_packed(path: Path, frames: Iterable[np.ndarray], shape: tuple[int, int, int, int]) -> None:
@@ -160,15 +164,45 @@ def prepare(jobs: Sequence[Job], cache: Path, processes: int = 1, progress: bool
     Raises:
         EpisodeError, ValueError: An episode does not fit its rig or inputs. The message states file, key and row of the
             first error that was found.
-        OSError: The disk is full.
+        OSError: The disk is full, or has less room than the frames need.
         ChildProcessError: A process was killed.
     """
     cache.mkdir(parents=True, exist_ok=True)
     clear_parts(cache)
+    _require_room(jobs, cache)
     work = partial(prepare_one, cache=cache)
     alone = processes <= 1 or len(jobs) <= 2
     folders = map(work, jobs) if alone else in_processes(work, jobs, processes)
     return list(tqdm(folders, "preparing episodes", len(jobs), unit="episode", disable=not progress))
+
+
+def packed_bytes(job: Job) -> int:
+    """Return the size of the packed frames of a prepared episode, bytes; 0 if they are not packed.
+
+    Raises:
+        EpisodeError: The episode cannot be read.
+    """
+    if not job.packed:
+        return 0
+    rows = row_count(job.ref)
+    shapes = [(rows, entry.height, entry.width, 3) for entry in job.inputs]
+    return sum(len(_header(shape)) + math.prod(shape) for shape in shapes)
+
+
+def _require_room(jobs: Sequence[Job], cache: Path) -> None:
+    todo = [job for job in jobs if job.packed and not (cache / job.key()).is_dir()]
+    needed = 0
+    for job in todo:
+        with suppress(EpisodeError):  # preparing the episode names the fault
+            needed += packed_bytes(job)
+    free = shutil.disk_usage(cache).free
+    if needed > free:
+        raise OSError(
+            f"{cache}: the packed frames of {len(todo)} episodes need {needed / 1e6:,.0f} MB, but {free / 1e6:,.0f} MB "
+            f"are free. Free some space, set `cache` to another disk, or set packed = false"
+        )
+    if todo:
+        logger.info(f"the packed frames of {len(todo)} episodes need {needed / 1e6:,.1f} MB in {cache}")
 
 
 def prepare_one(job: Job, cache: Path) -> Path:

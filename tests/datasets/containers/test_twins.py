@@ -1,5 +1,6 @@
 """The same simulated episodes in every container give the same facts, the same verdicts and the same batches."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from tactile_align.datasets.containers.lerobot import export_lerobot
 from tactile_align.datasets.episodes import list_episodes, open_episode, write_episode
 from tactile_align.datasets.inspect import inspect_path
 from tactile_align.moments.batch import MomentBatch
-from tactile_align.moments.cache import Job
+from tactile_align.moments.cache import Job, packed_bytes, prepare
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.inputs import Input
 from tactile_align.verify.verify import verify
@@ -165,3 +166,20 @@ def test_training_batches_are_equal_bit_for_bit(
         assert np.abs(ours.pop(view).astype(float) - theirs.pop(view)).mean() < 3
     for name, values in ours.items():
         np.testing.assert_array_equal(theirs[name], values, err_msg=name)
+
+
+@pytest.mark.parametrize("container", ["hdf5", "zarr 2 zip", "lerobot 2 image"])
+def test_the_size_of_the_cache_is_predicted_to_the_byte_and_refused_where_it_does_not_fit(
+    twins: dict[str, Path], regrasp_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, container: str
+) -> None:
+    inputs = Input("view", "left_wrist", 48, 32, sensor="tactile1"), Input("tactile1", "tactile1", 48, 32)
+    known = rig(regrasp_folder, container)
+    jobs = [Job(ref, known, inputs, packed=True) for ref in list_episodes(twins[container])]
+    needed = sum(map(packed_bytes, jobs))
+    room = shutil.disk_usage(tmp_path)._replace(free=needed - 1)
+    with monkeypatch.context() as full, pytest.raises(OSError, match=r"frames of 2 episodes need 0 MB, but 0 MB are"):
+        full.setattr(shutil, "disk_usage", lambda path: room)
+        prepare(jobs, tmp_path / "full", progress=False)
+    assert not list((tmp_path / "full").iterdir())
+    folders = prepare(jobs, tmp_path / "cache", progress=False)
+    assert sum(file.stat().st_size for folder in folders for file in folder.glob("*.npy")) == needed
