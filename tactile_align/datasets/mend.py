@@ -232,7 +232,7 @@ def _refuse_unwritable(layout: Layout, path: Path) -> None:
     if split is None and layout.writable:
         return
     joined = f"joins {' and '.join(split or ())} into one array and can therefore only be read"
-    text = f"has layout {layout.name}, which {joined if split else 'can only be read (writable = false)'}"
+    text = f"has layout {layout.name}, which {joined if split and layout.writable else 'can only be read (writable = false)'}"
     remedy = f"Convert it first: tactile-align convert {path.name} FOLDER --to xtrainer (or to another writable layout)"
     raise hdf5.fault("layout", path, layout.episode_group, f"{text}. {remedy}")
 
