@@ -9,12 +9,14 @@ import numpy as np
 from tactile_align.datasets import codec
 from tactile_align.datasets.containers.lerobot_parquet import (
     ACTION,
+    COUNTERS,
     IMAGES,
     STATE,
     TASKS_JSONL,
     TASKS_PATH,
     VELOCITY,
     DatasetWriter,
+    column_names,
     counter_column,
     episode_columns,
     episode_rows,
@@ -122,11 +124,13 @@ def import_lerobot(
     done = convert_episodes(source, out, to=to, layout=layout, overwrite=overwrite)
     for row in rows:
         table = episode_columns(info, row, ["task_index"])
+        listed = (*info.features, *COUNTERS)
+        lost |= dict.fromkeys(f"column {name}" for name in column_names(info, row) if name not in listed)
         numbers = dict.fromkeys(counter_column(info, row, table, "task_index"))
         known = [texts[number] for number in numbers if number in texts]
         lost |= dict.fromkeys(f"the task {text!r}, which only later rows have," for text in known[1:])
-        listed = TASKS_JSONL if info.by_episode else TASKS_PATH
-        lost |= dict.fromkeys(f"task {n}, which {listed} does not list," for n in numbers if n not in texts)
+        tasks = TASKS_JSONL if info.by_episode else TASKS_PATH
+        lost |= dict.fromkeys(f"task {n}, which {tasks} does not list," for n in numbers if n not in texts)
     lost |= dict.fromkeys(f"{key}, a depth map," for key in info.depth)
     return Converted(done.paths, (*done.lossy, *(f"{what} is left out" for what in lost)), done.kept)
 

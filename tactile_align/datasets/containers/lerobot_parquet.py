@@ -3,6 +3,7 @@
 import json
 import string
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
@@ -536,6 +537,11 @@ def episode_columns(info: Info, row: dict[str, Any], columns: Sequence[str]) -> 
     return table
 
 
+def column_names(info: Info, row: dict[str, Any]) -> list[str]:
+    """Return the names of the columns in the data file of an episode; the errors are those of `episode_columns`."""
+    return list(_read(info.file(row), only=()).schema.names) if False else _schema(info.file(row)).names
+
+
 def number_column(info: Info, row: dict[str, Any], table: Any, name: str) -> np.ndarray:
     """Return a column of numbers as (T, D) float64, for T rows of D numbers; `table` is from `episode_columns`.
 
@@ -666,16 +672,28 @@ def _lines(file: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
 
 def _read(file: Path, filters: list[tuple[str, str, Any]] | None = None, only: Collection[str] | None = None) -> Any:
     pa, pq = need_arrow()
+    schema = _schema(file)
+    for name, _, _ in filters or ():
+        if name not in schema.names or not pa.types.is_integer(schema.field(name).type):
+            have = str(schema.field(name).type) if name in schema.names else "missing"
+            raise InputError(f"{file}: column {name} is {have}, expected whole numbers. Export the dataset again")
+    columns = [n for n in schema.names if not n.startswith("stats/") and (only is None or n in only)]
+    with _parquet(file):
+        return pq.read_table(file, columns=columns, filters=filters)
+
+
+def _schema(file: Path) -> Any:
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file, but the metadata list it. Copy the dataset again")
+    with _parquet(file):
+        return need_arrow()[1].read_schema(file)
+
+
+@contextmanager
+def _parquet(file: Path) -> Iterator[None]:
+    """Convert the errors of pyarrow inside the `with` block to an InputError that contains the file."""
     try:
-        schema = pq.read_schema(file)
-        for name, _, _ in filters or ():
-            if name not in schema.names or not pa.types.is_integer(schema.field(name).type):
-                have = str(schema.field(name).type) if name in schema.names else "missing"
-                raise InputError(f"{file}: column {name} is {have}, expected whole numbers. Export the dataset again")
-        columns = [n for n in schema.names if not n.startswith("stats/") and (only is None or n in only)]
-        return pq.read_table(file, columns=columns, filters=filters)
-    except (pa.ArrowException, OSError) as cause:
+        yield
+    except (need_arrow()[0].ArrowException, OSError) as cause:
         reason = " ".join(str(cause).split())
         raise InputError(f"{file}: cannot be read as parquet ({reason}). Copy it again") from cause

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import h5py
 import numpy as np
@@ -112,12 +112,12 @@ class Group(ABC):
         return ()
 
 
-def is_group(item: object) -> bool:
+def is_group(item: object) -> TypeGuard[Any]:
     """Return whether an object is a group of any container."""
     return isinstance(item, (h5py.Group, Group))
 
 
-def is_array(item: object) -> bool:
+def is_array(item: object) -> TypeGuard[Any]:
     """Return whether an object is an array of any container."""
     return isinstance(item, (h5py.Dataset, Array))
 
