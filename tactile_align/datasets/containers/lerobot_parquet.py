@@ -277,9 +277,9 @@ class VideoReader:
         Raises:
             InputError: The file is damaged, lacks the frame, or has more than 8 bits per channel.
         """
-        if self._next < 0 or not self._next <= number < self._next + NEAR_FRAMES:
-            self._frames, self._next = self._from(number), number
         try:
+            if self._next < 0 or not self._next <= number < self._next + NEAR_FRAMES:
+                self._frames, self._next = self._from(number), number
             for frame in self._frames:
                 at = self._number(frame)
                 if at != self._next:
@@ -496,7 +496,7 @@ def episode_rows(info: Info) -> list[dict[str, Any]]:
         else:
             table = _read(file)
             _require_columns(file, table, needed)
-            rows = table.to_pylist()
+            rows = _rows(file, table)
         for number, row in enumerate(rows):
             for name in (*needed, *(name for name in ends if row.get(name) is not None)):
                 row[name] = _number(file, name, number, row[name], whole=not name.endswith("timestamp"))
@@ -530,7 +530,7 @@ def episode_columns(info: Info, row: dict[str, Any], columns: Sequence[str]) -> 
         text = f"has {table.num_rows} rows of episode {index}, the metadata state {row['length']}"
         raise InputError(f"{file}: {text}. Copy the dataset again")
     if "frame_index" in table.column_names:
-        cells = table["frame_index"].to_pylist()
+        cells = _cells(file, table, "frame_index")
         order = [_number(file, "frame_index", i, cell) for i, cell in enumerate(cells)]
         if order != sorted(order):
             table = table.take(np.argsort(order, kind="stable"))
@@ -550,15 +550,16 @@ def number_column(info: Info, row: dict[str, Any], table: Any, name: str) -> np.
     """
     file = info.file(row)
     _require_columns(file, table, [name])
-    return _matrix(file, name, table[name].to_pylist(), row["episode_index"])
+    return _matrix(file, name, _cells(file, table, name), row["episode_index"])
 
 
 def counter_column(info: Info, row: dict[str, Any], table: Any, name: str) -> list[Any]:
     """Return the numbers of the column `task_index` or `timestamp`, []: without it; errors as in `number_column`."""
     if name not in table.column_names:
         return []
-    cells = table[name].to_pylist()
-    return [_number(info.file(row), name, i, cell, name == "task_index") for i, cell in enumerate(cells)]
+    file = info.file(row)
+    cells = _cells(file, table, name)
+    return [_number(file, name, i, cell, name == "task_index") for i, cell in enumerate(cells)]
 
 
 def require_spans(info: Info, rows: Iterable[dict[str, Any]]) -> None:
@@ -616,7 +617,7 @@ def task_texts(info: Info) -> dict[int, str]:
         table = _read(path)
         name = next((other for other in table.column_names if other != "task_index"), name)
         _require_columns(path, table, ["task_index", name])
-        rows = table.to_pylist()
+        rows = _rows(path, table)
     texts: dict[int, str] = {}
     for number, row in enumerate(rows):
         text = row[name]
@@ -638,7 +639,7 @@ def _require_columns(file: Path, table: Any, needed: Sequence[str]) -> None:
 
 def _number(file: Path, column: str, row: int, value: Any, whole: bool = True) -> Any:
     """Return the number in a cell; a whole number may be stored as a float, as pandas does beside empty cells."""
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < np.inf
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 2**53
     if not good or (whole and value != int(value)):
         need = "a whole number of 0 or more" if whole else "a number of 0 or more"
         raise InputError(f"{file}: column {column}, row {row} is {value!r}, expected {need}. {_CORRECT}")
@@ -682,11 +683,25 @@ def _read(file: Path, filters: list[tuple[str, str, Any]] | None = None, only: C
         return pq.read_table(file, columns=columns, filters=filters)
 
 
+def _rows(file: Path, table: Any) -> list[dict[str, Any]]:
+    with _parquet(file):
+        rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+def _cells(file: Path, table: Any, name: str) -> list[Any]:
+    with _parquet(file):
+        cells: list[Any] = table[name].to_pylist()
+    return cells
+
+
 def _schema(file: Path) -> Any:
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file, but the metadata list it. Copy the dataset again")
     with _parquet(file):
-        return need_arrow()[1].read_schema(file)
+        schema = need_arrow()[1].read_schema(file)
+        _ = schema.names  # names that are no text are refused here
+        return schema
 
 
 @contextmanager
@@ -694,6 +709,6 @@ def _parquet(file: Path) -> Iterator[None]:
     """Convert the errors of pyarrow inside the `with` block to an InputError that contains the file."""
     try:
         yield
-    except (need_arrow()[0].ArrowException, OSError) as cause:
+    except (need_arrow()[0].ArrowException, OSError, UnicodeDecodeError) as cause:
         reason = " ".join(str(cause).split())
         raise InputError(f"{file}: cannot be read as parquet ({reason}). Copy it again") from cause

@@ -381,7 +381,8 @@ class _Rows(Array):
 def is_recording(path: Path) -> bool:
     """Return whether a path is a Zarr store: a folder with a root group, or a zip file that contains one."""
     if path.is_dir():
-        return any((path / mark).is_file() for mark in MARKS)
+        names = (*MARKS, *(f"meta/episode_ends/{mark}" for mark in (".zarray", "zarr.json")))
+        return any((path / name).is_file() for name in names)
     if not path.is_file():
         return False
     with path.open("rb") as handle:
@@ -416,7 +417,11 @@ def _format_2(name: str, meta: dict[str, Any]) -> _Stored:
         text = f"has order {order!r} and dimension_separator {separator!r}, expected C or F, and . or /"
         raise InputError(f"{text}. Write it again")
     packed, filters = meta.get("compressor"), meta.get("filters") or []
-    if not (packed is None or _is_codec(packed, "id")) or not all(_is_codec(f, "id") for f in filters):
+    if (
+        not (packed is None or _is_codec(packed, "id"))
+        or not isinstance(filters, list)
+        or not all(_is_codec(f, "id") for f in filters)
+    ):
         raise InputError("has a compressor or a filter without an id. Write it again")
     whole = hdf5.byte_count(chunks, dtype.itemsize)
 
