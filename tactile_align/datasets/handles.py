@@ -21,6 +21,8 @@ from tactile_align.files import DOWNLOAD, foreign_file
 
 MAX_OPEN = 64  # well below the 256 descriptors macOS grants a process
 
+MAX_ARRAYS = 512  # arrays of one recording that are kept; those of thousands of episodes would fill the memory
+
 
 @dataclass(frozen=True)
 class Stamp:
@@ -92,6 +94,8 @@ class Handles:
                 data = tree.array(entry.file, key, stamp.path)
                 if data is None:
                     raise hdf5.fault("missing", stamp.path, key, "was removed from the open file; open it again")
+                if len(entry.data) >= MAX_ARRAYS:
+                    entry.data.clear()
                 entry.data[key] = data
             return tree.read_row(data, row, stamp.path, key)
 

@@ -169,11 +169,17 @@ def prepare(jobs: Sequence[Job], cache: Path, processes: int = 1, progress: bool
     """
     cache.mkdir(parents=True, exist_ok=True)
     clear_parts(cache)
-    _require_room(jobs, cache)
+    folders = [cache / job.key() for job in jobs]
+    missing = [i for i, folder in enumerate(folders) if not folder.is_dir()]
+    todo = [jobs[i] for i in missing]
+    _require_room(todo, cache)
     work = partial(prepare_one, cache=cache)
-    alone = processes <= 1 or len(jobs) <= 2
-    folders = map(work, jobs) if alone else in_processes(work, jobs, processes)
-    return list(tqdm(folders, "preparing episodes", len(jobs), unit="episode", disable=not progress))
+    alone = processes <= 1 or len(todo) <= 2
+    prepared = map(work, todo) if alone else in_processes(work, todo, processes)
+    bar = tqdm(prepared, "preparing episodes", len(todo), unit="episode", disable=not progress)
+    for i, folder in zip(missing, bar, strict=True):
+        folders[i] = folder
+    return folders
 
 
 def packed_bytes(job: Job) -> int:
@@ -190,19 +196,18 @@ def packed_bytes(job: Job) -> int:
 
 
 def _require_room(jobs: Sequence[Job], cache: Path) -> None:
-    todo = [job for job in jobs if job.packed and not (cache / job.key()).is_dir()]
     needed = 0
-    for job in todo:
+    for job in jobs:
         with suppress(EpisodeError):  # preparing the episode names the fault
             needed += packed_bytes(job)
     free = shutil.disk_usage(cache).free
     if needed > free:
         raise OSError(
-            f"{cache}: the packed frames of {len(todo)} episodes need {needed / 1e6:,.0f} MB, but {free / 1e6:,.0f} MB "
+            f"{cache}: the packed frames of {len(jobs)} episodes need {needed / 1e6:,.0f} MB, but {free / 1e6:,.0f} MB "
             f"are free. Free some space, set `cache` to another disk, or set packed = false"
         )
-    if todo:
-        logger.info(f"the packed frames of {len(todo)} episodes need {needed / 1e6:,.1f} MB in {cache}")
+    if needed:
+        logger.info(f"the packed frames of {len(jobs)} episodes need {needed / 1e6:,.1f} MB in {cache}")
 
 
 def prepare_one(job: Job, cache: Path) -> Path:

@@ -531,8 +531,9 @@ def _fill(value: Any, dtype: np.dtype[Any]) -> Any:
     if dtype.hasobject or dtype.kind not in "biuf":
         return dtype.type() if not dtype.hasobject else None
     try:
-        return np.array(0 if value is None else value).astype(dtype)[()]
-    except (TypeError, ValueError, OverflowError) as cause:
+        with np.errstate(invalid="raise"):
+            return np.array(0 if value is None else value).astype(dtype)[()]
+    except (TypeError, ValueError, OverflowError, FloatingPointError) as cause:
         raise InputError(f"has the fill value {value!r}, which is no {dtype}. Write it again") from cause
 
 
