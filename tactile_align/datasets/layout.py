@@ -135,13 +135,19 @@ class Depth(Strict):
 
 
 class Storage(Strict):
-    """Storage of frames: new files use `kind`; files of this layout may use any of the kinds in `found`."""
+    """Storage of frames: new files use `kind`. A layout is recognised in files that use any kind in `found`."""
 
     kind: Kind
-    found: tuple[Kind, ...] = Field(min_length=1)
+    found: tuple[Kind, ...] = ()
+    """Kinds by which the layout is recognised; empty: `kind` alone."""
     padding: Literal["shared", "per_stream"] = "per_stream"
     quality: int = Field(default=95, ge=1, le=100)
     touch_codec: Literal["jpeg", "png"] = "jpeg"
+
+    @property
+    def recognised(self) -> tuple[Kind, ...]:
+        """Kinds of storage by which the layout is recognised."""
+        return self.found or (self.kind,)
 
 
 class ChannelOrder(Strict):
