@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
+from typing import Literal
 
 import h5py
 import numpy as np
@@ -74,12 +75,27 @@ class StreamFacts:
     evidence: str | None = None
 
 
+@dataclass(frozen=True)
+class ColumnFacts:
+    """Facts about one column of qpos or action: its name and the range of its numbers as recorded.
+
+    `name` is the label that the layout states ("width [m]"), or else the path of the array and the column in it.
+    `moved` is whether the number changes within an episode.
+    """
+
+    name: str
+    minimum: float
+    maximum: float
+    moved: bool
+
+
 @dataclass
 class EpisodeFacts:
     """Facts about one episode; its name is its path relative to the inspected folder.
 
     `faults` make the episode unusable; `remarks` are worth knowing, but the episode remains usable. `untaken` lists
-    HDF5 datasets that look like streams but are not part of the layout. `distinct` is the largest share, over the
+    HDF5 datasets that look like streams but are not part of the layout. `columns` describes the columns of "qpos" and
+    "action". `distinct` is the largest share, over the
     cameras, of sampled frames that differ from each other. `items_a_second` is how many moments are decoded per
     second of CPU time, and `slowest` the slowest stream with its share of that time; both are None if not measured.
     """
@@ -92,6 +108,7 @@ class EpisodeFacts:
     joints: int = 0
     actions: int = 0
     qvel: bool = False
+    columns: dict[str, list[ColumnFacts]] = field(default_factory=dict)
     streams: list[StreamFacts] = field(default_factory=list)
     depth: list[str] = field(default_factory=list)
     untaken: list[str] = field(default_factory=list)
@@ -141,8 +158,26 @@ class Inspection:
 
     def text(self) -> str:
         """Return the facts of the episodes and the report as text."""
-        lines = [line for episode in self.episodes for line in _episode_lines(episode)]
+        lines = [line for episode in self.episodes for line in _episode_lines(episode)] + self._column_lines()
         return "\n".join([*lines, "", self.report.text()])
+
+    def _column_lines(self) -> list[str]:
+        """Return one table of columns for all episodes whose columns have the same names."""
+        tables: dict[tuple[str, ...], list[list[ColumnFacts]]] = {}
+        for episode in self.episodes:
+            for what, columns in episode.columns.items():
+                tables.setdefault((what, *(column.name for column in columns)), []).append(columns)
+        lines = []
+        for (what, *names), episodes in tables.items():
+            width = max(map(len, names))
+            lines += ["", f"{what} in {len(episodes)} episodes" if len(episodes) > 1 else what]
+            lines.append(f"  column {'name':{width}} {'min':>10} {'max':>10}  moved")
+            for i, name in enumerate(names):
+                low, high = min(c[i].minimum for c in episodes), max(c[i].maximum for c in episodes)
+                moved = sum(c[i].moved for c in episodes)
+                shown = "no" if not moved else "yes" if moved == len(episodes) else f"in {moved}"
+                lines.append(f"  {i:6} {printable(name):{width}} {low:10.4g} {high:10.4g}  {shown}")
+        return lines
 
     def _check_of(self, fault: Fault) -> Check:
         place = (place_below(self.root, fault.file), fault.key.lstrip("/"), "" if fault.row is None else str(fault.row))
@@ -265,9 +300,22 @@ def _inspect(
             )
             result.remark("rate", "Rate", measured, "Give --fps to each command that needs the rate.", info=True)
         usable.append(episode)
+        result.columns = {"qpos": _columns(episode, "qpos"), "action": _columns(episode, "action")}
         if _look(episode, result, contact) and timing:
             result.items_a_second, result.slowest = _measure(episode)
     return result
+
+
+def _columns(episode: Episode, what: Literal["qpos", "action"]) -> list[ColumnFacts]:
+    values: np.ndarray = getattr(episode, what)
+    names, keys = episode.layout.labels(what, values.shape[1]), episode.column_keys(what)
+    if not getattr(episode.layout.state, f"{what}_names"):
+        names = tuple(
+            f"{key}[{keys[:i].count(key)}]{name.removeprefix(f'column {i}')}"
+            for i, (key, name) in enumerate(zip(keys, names, strict=True))
+        )
+    facts = zip(names, values.min(axis=0), values.max(axis=0), strict=True)
+    return [ColumnFacts(name, float(low), float(high), bool(high > low)) for name, low, high in facts]
 
 
 def _against(episode: Episode) -> str:

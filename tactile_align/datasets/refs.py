@@ -145,7 +145,8 @@ def _how_frames_fit(episode: h5py.Group, layout: Layout, path: Path) -> Fit:
         if kind is None:
             raw = data is not None and data.ndim > 2
             return Fit(
-                f"{name} contains no frames", damaged=any((found == "raw") == raw for found in layout.storage.recognised)
+                f"{name} contains no frames",
+                damaged=any((found == "raw") == raw for found in layout.storage.recognised),
             )
         if kind not in layout.storage.recognised:
             return Fit(f"{name} is stored as {kind}")
