@@ -20,6 +20,7 @@ from tactile_align.datasets.copies import copies
 from tactile_align.datasets.episodes import Episode, EpisodeRef, examine_episode, list_episodes
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.refs import how_it_fits, locate
+from tactile_align.datasets.roles import tree
 from tactile_align.datasets.streams import Found, Stream, frame_places
 from tactile_align.errors import EpisodeError, Fault, InputError, printable
 from tactile_align.geometry.images import exif_orientation
@@ -95,9 +96,10 @@ class EpisodeFacts:
 
     `faults` make the episode unusable; `remarks` are worth knowing, but the episode remains usable. `untaken` lists
     HDF5 datasets that look like streams but are not part of the layout. `columns` describes the columns of "qpos" and
-    "action". `distinct` is the largest share, over the
-    cameras, of sampled frames that differ from each other. `items_a_second` is how many moments are decoded per
-    second of CPU time, and `slowest` the slowest stream with its share of that time; both are None if not measured.
+    "action". `tree` lists the arrays of the first episode of an unknown layout with their probable roles. `distinct` is
+    the largest share, over the cameras, of sampled frames that differ from each other. `items_a_second` is how many
+    moments are decoded per second of CPU time, and `slowest` the slowest stream with its share of that time; both are
+    None if not measured.
     """
 
     name: str
@@ -109,6 +111,7 @@ class EpisodeFacts:
     actions: int = 0
     qvel: bool = False
     columns: dict[str, list[ColumnFacts]] = field(default_factory=dict)
+    tree: list[str] = field(default_factory=list)
     streams: list[StreamFacts] = field(default_factory=list)
     depth: list[str] = field(default_factory=list)
     untaken: list[str] = field(default_factory=list)
@@ -186,7 +189,7 @@ class Inspection:
 
     def _summary(self) -> Check:
         steps = [episode.steps for episode in self.episodes if episode.steps]
-        layouts = Counter(str(episode.layout) for episode in self.episodes).items()
+        layouts = Counter(episode.layout or "unknown" for episode in self.episodes).items()
         named = ", ".join(f"{count} {layout}" for layout, count in layouts)
         measured = f"{len(self.episodes)} episodes, {sum(steps):,} steps ({named})"
         if steps:
@@ -202,6 +205,8 @@ def place_below(root: Path, place: str | Path) -> str:
 def _episode_lines(e: EpisodeFacts) -> list[str]:
     rate = f"{e.fps:g} fps" if e.fps else "rate unknown"
     lines = [e.name, f"  {e.title}; {e.steps} steps, {rate}, {e.joints} joint numbers, {e.actions} action numbers"]
+    if e.layout is None:
+        lines = [e.name, f"  {e.title}", *(f"    {line}" for line in e.tree)]
     for s in e.streams:
         coded = s.codec if s.quality is None else f"{s.codec} of quality {s.quality}"
         shown = f"  {s.role:6} {s.name:12} {s.width}x{s.height} {s.kind} {coded} {s.channels} {s.kb_a_frame:g} kB"
@@ -275,6 +280,9 @@ def _inspect(
         episode, examined = examine_episode(ref, layout)
     except EpisodeError as error:
         result.faults.extend(error.faults)
+        if error.faults[0].kind == "layout" and not any(other.tree for other in inspection.episodes):
+            with open_file(error.faults[0].file) as file:
+                result.tree = list(tree(file, error.faults[0].file))
         return result
     with episode:
         result.layout, result.title = episode.layout.name, episode.layout.title

@@ -1,6 +1,7 @@
 """References to episodes: list the episodes of a path, recognise their layout, find an episode in an open file."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -56,10 +57,9 @@ def guess_layout(file: h5py.File, path: Path, group: str | None = None) -> Layou
         near = [layout for layout in layouts if fits[layout.name].damaged]
         if near:
             return near[0]
-        because = "; ".join(f"{name}: {fit.why}" for name, fit in fits.items())
-        remedy = "Choose one with --layout (in Python layout=), or write your own as TOML: see datasets/README.md"
-        seen = f"contains {', '.join(_first_arrays(file, path)) or 'no arrays'} and matches no known layout ({because})"
-        raise hdf5.fault("layout", path, "", f"{seen}. {remedy}")
+        seen = f"contains {', '.join(_first_arrays(file, path)) or 'no arrays'} and matches no known layout"
+        remedy = f"Draft a layout with: tactile-align init {shlex.quote(str(path))}, and give it with --layout"
+        raise hdf5.fault("layout", path, "", f"{seen}. {remedy} (in Python layout=)")
     readings = {_reading(file, layout, path, group) for layout in fitting}
     if len(readings) > 1:
         text = f"matches several layouts that read it differently ({', '.join(layout.name for layout in fitting)})"
@@ -67,7 +67,7 @@ def guess_layout(file: h5py.File, path: Path, group: str | None = None) -> Layou
     return max(fitting, key=lambda layout: len(layout.requires))
 
 
-def _first_arrays(file: h5py.File, path: Path, most: int = 8) -> list[str]:
+def _first_arrays(file: h5py.File, path: Path, most: int = 4) -> list[str]:
     shown: list[str] = []
 
     def add(key: str, item: h5py.Group | h5py.Dataset) -> bool | None:
