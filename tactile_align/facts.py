@@ -96,10 +96,10 @@ def parse(model: type[Model], data: Any, source: str) -> Model:
         FactError: A key is unknown, missing or wrong; the message has one line per key, with file and key. Or values
             are still UNKNOWN; one line lists their keys.
     """
-    if unknown := list(_unknown(data, ())):
+    if unknown := unknown_keys(data):
         raise FactError(
             f'{source}: {", ".join(unknown)}: the value is still "{UNKNOWN}". A draft of `init` has "{UNKNOWN}" where '
-            f"the recording does not contain the value. Replace each by the value; the comment beside it explains it"
+            f"the recording does not contain the value. Replace each by the value; the comment above it explains it"
         )
     try:
         return model.model_validate(data)
@@ -107,8 +107,12 @@ def parse(model: type[Model], data: Any, source: str) -> Model:
         raise FactError(explain(error, source, model)) from error
 
 
+def unknown_keys(data: Any) -> tuple[str, ...]:
+    """Return the dotted keys of parsed TOML whose value is UNKNOWN, or a list that contains UNKNOWN."""
+    return tuple(_unknown(data, ()))
+
+
 def _unknown(data: Any, where: tuple[str, ...]) -> Iterator[str]:
-    """Yield the keys whose value is UNKNOWN, or a list that contains UNKNOWN."""
     if isinstance(data, Mapping):
         for key, value in data.items():
             yield from _unknown(value, (*where, str(key)))

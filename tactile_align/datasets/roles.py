@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -137,6 +137,10 @@ class Array:
     def columns(self) -> int:
         """Number of columns of an array of numbers (T, D) or (T,)."""
         return 1 if len(self.shape) < 2 else int(np.prod(self.shape[1:]))
+
+    def taken_as(self, role: Role) -> "Array":
+        """Return the array with the role that a layout states; joints and gripper are kinds of the state."""
+        return self if role == "state" and self.role in ("joints", "gripper") else replace(self, role=role)
 
     @property
     def text(self) -> str:
