@@ -12,7 +12,7 @@ EXPLAINED = 0.5
 HOLDS, LEVELS = 0.1, 3
 """A column that has at most LEVELS values and changes in at most a share HOLDS of the rows is a command that holds."""
 HARDLY_MOVES = 0.02
-"""Largest standard deviation of a column that hardly moves, as a share of the largest of all action columns."""
+"""Largest standard deviation of a column that hardly moves, as a share of the largest of all columns but commands."""
 STATE_IT = "State `action_is` (absolute, delta, or one of both per column) in [state] of the layout"
 
 
@@ -49,14 +49,16 @@ def guessed_kinds(
         labels: A labels of the action columns, for the text.
     """
     kinds: list[ActionKind | None] = []
+    commands = np.zeros(len(state), bool)
     actions = np.concatenate([action for _, action in episodes])
     changes = np.mean(np.concatenate([action[1:] != action[:-1] for _, action in episodes]), axis=0)
     for i, c in enumerate(state):
         absolute, delta = explained(episodes, i, c)
-        holds = len(np.unique(actions[:, i])) <= LEVELS and 0 < changes[i] <= HOLDS
-        kinds.append("absolute" if absolute else "delta" if delta else "absolute" if holds else None)
+        commands[i] = len(np.unique(actions[:, i])) <= LEVELS and 0 < changes[i] <= HOLDS
+        kinds.append("absolute" if absolute else "delta" if delta else "absolute" if commands[i] else None)
     known = [kind for kind in kinds if kind is not None]
-    moves = actions.std(axis=0) > HARDLY_MOVES * actions.std(axis=0).max()
+    # A command of 0 or 1 moves far more than a delta in metres, which moves nevertheless.
+    moves = actions.std(axis=0) > HARDLY_MOVES * actions.std(axis=0)[~commands].max(initial=0.0)
     if known:
         most = max(dict.fromkeys(known), key=known.count)
         kinds = [most if kind is None and not moves[i] else kind for i, kind in enumerate(kinds)]
