@@ -24,7 +24,7 @@ from tactile_align.datasets import hdf5
 from tactile_align.datasets.action_kinds import LEVELS, guessed_kinds
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.layout import Layout
-from tactile_align.datasets.refs import episode_groups, guess_layout, how_it_fits, list_episodes
+from tactile_align.datasets.refs import episode_groups, guess_layout, how_it_fits, list_episodes, stated_layout
 from tactile_align.datasets.roles import FRAMES, Array, arrays_of, episode_pattern, words
 from tactile_align.datasets.streams import Found, frame_places
 from tactile_align.errors import EpisodeError, InputError
@@ -134,6 +134,12 @@ class _Contents:
         """Return the arrays with one of these roles."""
         return [array for array in self.arrays if array.role in roles]
 
+    @property
+    def streams(self) -> tuple[list[Array], list[Array], list[Array]]:
+        """Cameras, touches, and arrays that may be either; beside touches by name, other frames are cameras."""
+        cameras, touches, unsure = self.of("camera"), self.of("touch"), self.of("camera or touch")
+        return ([*cameras, *unsure], touches, []) if touches else (cameras, touches, unsure)
+
     def joined(self, keys: Iterable[str]) -> np.ndarray:
         """Return the columns of several arrays side by side, (T, D)."""
         return np.concatenate([self.values[key] for key in keys], axis=1)
@@ -167,7 +173,7 @@ def _fitting(file: h5py.File, path: Path) -> Layout | None:
         layout = guess_layout(file, path)
     except EpisodeError:
         return None
-    if not how_it_fits(file, layout, path).well:
+    if layout.name != stated_layout(file) and not how_it_fits(file, layout, path).well:
         return None
     key = episode_groups(file, layout, path)[0]
     group = file[key] if key else file
@@ -324,10 +330,13 @@ class _State:
             else:
                 urdf = self.links.arm.joint_names if self.links and self.links.arm and dof == count else None
                 names += urdf or [f"joint{i + 1}" for i in range(count)]
+        sides = _sides(self.contents)
+        if list(arms) == [""] and arms[""].joints is None and len(sides) > 1:
+            arms = {side: _Arm(side) for side in sides}
         self.arms = list(arms.values())
         if len(self.arms) > 1 and all(names):
-            sides = [array.side for array in self.qpos for _ in range(array.columns)]
-            names = [name if side in words(name) else f"{side}_{name}" for side, name in zip(sides, names, strict=True)]
+            near = [array.side for array in self.qpos for _ in range(array.columns)]
+            names = [name if side in words(name) else f"{side}_{name}" for side, name in zip(near, names, strict=True)]
         if all(names) and len(set(names)) == len(names):
             self.names = tuple(names)
 
@@ -456,28 +465,23 @@ def _put_state(text: _Text, contents: _Contents, state: _State) -> None:
 def _kinds(contents: _Contents, state: _State) -> tuple[tuple[str, ...], str]:
     """Return the kind of each action column and the reason; () and a hint if they are unknown."""
     action = contents.joined(array.key for array in state.action)
-    if state.qpos:
-        qpos = contents.joined(array.key for array in state.qpos)
-        same = tuple(range(action.shape[1])) if qpos.shape == action.shape else (None,) * action.shape[1]
-        if len(qpos) == len(action):
-            labels = tuple(f"column {i}" for i in range(action.shape[1]))
-            kinds, why = guessed_kinds([(qpos, action)], same, labels)
-            if kinds:
-                return kinds, f"A guess by the recorded numbers ({why.removeprefix('guessed: ')})."
+    count, kinds, why = action.shape[1], tuple[str, ...](), ""
+    qpos = contents.joined(array.key for array in state.qpos) if state.qpos else np.zeros((0, 0))
+    if len(qpos) == len(action):
+        same = tuple(range(count)) if qpos.shape == action.shape else (None,) * count
+        kinds, why = guessed_kinds([(qpos, action)], same, tuple(f"column {i}" for i in range(count)))
+        why = f"A guess by the recorded numbers ({why.removeprefix('guessed: ')})."
     if all({"delta", "deltas"} & set(words(array.key)) for array in state.action):
-        few = [len(np.unique(column)) <= LEVELS for column in action.T]
-        named = tuple("absolute" if holds else "delta" for holds in few)
-        return named, "A guess by the name; columns of few values are taken as commands."
-    hint = (
-        'The recording does not show whether actions are targets or changes. State action_is = "absolute" or "delta".'
-    )
-    return (), hint
+        named = tuple("absolute" if len(np.unique(column)) <= LEVELS else "delta" for column in action.T)
+        if kinds in ((), named):
+            return named, "A guess by the name; columns of few values are taken as commands."
+    elif kinds:
+        return kinds, why
+    return (), 'Not shown by the recording: action_is = "absolute" (targets) or "delta" (changes), or one per column.'
 
 
 def _put_streams(text: _Text, contents: _Contents) -> None:
-    cameras, touches, unsure = contents.of("camera"), contents.of("touch"), contents.of("camera or touch")
-    if unsure and touches:
-        cameras, unsure = [*cameras, *unsure], []
+    cameras, touches, unsure = contents.streams
     every = [*cameras, *touches, *unsure]
     text.table("cameras")
     groups, names = {a.parent for a in (cameras or unsure)}, [a.name for a in cameras]
@@ -526,14 +530,13 @@ def _rig(contents: _Contents, state: _State, links: Links | None, model: str | N
     text.put("status", "nominal")
     for number, arm in enumerate(state.arms):
         _put_arm(text, contents, state, arm, links, model, first=number == 0)
-    cameras, touches = contents.of("camera", "camera or touch"), contents.of("touch")
-    if not touches:
-        cameras = contents.of("camera")
-    for camera in cameras:
-        _put_camera(text, contents, state, camera)
-    for touch in touches:
-        _put_sensor(text, state, touch)
-    if unsure := (contents.of("camera or touch") if not touches else []):
+    cameras, touches, unsure = contents.streams
+    named = _named(cameras)
+    for name, camera in named.items():
+        _put_camera(text, contents, state, name, camera)
+    for name, touch in _named(touches).items():
+        _put_sensor(text, state, name, touch)
+    if unsure:
         text.comment(_listed("Add a table under cameras or sensors for each of these", unsure))
     return str(text)
 
@@ -623,35 +626,45 @@ def _arm_of(state: _State, array: Array) -> str:
     return array.side if array.side in names else names[0]
 
 
-def _put_camera(text: _Text, contents: _Contents, state: _State, camera: Array) -> None:
-    inside, arm = set(words(camera.name)), _arm_of(state, camera)
+def _named(streams: list[Array]) -> dict[str, Array]:
+    """Return streams by name; those of equal names by the name of their group."""
+    names = Counter(stream.name for stream in streams)
+    named: dict[str, Array] = {}
+    for stream in streams:
+        name = stream.name if names[stream.name] == 1 else stream.parent.rpartition("/")[2]
+        named[name if name not in named else stream.key.replace("/", "_")] = stream
+    return named
+
+
+def _put_camera(text: _Text, contents: _Contents, state: _State, name: str, camera: Array) -> None:
+    inside, arm = set(words(name)), _arm_of(state, camera)
     parent, why = UNKNOWN, f"world, or {arm}/flange for a camera on the hand."
     if WRIST_WORDS & inside and (len(state.arms) == 1 or camera.side):
         parent, why = f"{arm}/flange", "A guess by the name: a camera on the hand."
     elif FIXED_WORDS & inside:
         parent, why = "world", "A guess by the name: a fixed camera."
-    text.table("cameras", camera.name)
+    text.table("cameras", name)
     text.put("parent", parent, why)
-    poses = [key for key in contents.numbers if _about(key, camera) and "extrinsic" in key.lower()]
+    poses = [key for key in contents.numbers if _about(key, name) and "extrinsic" in key.lower()]
     stored = f" The file contains {poses[0]}, but not from which frame to which." if poses else ""
     text.comment(f"Measured, or solved by: tactile-align calibrate.{stored}")
     text.put("translation_m", UNKNOWN)
     text.put("quat_wxyz", UNKNOWN)
-    _put_lens(text, contents, camera)
+    _put_lens(text, contents, name, camera)
 
 
-def _about(holder: str, camera: Array) -> bool:
-    """Return whether the path of numbers names a camera."""
+def _about(holder: str, camera: str) -> bool:
+    """Return whether the path of numbers contains the name of a camera."""
     generic = {"image", "images", "rgb", "color", "colors", "img", "frames"}
-    name = [word for word in words(camera.name) if word not in generic] or words(camera.name)
+    name = tuple(word for word in words(camera) if word not in generic) or words(camera)
     inside = words(holder)
-    return any(inside[i : i + len(name)] == tuple(name) for i in range(len(inside)))
+    return any(inside[i : i + len(name)] == name for i in range(len(inside)))
 
 
-def _put_lens(text: _Text, contents: _Contents, camera: Array) -> None:
+def _put_lens(text: _Text, contents: _Contents, name: str, camera: Array) -> None:
     """Add width, height, K and distortion; the numbers in the file are taken if they fit the frames."""
     numbers: dict[str, Any] = {}
-    holders = [key for key in contents.numbers if _about(key, camera)]
+    holders = [key for key in contents.numbers if _about(key, name)]
     frames = [array for array in contents.of(*FRAMES) if array.parent == camera.parent]
     if len(frames) == 1 and camera.parent in contents.numbers and camera.parent not in holders:
         holders.insert(0, camera.parent)
@@ -706,14 +719,14 @@ def _intrinsics(numbers: Mapping[str, Any]) -> list[list[float]] | None:
     return K.tolist() if plain else None
 
 
-def _put_sensor(text: _Text, state: _State, touch: Array) -> None:
+def _put_sensor(text: _Text, state: _State, name: str, touch: Array) -> None:
     arm = _arm_of(state, touch)
-    text.table("sensors", touch.name)
+    text.table("sensors", name)
     text.put("parent", UNKNOWN, f"{arm}/finger1 or {arm}/finger2. finger1 moves along the law's axis as it opens.")
     text.comment("The pose on the finger. A sensor that faces an equal one has a half turn about the tool axis more.")
     text.put("translation_m", UNKNOWN)
     text.put("quat_wxyz", UNKNOWN)
-    text.put("stream", touch.name)
+    text.put("stream", name)
     text.put("body", UNKNOWN, "[{ center_m = [x, y, z], size_m = [a, b, c] }]: boxes around the sensor, in its frame.")
     text.put("pad", UNKNOWN, "{ center_m = [x, y, z], size_m = [a, b, c], normal = [x, y, z] }: the face that touches.")
 
@@ -722,7 +735,7 @@ def _run(contents: _Contents, recording: Path, out: Path) -> str:
     text = _Text()
     text.comment('Draft of a training config. For a first try on a CPU add: preset = "tiny"')
     text.put("out", f"runs/{_name(contents)}")
-    cameras, touches = contents.of("camera"), contents.of("touch")
+    cameras, touches, _ = contents.streams
     if not (cameras and touches):
         text.put("views", UNKNOWN, "Pairs of a camera and a touch sensor, as [[views]]; the names do not show them.")
     text.table("data", array=True)
@@ -730,11 +743,11 @@ def _run(contents: _Contents, recording: Path, out: Path) -> str:
     if Path(DataConfig(path=recording.as_posix()).rig_source).resolve() != (out / "rig.toml").resolve():
         text.put("rig", (out / "rig.toml").as_posix())
     text.put("layout", contents.layout.name if contents.layout else (out / "layout.toml").as_posix())
-    for camera in cameras:
-        for touch in touches:
+    for camera in _named(cameras):
+        for touch in _named(touches):
             text.table("views", array=True)
-            text.put("camera", camera.name)
-            text.put("sensor", touch.name)
-            if not WRIST_WORDS & set(words(camera.name)):
+            text.put("camera", camera)
+            text.put("sensor", touch)
+            if not WRIST_WORDS & set(words(camera)):
                 text.put("weight", THIRD_PERSON)
     return str(text)

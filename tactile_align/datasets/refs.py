@@ -48,7 +48,7 @@ def guess_layout(file: h5py.File, path: Path, group: str | None = None) -> Layou
     Raises:
         EpisodeError: No layout fits, or several layouts fit but read the file differently; the message lists them.
     """
-    layouts, stated = all_layouts(), _stated(file)
+    layouts, stated = all_layouts(), stated_layout(file)
     if named := [layout for layout in layouts if layout.name == stated]:
         return named[0]
     fits = {layout.name: how_it_fits(file, layout, path, group) for layout in layouts}
@@ -166,7 +166,8 @@ def _row_widths(episode: h5py.Group, layout: Layout, path: Path) -> list[int]:
     return [hdf5.byte_count(data.shape[1:], data.dtype.itemsize) for data in padded]
 
 
-def _stated(file: h5py.File) -> str:
+def stated_layout(file: h5py.File) -> str:
+    """Return the name of the layout that the attribute `layout` of a file states; "" if there is none."""
     try:
         stated = file.attrs.get("layout", "")
     except (OSError, RuntimeError, KeyError, TypeError, ValueError):

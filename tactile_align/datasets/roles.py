@@ -227,7 +227,7 @@ def _role_of_numbers(key: str, shape: tuple[int, ...]) -> Role:
         return "gripper"
     if POSE_WORDS & every:
         return "pose"
-    if JOINT_WORDS & last or (JOINT_WORDS & every and len(last & (STATE_WORDS | {"left", "right"}))):
+    if JOINT_WORDS & every:
         return "joints"
     return "state" if STATE_WORDS & last and len(shape) == 2 and shape[1] > 3 else "numbers"
 
