@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -25,7 +25,7 @@ from tactile_align.datasets.action_kinds import LEVELS, guessed_kinds
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.layout import Layout
 from tactile_align.datasets.refs import episode_groups, guess_layout, how_it_fits, list_episodes, stated_layout
-from tactile_align.datasets.roles import FRAMES, Array, arrays_of, episode_pattern, words
+from tactile_align.datasets.roles import FRAMES, Array, Role, arrays_of, episode_pattern, words
 from tactile_align.datasets.streams import Found, frame_places
 from tactile_align.errors import EpisodeError, InputError
 from tactile_align.facts import UNKNOWN, fact_names, toml_line, unknown_keys
@@ -156,7 +156,7 @@ def _contents(file: h5py.File, path: Path) -> _Contents:
     if layout is not None:
         roles = {key: role for role, _, key in frame_places(group, layout, path, Found())}
         roles |= {key: "action" for key in layout.state.action} | {key: "state" for key in layout.state.qpos}
-        arrays = tuple(array.taken_as(roles[array.key]) for array in arrays if array.key in roles)
+        arrays = tuple(array.taken_as(cast(Role, roles[array.key])) for array in arrays if array.key in roles)
     values: dict[str, np.ndarray] = {}
     for array in arrays:
         data = hdf5.dataset(group, array.key, path) if array.role in NUMBERS else None

@@ -349,6 +349,16 @@ def test_a_urdf_gives_tip_joint_names_unit_and_fingers(tmp_path: Path) -> None:
     ]
 
 
+def test_the_rig_of_the_franka_page_loads_and_its_sensors_face_each_other(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "franka.md").read_text(encoding="utf-8")
+    (text,) = (block for block in re.findall(r"```text\n(.*?)```", page, re.S) if "[arms.arm]" in block)
+    text = text.replace("panda.urdf", urdf(tmp_path).name).replace("panda_hand", "hand")
+    (tmp_path / "rig.toml").write_text(text, encoding="utf-8")
+    rig, qpos = load_rig(tmp_path / "rig.toml"), np.array([*turning(7)[0], 0.05])
+    T = rig.T_from_to("arm/finger1", "arm/finger2", qpos) @ rig.sensors["gel_right"].T_parent_this
+    assert T[:3, 3] == pytest.approx([0.0, -0.05, 0.107]) and T[:3, 0] == pytest.approx([-1.0, 0.0, 0.0])
+
+
 @pytest.mark.parametrize(
     ("dof", "joints", "gripper"), [(7, [*SIX, 6], None), (6, SIX, 6), (3, None, None)], ids=["all", "and one", "other"]
 )
