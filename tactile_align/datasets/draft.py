@@ -196,7 +196,7 @@ def _numbers(group: h5py.Group, path: Path) -> dict[str, dict[str, Any]]:
             continue
         with hdf5.reading(path, key):
             values = {str(name).lower(): item.attrs[name] for name in item.attrs}
-        found[key] = {_lens_name(name): value for name, value in values.items()}
+        found[key] = {_lens_name(name): value for name, value in values.items() if _is_small(value)}
         if isinstance(item, h5py.Dataset) and item.dtype.kind in "iuf":
             value, parent, name = _constant(item), *_split(key)
             if value is not None and _lens_name(name) in ("k", "d"):
@@ -214,6 +214,14 @@ def _split(key: str) -> tuple[str, str]:
 def _lens_name(name: str) -> str:
     inside = set(words(name))
     return "k" if K_WORDS & inside else "d" if D_WORDS & inside and "model" not in inside else name
+
+
+def _is_small(value: Any) -> bool:
+    """Return whether an attribute is a text, or at most 16 finite numbers."""
+    if isinstance(value, str | bytes):
+        return True
+    array = np.asarray(value)
+    return array.dtype.kind in "iuf" and 0 < array.size <= 16 and bool(np.all(np.isfinite(array)))
 
 
 def _constant(item: h5py.Dataset) -> np.ndarray | None:
@@ -467,7 +475,7 @@ def _kinds(contents: _Contents, state: _State) -> tuple[tuple[str, ...], str]:
     action = contents.joined(array.key for array in state.action)
     count, kinds, why = action.shape[1], tuple[str, ...](), ""
     qpos = contents.joined(array.key for array in state.qpos) if state.qpos else np.zeros((0, 0))
-    if len(qpos) == len(action):
+    if len(qpos) == len(action) > 1:
         same = tuple(range(count)) if qpos.shape == action.shape else (None,) * count
         kinds, why = guessed_kinds([(qpos, action)], same, tuple(f"column {i}" for i in range(count)))
         why = f"A guess by the recorded numbers ({why.removeprefix('guessed: ')})."
@@ -485,28 +493,27 @@ def _put_streams(text: _Text, contents: _Contents) -> None:
     every = [*cameras, *touches, *unsure]
     text.table("cameras")
     groups, names = {a.parent for a in (cameras or unsure)}, [a.name for a in cameras]
-    clash = sorted({a.name for a in cameras} & {a.name for a in touches})
     if len(groups) == 1 and len(set(names)) == len(names):
         text.put("group", groups.pop())
     elif groups:
         text.put("group", UNKNOWN, _listed("A layout reads the cameras of one group, under different names", cameras))
     else:
         text.put("group", UNKNOWN, "No array of the file has the form and the name of camera images.")
-    text.put("names", names or UNKNOWN, "" if names else _listed("Which are cameras", unsure), "By their names.")
-    text.table("touches")
-    if touches:
-        text.put("groups", sorted({a.parent for a in touches}))
-        text.put("names", sorted({a.name for a in touches}), "By their names.")
-        if clash:
-            text.lines.pop()
-            note = f"Camera and touch share the name {', '.join(clash)}; rename one stream in the files."
-            text.put("names", UNKNOWN, note)
+    text.put("names", names or UNKNOWN, "By their names." if names else _listed("Which are cameras", unsure))
+    names = [a.name for a in touches]
+    if touches or unsure:
+        text.table("touches")
+        text.put("groups", sorted({a.parent for a in (touches or unsure)}))
+    if twice := sorted({name for name in names if [*names, *(a.name for a in cameras)].count(name) > 1}):
+        text.put("names", UNKNOWN, f"Several streams have the name {', '.join(twice)}; rename them in the files.")
+    elif touches:
+        text.put("names", names, "By their names.")
     elif unsure:
-        text.put("groups", sorted({a.parent for a in unsure}))
         text.put("names", UNKNOWN, _listed("The names do not show which are touch sensors", unsure))
     else:
-        text.comment("No array of the file has a name of a touch sensor.")
-        text.put("names", UNKNOWN)
+        text.comment(
+            'No frames are named like a touch sensor. If some are touches: [touches] groups = ["PATH"], names = ["NAME"]'
+        )
     if ignored := contents.of("unreadable frames", "unreadable"):
         text.comment(_listed("Not read (frames must be uint8 (steps, height, width, 3), JPEG or PNG)", ignored))
     if depth := [a for a in contents.of("depth") if a.parent in {c.parent for c in cameras}]:
@@ -515,7 +522,8 @@ def _put_streams(text: _Text, contents: _Contents) -> None:
     text.table("storage")
     kinds = Counter(array.kind for array in every)
     text.put("kind", kinds.most_common(1)[0][0] if kinds else UNKNOWN)
-    text.table("channels")
+    if kinds:
+        text.table("channels")
     for key, there in (("raw", "raw" in kinds), ("encoded", bool(set(kinds) - {"raw"}))):
         if there:
             text.put(key, "rgb", "A guess: the order of most recorders. If an overlay shows red as blue, write bgr.")
@@ -574,7 +582,7 @@ def _unit(contents: _Contents, state: _State, arm: _Arm, links: Links | None) ->
     if arm.joints is None:
         return UNKNOWN, "The unit is rad or deg."
     q = contents.joined(array.key for array in state.qpos)[:, list(arm.joints)]
-    most = float(np.abs(q).max())
+    most = float(np.nanmax(np.abs(q), initial=0.0))
     if links is not None and links.arm is not None and links.arm.dof == len(arm.joints):
         low, high = links.arm.lower - 0.05, links.arm.upper + 0.05
         if np.all((q >= low) & (q <= high)) and most > LEAST_TURN:
@@ -591,8 +599,9 @@ def _unit(contents: _Contents, state: _State, arm: _Arm, links: Links | None) ->
 
 def _put_gripper(text: _Text, contents: _Contents, state: _State, arm: _Arm, links: Links | None) -> None:
     reading = contents.joined(array.key for array in state.qpos)[:, arm.gripper]
-    low, high = float(reading.min()), float(reading.max())
-    wide = bool(WIDTH_WORDS & set(words(arm.gripper_key))) and low >= 0
+    reading = reading[np.isfinite(reading)]
+    low, high = float(reading.min(initial=np.inf)), float(reading.max(initial=-np.inf))
+    wide = bool(WIDTH_WORDS & set(words(arm.gripper_key))) and 0 <= low < high
     metres = wide and FINGERS_M[0] <= high <= FINGERS_M[1]
     text.table("arms", arm.name, "gripper")
     text.put("column", arm.gripper)
