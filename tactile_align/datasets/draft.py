@@ -27,7 +27,7 @@ from tactile_align.datasets.layout import Layout
 from tactile_align.datasets.refs import episode_groups, guess_layout, how_it_fits, list_episodes, stated_layout
 from tactile_align.datasets.roles import FRAMES, Array, Role, arrays_of, episode_pattern, words
 from tactile_align.datasets.streams import Found, frame_places
-from tactile_align.errors import EpisodeError, InputError
+from tactile_align.errors import EpisodeError, InputError, printable
 from tactile_align.facts import UNKNOWN, fact_names, toml_line, unknown_keys
 from tactile_align.files import write_text_atomically
 from tactile_align.kinematics.arm_files import Links, read_links
@@ -40,6 +40,8 @@ LEAST_TURN, MOST_TURN, MOST_DEGREES = 1.0, 6.5, 400.0
 """Largest absolute joint value up to which values may be normalised, are radians, and are degrees."""
 FINGERS_M = (0.01, 0.3)
 """Range of the widest opening between two fingers, m."""
+MOST_OVER = 1.05
+"""Largest ratio of a recorded width to the width at the limits of the URDF's fingers."""
 STEP_S = (0.004, 0.5)
 """Range of the time between two rows, s."""
 CENTRED = 0.15
@@ -181,6 +183,9 @@ def _fitting(file: h5py.File, path: Path) -> Layout | None:
     return layout if all(array.key in read for array in arrays_of(group, path) if array.role == "touch") else None
 
 
+IMAGE_WORDS = {"image", "images", "rgb", "color", "colors", "img", "frames"}
+OTHER_LENSES = {"depth", "ir", "infra", "infrared", "tactile", "gel"}
+"""Words of a path whose numbers describe another lens than that of the camera's colour images."""
 K_WORDS, D_WORDS = {"k", "intrinsic", "intrinsics", "matrix"}, {"d", "dist", "distortion", "coeffs", "coefficients"}
 
 
@@ -291,7 +296,9 @@ class _State:
         elif chosen[0].role == "state":
             self.others["qpos"] = "A guess: an array of this name contains joints or a pose of the hand."
         elif rest := [array for array in candidates if array not in chosen and array.role != "pose"]:
-            self.others["qpos"] = _listed("A guess; not taken", rest)
+            self.others["qpos"] = _listed("A guess by the names; not taken", rest)
+        else:
+            self.others["qpos"] = "By the names."
         return chosen
 
     def _actions(self) -> list[Array]:
@@ -303,16 +310,21 @@ class _State:
         if not chosen:
             self.others["action"] = _listed("May be the actions", actions)
         elif chosen == exact and rest:
-            self.others["action"] = _listed("A guess by the name; not taken", rest)
+            self.others["action"] = _listed("A guess by the names; not taken", rest)
+        else:
+            self.others["action"] = "By the names."
         return chosen
 
     def _divide(self) -> None:
         """Assign the columns of qpos to arms, as far as their arrays or the joints of the URDF show it."""
         column, dof, names = 0, self.dof, list[str]()
         arms: dict[str, _Arm] = {}
-        separate = {array.side for array in self.qpos if array.role == "gripper"}
+        main = [array.side for array in self.qpos if array.role != "gripper"]
+        on = {array.key: array.side if array.side in main else main[0] for array in self.qpos}
+        separate = {on[array.key] for array in self.qpos if array.role == "gripper"}
         for array in self.qpos:
-            count, arm = array.columns, arms.setdefault(array.side, _Arm(array.side or "arm"))
+            count, side = array.columns, on[array.key]
+            arm = arms.setdefault(side, _Arm(side or "arm"))
             columns = tuple(range(column, column + count))
             column += count
             if array.role == "gripper":
@@ -320,20 +332,20 @@ class _State:
                 names += [array.name if count == 1 else f"{array.name}{i + 1}" for i in range(count)]
                 continue
             if dof == count:
-                arm.joints, arm.why = columns, f"The URDF has {dof} joints."
-            elif dof is None and array.role == "joints" and array.side in separate and count <= 7:
+                arm.joints, arm.why = columns, f"A guess: as many columns as the URDF has joints, {dof}."
+            elif dof is None and array.role == "joints" and side in separate and count <= 7:
                 arm.joints, arm.why = columns, f"A guess: all columns of {array.key}, since the gripper is separate."
-            elif dof is not None and array.side not in separate and count - dof in (1, 2):
+            elif dof is not None and side not in separate and count - dof in (1, 2):
                 arm.joints, arm.gripper, arm.gripper_key = columns[:dof], columns[dof], array.key
                 arm.why = f"A guess: the {dof} joints of the URDF, with the gripper behind them."
             elif dof is not None and not array.side and count in (2 * dof, 2 * dof + 2):
                 del arms[""]
-                for side, first in (("left", columns[0]), ("right", columns[count // 2])):
-                    arms[side] = two = _Arm(side, tuple(range(first, first + dof)))
+                for name, first in (("left", columns[0]), ("right", columns[count // 2])):
+                    arms[name] = two = _Arm(name, tuple(range(first, first + dof)))
                     two.why = f"A guess: two arms of {dof} joints, the left arm first."
                     if count > 2 * dof:
                         two.gripper, two.gripper_key = first + dof, array.key
-            if arm.joints != columns:
+            if arm.joints != columns or array.role != "joints":
                 names += [""] * count
             else:
                 urdf = self.links.arm.joint_names if self.links and self.links.arm and dof == count else None
@@ -343,8 +355,8 @@ class _State:
             arms = {side: _Arm(side) for side in sides}
         self.arms = list(arms.values())
         if len(self.arms) > 1 and all(names):
-            near = [array.side for array in self.qpos for _ in range(array.columns)]
-            names = [name if side in words(name) else f"{side}_{name}" for side, name in zip(near, names, strict=True)]
+            each = [on[array.key] for array in self.qpos for _ in range(array.columns)]
+            names = [name if side in words(name) else f"{side}_{name}" for side, name in zip(each, names, strict=True)]
         if all(names) and len(set(names)) == len(names):
             self.names = tuple(names)
 
@@ -384,7 +396,7 @@ class _Text:
     def comment(self, *texts: str) -> None:
         """Add comments, wrapped; empty texts are left out."""
         for text in filter(None, texts):
-            wrapped = textwrap.wrap(text, 116, break_long_words=False, break_on_hyphens=False)
+            wrapped = textwrap.wrap(printable(text), 116, break_long_words=False, break_on_hyphens=False)
             self.lines += [f"# {line}" for line in wrapped]
 
     def table(self, *names: str, array: bool = False) -> None:
@@ -499,7 +511,7 @@ def _put_streams(text: _Text, contents: _Contents) -> None:
         text.put("group", UNKNOWN, _listed("A layout reads the cameras of one group, under different names", cameras))
     else:
         text.put("group", UNKNOWN, "No array of the file has the form and the name of camera images.")
-    text.put("names", names or UNKNOWN, "By their names." if names else _listed("Which are cameras", unsure))
+    text.put("names", names or UNKNOWN, "By the names." if names else _listed("Which are cameras", unsure))
     names = [a.name for a in touches]
     if touches or unsure:
         text.table("touches")
@@ -507,12 +519,12 @@ def _put_streams(text: _Text, contents: _Contents) -> None:
     if twice := sorted({name for name in names if [*names, *(a.name for a in cameras)].count(name) > 1}):
         text.put("names", UNKNOWN, f"Several streams have the name {', '.join(twice)}; rename them in the files.")
     elif touches:
-        text.put("names", names, "By their names.")
+        text.put("names", names, "By the names.")
     elif unsure:
         text.put("names", UNKNOWN, _listed("The names do not show which are touch sensors", unsure))
     else:
         text.comment(
-            'No frames are named like a touch sensor. If some are touches: [touches] groups = ["PATH"], names = ["NAME"]'
+            'No name is that of a touch sensor. If there is one: [touches] groups = ["PATH"], names = ["NAME"]'
         )
     if ignored := contents.of("unreadable frames", "unreadable"):
         text.comment(_listed("Not read (frames must be uint8 (steps, height, width, 3), JPEG or PNG)", ignored))
@@ -620,8 +632,11 @@ def _put_gripper(text: _Text, contents: _Contents, state: _State, arm: _Arm, lin
         text.comment("axis: unit vector in the flange frame along which finger1 moves when it opens.")
     open_m: float | str = UNKNOWN
     if axis is not None and links is not None and links.finger_open_m:
-        open_m = links.finger_open_m
-        text.comment("open_m: ONE finger's distance from the tool axis; the limit of the URDF's finger.")
+        if metres and high > MOST_OVER * 2 * links.finger_open_m:
+            text.comment(f"open_m: ONE finger's distance. The URDF's finger slides only {links.finger_open_m:g} m.")
+        else:
+            text.comment("open_m: ONE finger's distance from the tool axis; the limit of the URDF's finger.")
+            open_m = links.finger_open_m
     elif metres:
         open_m = round(high / 2, 6)
         text.comment("open_m: ONE finger's distance from the tool axis. A guess: half of the width, in metres.")
@@ -654,7 +669,7 @@ def _put_camera(text: _Text, contents: _Contents, state: _State, name: str, came
         parent, why = "world", "A guess by the name: a fixed camera."
     text.table("cameras", name)
     text.put("parent", parent, why)
-    poses = [key for key in contents.numbers if _about(key, name) and "extrinsic" in key.lower()]
+    poses = [key for key in _holders(contents, name) if "extrinsic" in key.lower()]
     stored = f" The file contains {poses[0]}, but not from which frame to which." if poses else ""
     text.comment(f"Measured, or solved by: tactile-align calibrate.{stored}")
     text.put("translation_m", UNKNOWN)
@@ -662,24 +677,35 @@ def _put_camera(text: _Text, contents: _Contents, state: _State, name: str, came
     _put_lens(text, contents, name, camera)
 
 
-def _about(holder: str, camera: str) -> bool:
-    """Return whether the path of numbers contains the name of a camera."""
-    generic = {"image", "images", "rgb", "color", "colors", "img", "frames"}
-    name = tuple(word for word in words(camera) if word not in generic) or words(camera)
-    inside = words(holder)
-    return any(inside[i : i + len(name)] == name for i in range(len(inside)))
+def _holders(contents: _Contents, camera: str) -> list[str]:
+    """Return the paths of numbers that contain the name of a camera, but not the longer name of another camera."""
+    every = list(_named(contents.streams[0]))
+    found = []
+    for key in contents.numbers:
+        inside = set(words(key))
+        matching = [name for name in every if set(_plain_words(name)) <= inside]
+        longest = max((len(_plain_words(name)) for name in matching), default=0)
+        near = [name for name in matching if len(_plain_words(name)) == longest]
+        if near == [camera] and not (OTHER_LENSES & inside - set(words(camera))):
+            found.append(key)
+    return found
+
+
+def _plain_words(name: str) -> tuple[str, ...]:
+    return tuple(word for word in words(name) if word not in IMAGE_WORDS) or words(name)
 
 
 def _put_lens(text: _Text, contents: _Contents, name: str, camera: Array) -> None:
     """Add width, height, K and distortion; the numbers in the file are taken if they fit the frames."""
     numbers: dict[str, Any] = {}
-    holders = [key for key in contents.numbers if _about(key, name)]
+    holders = _holders(contents, name)
     frames = [array for array in contents.of(*FRAMES) if array.parent == camera.parent]
     if len(frames) == 1 and camera.parent in contents.numbers and camera.parent not in holders:
         holders.insert(0, camera.parent)
     for key in holders:
         numbers |= contents.numbers[key]
-    K = _intrinsics(numbers)
+    several = [K for key in holders if (K := _intrinsics(contents.numbers[key]))]
+    K = several[0] if several and several.count(several[0]) == len(several) else None
     width, height = (_integer(numbers.get(key)) for key in ("width", "height"))
     stated = width is not None and height is not None and (width, height) != (camera.width, camera.height)
     w, h = (width, height) if stated and width and height else (camera.width, camera.height)
@@ -693,10 +719,12 @@ def _put_lens(text: _Text, contents: _Contents, name: str, camera: Array) -> Non
         text.put("K", K, f"From the numbers at {', '.join(holders)} in the file.{half if on_half else ''}")
     else:
         shown = f" The file contains {json.dumps(K)}, which does not fit {w}x{h}." if K is not None else ""
+        shown = f" The file contains several: {json.dumps(several)}." if K is None and several else shown
         text.put("K", UNKNOWN, f"[[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]], px, of the raw frame.{shown}")
     if stated:
         text.put("image_map", UNKNOWN, f"Steps from {w}x{h} to the stored {camera.width}x{camera.height}.")
-    coefficients = np.asarray(numbers.get("d", ()), dtype=np.float64).ravel().tolist() if K is not None else []
+    d = np.asarray(numbers.get("d", ()))
+    coefficients = d.astype(np.float64).ravel().tolist() if K is not None and d.dtype.kind in "iuf" else []
     if any(coefficients):
         model = numbers.get("model", numbers.get("distortion_model"))
         model = model.decode() if isinstance(model, bytes) else model
@@ -715,13 +743,14 @@ def _integer(value: Any) -> int | None:
 
 def _intrinsics(numbers: Mapping[str, Any]) -> list[list[float]] | None:
     """Return K as rows, from a matrix or from the numbers of a device; None if there is no such K."""
-    one = {key: np.asarray(value) for key, value in numbers.items()}
+    arrays = {key: np.asarray(value) for key, value in numbers.items()}
+    one = {key: array for key, array in arrays.items() if array.dtype.kind in "iuf"}
     centre = next((keys for keys in (("cx", "cy"), ("ppx", "ppy")) if set(keys) <= set(one)), None)
     if {"fx", "fy"} <= set(one) and centre:
         fx, fy, cx, cy = (float(one[key].ravel()[0]) for key in ("fx", "fy", *centre))
         return [[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]
     K = one.get("k")
-    if K is None or K.size != 9 or K.dtype.kind not in "fiu":
+    if K is None or K.size != 9:
         return None
     K = K.reshape(3, 3).astype(np.float64)
     plain = np.array_equal(K[2], (0, 0, 1)) and K[1, 0] == 0 and K[0, 1] == 0 and K[0, 0] > 0 and K[1, 1] > 0

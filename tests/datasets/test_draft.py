@@ -140,6 +140,16 @@ def numbers_of_no_camera(file: h5py.File) -> None:
     file["cams/wrist"].attrs.update(fx=np.array([b"a"]), fy=1.0, cx=h5py.Empty("f8"), cy=np.nan, K=h5py.Empty("f8"))
 
 
+def lenses_of_others(file: h5py.File) -> None:
+    file["q"], file["left_gripper_width"], file["action"] = turning(6), np.linspace(0, 0.1, T), turning(6)
+    for i, name in enumerate(("cam", "cam_left", "cam_top")):
+        file[f"frames/{name}"] = frames(i, T)
+    K = np.array([[60.0, 0, 31], [0, 60, 23], [0, 0, 1]])
+    file["calib/cam_left/K"], file["calib/cam_left_depth/K"] = K, K * [[2], [2], [1]]
+    file["calib/cam_top/K"], file["calib2/cam_top/K"] = K, K + np.diag([3.0, 3.0, 0.0])
+    file["frames/cam"].attrs.update(fx="text", fy=1, cx=32, cy=24, coeffs="none")
+
+
 SIX = [0, 1, 2, 3, 4, 5]
 ODD: dict[Callable[[h5py.File], None], dict[str, Any]] = {
     franka: {
@@ -225,6 +235,14 @@ ODD: dict[Callable[[h5py.File], None], dict[str, Any]] = {
         "rig arms.arm.gripper.open": "?",
     },
     held_in_hand: {"layout state.qpos": "?", "layout cameras.names": ["camera0_rgb"], "run views": "?"},
+    lenses_of_others: {
+        "layout state.qpos_names": ["joint1", "joint2", "joint3", "joint4", "joint5", "joint6", "left_gripper_width"],
+        "layout touches": None,
+        "rig arms.arm.gripper.column": 6,
+        "rig cameras.cam.K": "?",
+        "rig cameras.cam_top.K": "?",
+        "rig cameras.cam_left.K": [[60.0, 0.0, 31.0], [0.0, 60.0, 23.0], [0.0, 0.0, 1.0]],
+    },
     numbers_of_no_camera: {"rig cameras.wrist.K": "?", "layout touches.names": "?", "rig sensors.left.stream": "left"},
 }
 GUESSED = {"fps", "episode_group", "action_is", "raw", "encoded", "open", "closed", "model", "parent"}
