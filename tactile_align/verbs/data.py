@@ -1,6 +1,7 @@
 """Commands for recordings, from `simulate` to `overlay`. Each command imports its heavy modules only when it runs."""
 
 import logging
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -97,6 +98,8 @@ def init(
     for path in drafts.write(folder, overwrite):
         keys = drafts.unknown[path.name]
         print(f'{path}: still "?": {", ".join(keys)}' if keys else f"{path}: complete; read its guesses")
+    layout = drafts.layout or str(folder / "layout.toml")
+    logger.info(f"next: tactile-align inspect {shlex.quote(str(recording))} --layout {shlex.quote(layout)}")
     return GOOD
 
 
