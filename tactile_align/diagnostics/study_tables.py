@@ -428,10 +428,10 @@ def isotonic(points: Sequence[Sequence[Sequence[Played]]], rises: bool) -> tuple
         rises: Whether the curve rises; False: it falls.
     """
     flat = [[p for run in runs for p in run] for runs in points]
-    correct = [np.array([float(p.correct) for p in played]) for played in flat]
+    correct = [np.array([p.correct for p in played], bool) for played in flat]
     fit = isotonic_regression([c.mean() for c in correct], weights=[len(c) for c in correct], increasing=rises).x
     seeds = [np.array([p.seed for p in played]) for played in flat]
-    intervals = [mean_interval(c, s, comparisons=len(flat)) for c, s in zip(correct, seeds, strict=True)]
+    intervals = [Share.over(c, s, comparisons=len(flat)).interval for c, s in zip(correct, seeds, strict=True)]
     low, high = np.array([(np.nan, np.nan) if pair is None else pair for pair in intervals]).T
     turn = slice(None, None, 1 if rises else -1)
     low = np.maximum.accumulate(low[turn])[turn]
