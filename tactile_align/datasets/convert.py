@@ -16,10 +16,9 @@ from tactile_align.datasets.layout import Layout, load_layout
 from tactile_align.datasets.refs import episode_groups, locate
 from tactile_align.datasets.streams import Found, described, frame_places
 from tactile_align.datasets.writer import ABOUT_STORAGE, write_episode
-from tactile_align.errors import EpisodeError, InputError, printable
+from tactile_align.errors import InputError, printable
 
 MOST_NAMED = 8  # largest number of arrays of one group that a loss lists by name
-DEEPEST = 8  # largest depth of nested groups that are searched
 
 
 def other_arrays(
@@ -57,11 +56,11 @@ def untaken_streams(
         file: The file's path, for error messages.
         steps: Number of rows of the episode; 0 if unknown.
     """
-    taken = (_at(group, key, file) for key in ("", "truth", *layout.state.carried, *_known(layout, places)))
+    taken = (tree.sound(group, key, file) for key in ("", "truth", *layout.state.carried, *_known(layout, places)))
     seen = {tree.address(item) for item in taken if item is not None}
     return [
         described(key, data)
-        for key, data in _reached(group, file, "", seen)
+        for key, data in tree.below(group, file, "", seen)
         if tree.is_array(data)
         and data.shape
         and (data.shape[0] == steps > 0 or _holds_bytes(data) or (len(data.shape) >= 3 and data.dtype.kind in "biuf"))
@@ -78,41 +77,10 @@ def _holds_bytes(data: h5py.Dataset) -> bool:
     return bool(h5py.check_vlen_dtype(data.dtype) == np.uint8)
 
 
-def _reached(
-    group: h5py.Group, file: Path, under: str, seen: set[int | str]
-) -> Iterator[tuple[str, h5py.Group | h5py.Dataset | None]]:
-    """Yield the path and the object of everything below a group, except objects whose address is in `seen`.
-
-    Each object is yielded once, because hard links may form cycles. The object is None for a link, damage, or a path
-    deeper than DEEPEST.
-    """
-    holder = _at(group, under, file)
-    try:
-        inside = tree.names(holder, file) if tree.is_group(holder) else ()
-    except EpisodeError:
-        return
-    for name in inside:
-        key = f"{under}/{name}".strip("/")
-        item = _at(group, key, file) if key.count("/") <= DEEPEST + 1 else None
-        if item is None or tree.address(item) not in seen:
-            yield key, item
-        if item is not None and tree.address(item) not in seen:
-            seen.add(tree.address(item))
-            if tree.is_group(item):
-                yield from _reached(group, file, key, seen)
-
-
-def _at(group: h5py.Group, key: str, file: Path) -> h5py.Group | h5py.Dataset | None:
-    try:
-        return tree.reach(group, key, file)
-    except EpisodeError:
-        return None
-
-
 def _below(group: h5py.Group, known: set[str], file: Path, under: str) -> dict[str, h5py.Dataset]:
     found: dict[str, h5py.Dataset] = {}
     holder = tree.reach(group, under, file) if under else group
-    if not tree.is_group(holder) or under.count("/") > DEEPEST:
+    if not tree.is_group(holder) or under.count("/") > tree.DEEPEST:
         return found
     for name in tree.names(holder, file):
         key = f"{under}/{name}".strip("/")
@@ -150,13 +118,13 @@ def left_behind(episode: EpisodeRef, taken: Iterable[str]) -> list[str]:
         places = frame_places(group, layout, episode.path, Found())
         whole = tree.container_of(file) == "hdf5"  # other containers have nothing beside their episodes
         groups = episode_groups(file, layout, episode.path) if whole else ()
-        others = [_at(file, name, episode.path) for name in groups]
+        others = [tree.sound(file, name, episode.path) for name in groups]
         seen = {tree.address(item) for item in others if item is not None and item != group}
         known = [hdf5.full_name(group, key) for key in (*_known(layout, places), *taken)]
-        copied = {tree.address(item) for key in known if (item := _at(file, key, episode.path)) is not None}
+        copied = {tree.address(item) for key in known if (item := tree.sound(file, key, episode.path)) is not None}
         top = "" if whole else episode.group
         items = {top: file if whole else group}
-        items |= {f"{top}/{key}".strip("/"): item for key, item in _reached(items[top], episode.path, "", seen)}
+        items |= {f"{top}/{key}".strip("/"): item for key, item in tree.below(items[top], episode.path, "", seen)}
         lost, attributes = [], []
         for key, item in items.items():
             shown = key.removeprefix(f"{episode.group}/")

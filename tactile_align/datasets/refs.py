@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -50,7 +51,7 @@ def guess_layout(file: h5py.File, path: Path, group: str | None = None) -> Layou
         EpisodeError: No layout fits, or several layouts fit but read the file differently; the message lists them.
     """
     layouts = tuple(layout for layout in all_layouts() if layout.container == tree.container_of(file))
-    stated = _stated(file)
+    stated = stated_layout(file)
     if named := [layout for layout in layouts if layout.name == stated]:
         return named[0]
     fits = {layout.name: how_it_fits(file, layout, path, group) for layout in layouts}
@@ -59,10 +60,9 @@ def guess_layout(file: h5py.File, path: Path, group: str | None = None) -> Layou
         near = [layout for layout in layouts if fits[layout.name].damaged]
         if near:
             return near[0]
-        because = "; ".join(f"{name}: {fit.why}" for name, fit in fits.items())
-        remedy = "Choose one with --layout (in Python layout=), or write your own as TOML: see datasets/README.md"
-        seen = f"contains {', '.join(_first_arrays(file, path)) or 'no arrays'} and matches no known layout ({because})"
-        raise hdf5.fault("layout", path, "", f"{seen}. {remedy}")
+        seen = f"contains {', '.join(_first_arrays(file, path)) or 'no arrays'} and matches no known layout"
+        remedy = f"Draft a layout with: tactile-align init {shlex.quote(str(path))}, and give it with --layout"
+        raise hdf5.fault("layout", path, "", f"{seen}. {remedy} (in Python layout=)")
     readings = {_reading(file, layout, path, group) for layout in fitting}
     if len(readings) > 1:
         text = f"matches several layouts that read it differently ({', '.join(layout.name for layout in fitting)})"
@@ -70,7 +70,7 @@ def guess_layout(file: h5py.File, path: Path, group: str | None = None) -> Layou
     return max(fitting, key=lambda layout: len(layout.requires))
 
 
-def _first_arrays(file: h5py.File, path: Path, most: int = 8) -> list[str]:
+def _first_arrays(file: h5py.File, path: Path, most: int = 4) -> list[str]:
     shown: list[str] = []
     if isinstance(file, tree.Group):
         episode = tree.reach(file, file.names()[0], path)
@@ -153,9 +153,10 @@ def _how_frames_fit(episode: h5py.Group, layout: Layout, path: Path) -> Fit:
         if kind is None:
             raw = data is not None and data.ndim > 2
             return Fit(
-                f"{name} contains no frames", damaged=any((found == "raw") == raw for found in layout.storage.found)
+                f"{name} contains no frames",
+                damaged=any((found == "raw") == raw for found in layout.storage.recognised),
             )
-        if kind not in layout.storage.found:
+        if kind not in layout.storage.recognised:
             return Fit(f"{name} is stored as {kind}")
     widths = _row_widths(episode, layout, path)
     if len(widths) > 1 and layout.storage.kind == "padded_jpeg":
@@ -173,7 +174,8 @@ def _row_widths(episode: h5py.Group, layout: Layout, path: Path) -> list[int]:
     return [hdf5.byte_count(data.shape[1:], data.dtype.itemsize) for data in padded]
 
 
-def _stated(file: h5py.File) -> str:
+def stated_layout(file: h5py.File) -> str:
+    """Return the name of the layout that the attribute `layout` of a file states; "" if there is none."""
     try:
         stated = file.attrs.get("layout", "")
     except (OSError, RuntimeError, KeyError, TypeError, ValueError):

@@ -5,8 +5,9 @@ containers in the same way. HDF5 objects are used as they are, through the guard
 container provides subclasses of `Group` and `Array`. The functions of this module accept both.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeGuard
@@ -15,6 +16,7 @@ import h5py
 import numpy as np
 
 from tactile_align.datasets import hdf5
+from tactile_align.errors import EpisodeError
 
 Container = Literal["hdf5", "zarr", "lerobot"]
 
@@ -42,6 +44,11 @@ class Array(ABC):
     def ndim(self) -> int:
         """Number of axes."""
         return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return math.prod(self.shape)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -168,6 +175,39 @@ def read_low_dim(data: Any, file: Path, key: str) -> np.ndarray:
 def read_row(data: Any, row: int, file: Path, key: str) -> np.ndarray:
     """Return one row of an array; see `hdf5.read_row`."""
     return data.row(row) if isinstance(data, Array) else hdf5.read_row(data, row, file, key)
+
+
+DEEPEST = 8  # largest depth of nested groups that are searched
+
+
+def below(group: Any, file: Path, under: str, seen: set[int | str]) -> Iterator[tuple[str, Any]]:
+    """Yield the path and the object of everything below a group, except objects whose address is in `seen`.
+
+    Each object is yielded once, because hard links may form cycles. The object is None for a link, damage, or a path
+    deeper than DEEPEST.
+    """
+    holder = sound(group, under, file)
+    try:
+        inside = names(holder, file) if is_group(holder) else ()
+    except EpisodeError:
+        return
+    for name in inside:
+        key = f"{under}/{name}".strip("/")
+        item = sound(group, key, file) if key.count("/") <= DEEPEST + 1 else None
+        if item is None or address(item) not in seen:
+            yield key, item
+        if item is not None and address(item) not in seen:
+            seen.add(address(item))
+            if is_group(item):
+                yield from below(group, file, key, seen)
+
+
+def sound(group: Any, key: str, file: Path) -> Any:
+    """Return the group or array at `key` below `group`; None if it is missing, a link or damaged."""
+    try:
+        return reach(group, key, file)
+    except EpisodeError:
+        return None
 
 
 def address(item: Any) -> int | str:
