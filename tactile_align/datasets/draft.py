@@ -90,13 +90,13 @@ def draft(recording: str | Path, out: str | Path, urdf: str | Path | None = None
     """Return drafts of layout, rig and training config for a recording; nothing is written.
 
     Args:
-        recording: An HDF5 file, or a folder of HDF5 files; the first episode is read.
+        recording: A recording, or a folder of recordings; the first episode is read.
         out: Folder for which the drafts are made. The rig states the URDF relative to it.
         urdf: URDF file of the arm; None: the arm's model stays unknown.
 
     Raises:
-        FileNotFoundError: The recording does not exist, or contains no HDF5 file.
-        EpisodeError: The first file is not a readable HDF5 file.
+        FileNotFoundError: The path does not exist, or contains no recording.
+        EpisodeError: The first recording cannot be read.
         FactError: The URDF cannot be read.
     """
     path, out = list_episodes(recording)[0].path, Path(out)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tactile_align.datasets.containers import zarr as ours
+from tactile_align.datasets.draft import draft
 from tactile_align.datasets.episodes import list_episodes, open_episode
 from tactile_align.datasets.inspect import inspect_path
 from tactile_align.datasets.layout import load_layout
@@ -149,6 +150,17 @@ def test_keys_of_reactive_diffusion_policy_are_recognised(tmp_path: Path) -> Non
         assert (episode.layout.name, episode.qpos.shape) == ("rdp", (7, 10))
         assert (episode.cameras, episode.sensors) == (("external_img", "left_wrist_img"), ("left_gripper1_img",))
         assert np.array_equal(episode.image("left_gripper1_img", 6), given["tactile1"][11])
+
+
+def test_a_layout_is_drafted_for_a_buffer_with_other_keys(tmp_path: Path) -> None:
+    given = arrays()
+    keys = {"my_joints": given["robot_joint"], "my_actions": given["action"], "rgb_main": given["top"]}
+    path = zarr_store(tmp_path / "a.zarr", keys | {"gel_image": given["tactile1"]}, ENDS, chunk=12)
+    assert "gel_image (5, 44, 36, 3) uint8 -> touch?" in inspect_path(path, timing=False).text()
+    (tmp_path / "own.toml").write_text(draft(path, tmp_path).files["layout.toml"], encoding="utf-8")
+    with open_episode(f"{path}#episode_1", tmp_path / "own.toml") as episode:
+        assert (episode.cameras, episode.sensors) == (("rgb_main",), ("gel_image",))
+        assert np.array_equal(episode.image("gel_image", 6), given["tactile1"][11])
 
 
 def change(path: Path, **values: Any) -> None:
