@@ -446,6 +446,7 @@ def _stroke(rig: Rig, arm: str, scores: dict[tuple[str, str | None], Scores]) ->
     """
     of_hand = {key: one for key, one in scores.items() if key[1] is not None and hand_of(rig, key[1]) == arm}
     decided = {key: one for key, one in of_hand.items() if len(one) >= MIN_MOTIONS}
+    of_camera = {key[0]: {slip.name for slip in hypotheses_of(rig, key[0])} - {AS_WRITTEN} for key in decided}
     fits: dict[str, float] = {}
     for name in STROKES:
         if any(name not in one.by_hypothesis or one.gain(name) < 0 for one in decided.values()):
@@ -453,16 +454,12 @@ def _stroke(rig: Rig, arm: str, scores: dict[tuple[str, str | None], Scores]) ->
         cameras = {camera for (camera, _), one in decided.items() if one.better("box-motion", name)}
         still = [scores[camera, None] for camera in cameras if (camera, None) in scores]
         fits_still = any(len(one) >= MIN_MOTIONS and one.median() >= LIMITS["world-motion"].good for one in still)
-        rivals = [
-            max(
-                one.median(slip.name)
-                for slip in hypotheses_of(rig, camera, sensor)[len(hypotheses_of(rig, camera)) :]
-                if slip.name in one.by_hypothesis
-            )
-            for (camera, sensor), one in decided.items()
+        others = [
+            max(one.median(other) for other in one.by_hypothesis.keys() - STROKES.keys() - of_camera[camera])
+            for (camera, _), one in decided.items()
         ]
         total = sum(one.median(name) for one in decided.values())
-        if len(cameras) + fits_still >= 2 and total > sum(rivals):
+        if len(cameras) + fits_still >= 2 and total > sum(others):
             fits[name] = total
     return max(fits, key=lambda name: fits[name]) if fits else None
 

@@ -145,7 +145,6 @@ def test_a_lens_half_too_long_is_warned_of_though_no_slip_is_named(two: Footage)
         (quaternion_xyzw, {WORLD: "w first", WRIST: "w first"}),
         (inverted, {WORLD: "T_parent_camera", WRIST: "T_parent_camera"}),
         (opening(2.0), {WRIST: "open_m = 0.045 of arms.left", TOP: "open_m = 0.045 of arms.left"}),
-        (opening(0.5), {WRIST: "open_m = 0.045 of arms.left", TOP: "open_m = 0.045 of arms.left"}),
     ],
 )
 def test_a_slip_in_the_rig_is_named_with_what_to_change(two: Footage, edit: Edit, named: dict[str, str]) -> None:
