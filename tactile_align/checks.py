@@ -290,8 +290,7 @@ class Report:
     def summary(self) -> str:
         """First line of the report: its verdict, the number of checks by status, and where checks did not pass."""
         statuses = [check.status for check in self.checks]
-        words: dict[Status, str] = {"fail": "fail", "warn": "warn", "pass": "pass", "info": "facts"}
-        counts = ", ".join(f"{statuses.count(one)} {word}" for one, word in words.items() if one in statuses)
+        counts = ", ".join(f"{statuses.count(one)} {one}" for one in GRAVEST_FIRST if one in statuses)
         bad = [check for check in self.checks if check.status in ("fail", "warn")]
         where = f". To mend: {_places(bad)}" if bad else ""
         return f"{self.verdict}: {counts or 'no checks'}{where}"
@@ -319,7 +318,7 @@ class Report:
             rows = [(c.status, c.id, c.title, c.measured, c.limit) for c in shown]
             lines += [*text_table(("", "id", "check", "measured", "needed"), rows), ""]
         if len(shown) < len(self.checks):
-            lines += [f"{len(self.checks) - len(shown)} checks passed: --all shows them", ""]
+            lines += [f"passed: {len(self.checks) - len(shown)} (--all shows them)", ""]
         for table in self.tables if everything else ():
             if table.rows:
                 lines += [table.title, *text_table(table.head, [[_cell(x) for x in row] for row in table.rows]), ""]
