@@ -292,8 +292,8 @@ class Report:
         statuses = [check.status for check in self.checks]
         counts = ", ".join(f"{statuses.count(one)} {one}" for one in GRAVEST_FIRST if one in statuses)
         bad = [check for check in self.checks if check.status in ("fail", "warn")]
-        where = f". To mend: {_places(bad)}" if bad else ""
-        return f"{self.verdict}: {counts or 'no checks'}{where}"
+        where = ", ".join(dict.fromkeys(check.id.partition("/")[2] or check.kind for check in bad))
+        return f"{self.verdict}: {counts or 'no checks'}" + (f". Not in order: {where}" if bad else "")
 
     @property
     def todo(self) -> tuple[Todo, ...]:

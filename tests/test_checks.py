@@ -116,7 +116,9 @@ def test_checks_that_share_their_advice_are_one_entry_and_the_gravest_comes_firs
         "  [fail] Stroke: It is too long. Halve it.",
         f"  [warn] 5 checks ({places}): It is large. Calibrate.",
     ]
-    assert made.text().splitlines()[1] == f"fail: 1 fail, 5 warn, 1 pass, 1 info. To mend: {places}; stroke of panda"
+    assert made.text().splitlines()[1] == (
+        "fail: 1 fail, 5 warn, 1 pass, 1 info. Not in order: wrist/left, wrist/right, scene/left, panda"
+    )
     told = json.loads(made.json())
     assert told["summary"] == made.text().splitlines()[1]
     assert [(one["status"], len(one["checks"])) for one in told["todo"]] == [("fail", 1), ("warn", 5)]
