@@ -422,13 +422,13 @@ def motion_checks(rig: Rig, watched: Sequence[Watched]) -> list[Check]:
             scores[camera, sensor] = Scores.of(motions, camera, sensor, doubted)
     stroke = {arm: _stroke(rig, arm, scores) for arm in rig.arms}
     judged: dict[tuple[str, str | None], tuple[Check, bool]] = {}
-    for (camera, sensor), found in scores.items():
-        edits = {name: text for (*of, name), text in advice.items() if of == [camera, sensor]}
-        if sensor is None:
-            judged[camera, sensor] = _judged("world-motion", (camera,), found, "pairs of frames", edits)
+    for key, found in scores.items():
+        edits = {name: text for (*of, name), text in advice.items() if of == [*key]}
+        if key[1] is None:
+            judged[key] = _judged("world-motion", key[:1], found, "pairs of frames", edits)
         else:
-            found = found.about_stroke(stroke[hand_of(rig, sensor)])
-            judged[camera, sensor] = _judged("box-motion", (camera, sensor), found, "motions of the gripper", edits)
+            found = found.about_stroke(stroke[hand_of(rig, key[1])])
+            judged[key] = _judged("box-motion", (key[0], key[1]), found, "motions of the gripper", edits)
     patterns = [pattern for arm in rig.arms if (pattern := _pattern(rig, arm, judged)) is not None]
     for pattern in patterns:
         for key in pattern.explains:
