@@ -368,6 +368,7 @@ def test_a_hypothesis_about_the_hand_that_fits_better_is_named_before_the_stroke
         (0.9, 0.0, 0.0, "open, closed, column and law of arms.left.gripper"),
         (0.05, 0.0, 0.0, "joint order of arms.left first"),
         (0.9, 0.6, 0.6, None),
+        (0.9, 0.6, 0.14, None),  # a warning, but hardly below its limit
     ],
 )
 def test_the_pattern_of_the_views_names_the_part_of_the_rig(
