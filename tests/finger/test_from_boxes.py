@@ -65,7 +65,7 @@ def test_a_camera_that_moved_is_not_mended_at_the_sensor_but_named_with_where_it
 ) -> None:
     folder, out = recorded["measured"], tmp_path / "rig.toml"
     fit = calibrate_finger(folder, with_camera_off(folder, 0, 0, 0.025), labels(folder), out=out)
-    check = fit.report.check("sensor-moved")
+    check = fit.report.check("sensor-moved/tactile1")
     assert fit.after > 0.9 and check.status == fit.report.verdict == "fail" and not out.exists()
     place = re.search(r"cameras\.left_wrist .*move it by \(([^)]*)\) mm along the axes of left/flange", check.advice)
     assert place and np.array(place[1].split(","), float) == pytest.approx([0, 0, -25], abs=3)
@@ -82,7 +82,9 @@ def test_a_wrong_focal_length_is_not_mended_at_the_sensor_but_named(recorded: di
     fit = calibrate_finger(folder, rig, labels(folder), out=out)
     assert fit.report.verdict == "fail" and not out.exists()
     assert fit.report.check("stroke").status == "fail" and abs(fit.stroke - 1) > 0.1
-    found = re.search(r"left_wrist .*multiply its focal length by ([\d.]+)", fit.report.check("sensor-moved").advice)
+    found = re.search(
+        r"left_wrist .*multiply its focal length by ([\d.]+)", fit.report.check("sensor-moved/tactile1").advice
+    )
     assert found and float(found[1]) == pytest.approx(1 / 1.5, abs=0.02)
 
 
@@ -93,13 +95,13 @@ def test_a_right_rig_needs_no_change_however_wide_the_boxes_were_drawn(
     wide = view(folder, "left_wrist", wider=0.5)
     fit = calibrate_finger(folder, folder / "rig.toml", wide, out=out)
     assert fit.after > fit.before and not fit.needed and not out.exists()
-    assert "No change is needed" in fit.report.check("change-needed").advice
+    assert "No change is needed" in fit.report.check("change-needed/tactile1").advice
     # What the sigma does not hold, another line does: boxes a pixel wider do move the sensor as far as it says.
     one, two = (calibrate_finger(folder, folder / "rig.toml", view(folder, "left_wrist", wider=w)) for w in (0.0, 1.0))
-    said = one.report.check("wider-boxes").measured
-    moved = 1e3 * np.linalg.norm(two.shift_m - one.shift_m)
+    said = one.report.check("wider-boxes/tactile1").measured
+    moved = 1e3 * np.linalg.norm(two.fits["tactile1"].x[:3] - one.fits["tactile1"].x[:3])
     assert float(re.findall(r"[\d.]+", said)[0]) == pytest.approx(moved, abs=0.1) and moved > 4e3 * np.linalg.norm(
-        one.sigma[:3]
+        one.fits["tactile1"].sigma[:3]
     )
     assert calibrate_finger(folder, folder / "rig.toml", wide, accept=True, out=out).report.verdict == "warn"
     assert out.exists()
@@ -121,16 +123,16 @@ def test_a_fit_that_makes_another_view_worse_fails_and_one_that_makes_it_better_
     both = {**labels(folder), **view(folder, "top")}
     wrong = with_camera_off(folder, 0, 0, 0.025)
     fit = calibrate_finger(folder, wrong, both, camera="left_wrist", accept=True, out=out)
-    check = fit.report.check("other-view/top")
+    check = fit.report.check("other-view/top/tactile1")
     assert check.status == "fail" and "Calibrate the camera" in check.advice and not out.exists()
     rig = load_rig(folder / "rig.toml")
     higher = rig.with_camera("top", translation_m=(0.95, 0.55, 0.95))
     fit = calibrate_finger(folder, higher, both, camera="left_wrist")
-    assert fit.report.check("other-view/top").status == "warn"
+    assert fit.report.check("other-view/top/tactile1").status == "warn"
     nearer = rig.with_sensor("tactile1", translation_m=(0.0, 0.0, 0.130))
     fit = calibrate_finger(folder, nearer, both, camera="left_wrist", out=out)
-    assert fit.report.check("other-view/top").measured.endswith("better")
-    advice = fit.report.check("sensor-moved").advice
+    assert fit.report.check("other-view/top/tactile1").measured.endswith("better")
+    advice = fit.report.check("sensor-moved/tactile1").advice
     assert "Boxes in top support" in advice and "second view" not in advice
 
 
