@@ -53,7 +53,7 @@ JUDGES = (
     ("verify, of episodes", "verify.limits"),
     ("verify and calibrate, of a session", "sessions.report"),
     ("verify, of controller poses", "kinematics.controller"),
-    ("calibrate finger", "finger.checks"),
+    ("calibrate finger and camera", "finger.checks"),
     ("inspect", "datasets.inspect"),
     ("doctor", "diagnostics.doctor.limits"),
     ("watch", "training.watch"),

@@ -1,13 +1,15 @@
 """Fit of the poses of sensors on their fingers, and of their gripper's stroke, to image boxes of the sensors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import least_squares
+from scipy.optimize import OptimizeResult, least_squares
 
 from tactile_align.calibration.bundle_adjustment import jackknife
+from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.rig import RigCamera, Sensor
+from tactile_align.calibration.rig_parts import Solid
 from tactile_align.finger.frames import FingerFrames, Reading, cross_validated, likely_reading
 from tactile_align.geometry.boxes import intersection_over_union
 from tactile_align.geometry.frames import pose, rotation_exp
@@ -25,6 +27,8 @@ CLEAR_IOU: difference in median IoU above which a commanded and a measured gripp
 CLEAR_SIGMAS = 2.0
 """Number of standard deviations of the fitted stroke within which the stroke stays 1. They contain the random error and
 the change of the stroke if every box were drawn one pixel wider at each side."""
+STEP = 1e-4
+"""Step of numeric derivatives, in units of the parameters' scale."""
 WIDER = np.array([-1.0, -1.0, 1.0, 1.0])
 """Change of the edges of a box that is drawn one pixel wider at each side, px."""
 
@@ -53,16 +57,17 @@ class Drawn:
         return replace(self, frames=self.frames.only(rows), seen=self.seen[rows])
 
     def poses(self, x: np.ndarray, reading: Reading | None = None) -> np.ndarray:
-        """Return T_camera_sensor in the N frames, (N, 4, 4), m, after the change `x` of the rig (see `BoxFit.x`).
+        """Return T_camera_sensor in the N frames, (..., N, 4, 4), m, after changes `x` (..., 7), see `BoxFit.x`.
 
         `reading` is the kind of gripper reading; None: the rig's.
         """
-        T_flange_sensor = self.frames.T_flange_finger(x[6], reading=reading) @ moved(self.touch.T_parent_this, x)
-        return np.asarray(self.frames.T_camera_flange @ T_flange_sensor)
+        T_finger_sensor = moved(self.touch.T_parent_this, x)[..., None, :, :]
+        T_flange_finger = self.frames.T_flange_finger(x[..., 6], reading=reading)
+        return np.asarray(self.frames.T_camera_flange @ T_flange_finger @ T_finger_sensor)
 
     def boxes(self, x: np.ndarray, reading: Reading | None = None) -> np.ndarray:
-        """Return the sensor's boxes (N, 4), px, after the change `x` (see `BoxFit.x`); nan where it has none."""
-        return boxes_through(self.frames.lenses, self.frames.which, self.poses(x, reading), self.touch.body)
+        """Return the sensor's boxes (..., N, 4), px, after changes `x` (..., 7), see `BoxFit.x`; nan where none is."""
+        return boxes_at(self.frames.lenses, self.frames.which, self.poses(x, reading), self.touch.body)
 
     def iou(self, x: np.ndarray, reading: Reading | None = None) -> np.ndarray:
         """Return the IoU (N,) of the boxes `seen` with those of `boxes`; 0 where there is no box."""
@@ -100,11 +105,25 @@ START = np.array([0.0] * 6 + [1.0])
 
 
 def moved(T_finger_sensor: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Return T_finger_sensor (4, 4), m, shifted by x[:3], m, and rotated about the sensor's origin by x[3:6], rad.
+    """Return T_finger_sensor shifted by x[..., :3], m, and rotated about the sensor's origin by x[..., 3:6], rad.
 
-    The shift is in the finger's frame; the rotation is a rotation vector in the finger's axes.
+    The shift is in the finger's frame; the rotation is a rotation vector in the finger's axes. T_finger_sensor is a
+    pose (4, 4), m; the result has the batch axes of `x`.
     """
-    return np.asarray(pose(rotation_exp(x[3:6]) @ T_finger_sensor[:3, :3], T_finger_sensor[:3, 3] + x[:3]))
+    turned = rotation_exp(x[..., 3:6]) @ T_finger_sensor[:3, :3]
+    return np.asarray(pose(turned, T_finger_sensor[:3, 3] + x[..., :3]))
+
+
+def boxes_at(
+    lenses: tuple[Camera, ...], which: np.ndarray, T_camera_sensor: np.ndarray, body: tuple[Solid, ...]
+) -> np.ndarray:
+    """Return boxes (..., N, 4), px, of the solids `body` at poses (..., N, 4, 4), m; nan where no box exists.
+
+    The box of frame n is seen through the camera model `lenses[which[n]]`.
+    """
+    batch = T_camera_sensor.shape[:-3]
+    every = np.tile(which, int(np.prod(batch)))
+    return boxes_through(lenses, every, T_camera_sensor.reshape(-1, 4, 4), body).reshape(*batch, len(which), 4)
 
 
 def overlap(boxes: np.ndarray, seen: np.ndarray) -> np.ndarray:
@@ -113,9 +132,30 @@ def overlap(boxes: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
 
 def edge_errors(boxes: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Return the errors (4 N,) of the edges of predicted boxes (N, 4), px, in units of BOX_PX; LOST for a nan box."""
+    """Return the errors (..., 4 N) of the edges of predicted boxes (..., N, 4), px, in units of BOX_PX.
+
+    `seen` (N, 4) are the true boxes. The error of a nan box is LOST.
+    """
     off = (boxes - seen) / BOX_PX
-    return np.where(np.isfinite(off), off, LOST).ravel()
+    return np.where(np.isfinite(off), off, LOST).reshape(*off.shape[:-2], -1)
+
+
+def robust_fit(residuals: Callable[[np.ndarray], np.ndarray], start: np.ndarray) -> OptimizeResult:
+    """Return the result of a least-squares fit with a soft L1 loss.
+
+    Args:
+        residuals: Function of k parameter vectors (k, n) that returns their residuals (k, m). All points of a numeric
+            Jacobian are computed in one call.
+        start: (n,) initial parameters, of unit size.
+    """
+
+    def jacobian(z: np.ndarray) -> np.ndarray:
+        r = residuals(np.concatenate([z[None], z + STEP * np.eye(len(z))]))
+        return np.asarray((r[1:] - r[0]).T / STEP)
+
+    return least_squares(
+        lambda z: residuals(z[None])[0], start, jacobian, loss="soft_l1", xtol=1e-7, ftol=1e-8, max_nfev=60
+    )
 
 
 def fit_boxes(drawn: Sequence[Drawn], ends: tuple[float, float]) -> list[BoxFit]:
@@ -179,15 +219,16 @@ def _solve(drawn: Sequence[Drawn], start: np.ndarray, held: bool = False) -> np.
     free = len(first) - held
 
     def unfold(z: np.ndarray) -> np.ndarray:
-        x = np.concatenate([z, first[free:]]) * scale
-        return np.column_stack([x[:-1].reshape(-1, 6), np.full(len(drawn), x[-1])])
+        x = np.concatenate([z, np.broadcast_to(first[free:], (len(z), len(first) - free))], axis=1) * scale
+        stroke = np.broadcast_to(x[:, None, -1:], (len(z), len(drawn), 1))
+        return np.concatenate([x[:, :-1].reshape(len(z), -1, 6), stroke], axis=2)
 
-    def residual(z: np.ndarray) -> np.ndarray:
-        edges = [edge_errors(part.boxes(x), part.seen) for part, x in zip(drawn, unfold(z), strict=True)]
-        return np.concatenate([*edges, z - likely[:free]])
+    def residuals(z: np.ndarray) -> np.ndarray:
+        x = unfold(z)
+        edges = [edge_errors(part.boxes(x[:, i]), part.seen) for i, part in enumerate(drawn)]
+        return np.concatenate([*edges, z - likely[:free]], axis=1)
 
-    fit = least_squares(residual, first[:free], loss="soft_l1", diff_step=[1e-4], xtol=1e-7, max_nfev=40)
-    return unfold(np.asarray(fit.x))
+    return unfold(robust_fit(residuals, first[:free]).x[None])[0]
 
 
 def _flat(x: np.ndarray) -> np.ndarray:

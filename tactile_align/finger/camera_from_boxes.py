@@ -10,7 +10,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from scipy.optimize import least_squares
 
 from tactile_align.calibration.bundle_adjustment import jackknife
 from tactile_align.calibration.camera import Camera
@@ -18,7 +17,7 @@ from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.calibration.rig_parts import RigCamera, Solid
 from tactile_align.checks import Check, Report, decided, graded
 from tactile_align.errors import InputError
-from tactile_align.finger.box_fit import WIDER, edge_errors, overlap
+from tactile_align.finger.box_fit import BOX_PX, WIDER, boxes_at, edge_errors, overlap, robust_fit
 from tactile_align.finger.checks import (
     LIMITS,
     MIN_BOXES,
@@ -31,7 +30,6 @@ from tactile_align.finger.checks import (
     needed_check,
     or_else,
     sigma_check,
-    wider_check,
 )
 from tactile_align.finger.frames import cross_validated, distinct_lenses, labelled_rows
 from tactile_align.finger.from_boxes import chosen_camera, chosen_sensors
@@ -39,10 +37,17 @@ from tactile_align.geometry.frames import apply, invert, pose, rotation_exp, rot
 from tactile_align.projection.episode_boxes import qpos_at_exposure
 from tactile_align.sessions.write_rig import pose_keys, provenance, require_no_override, save_unless_failed
 from tactile_align.verify.evidence import Labels, label_name
-from tactile_align.verify.single_cause import boxes_through
 
 SCALE = np.array([0.010] * 3 + [np.radians(1.0)] * 3)
 """Unit in which the weakest direction is measured: 10 mm along each axis, and 1 degree about each axis."""
+MARGIN_PX = 1.0
+"""Standard deviation of the prior of how much wider than the sensor a person draws every box, px at each side."""
+CLEAR_COST = 4.5
+"""Difference of the robust costs of two poses above which the boxes tell which is right: three standard deviations."""
+NO_INFORMATION = 1e-12
+"""Least eigenvalue of the information matrix that is used, so that a pose without information stays finite."""
+BEST_PX = 0.5
+"""Least standard deviation of the edges of a drawn box, px, with which the weakest direction is judged."""
 SAME_M, SAME_RAD = 0.010, np.radians(2.0)
 """Two poses of an arm that differ by less than both count as one pose."""
 FAR_M, FAR_RAD = 0.10, np.radians(10.0)
@@ -78,8 +83,9 @@ class SeenSensor:
         return replace(self, which=self.which[rows], T_parent_sensor=self.T_parent_sensor[rows], seen=self.seen[rows])
 
     def boxes(self, T_parent_camera: np.ndarray) -> np.ndarray:
-        """Return the sensor's boxes (N, 4), px, from a pose of the camera (4, 4), m; nan where it has none."""
-        return boxes_through(self.lenses, self.which, invert(T_parent_camera) @ self.T_parent_sensor, self.body)
+        """Return the sensor's boxes (..., N, 4), px, from poses of the camera (..., 4, 4), m; nan where it has none."""
+        T_camera_sensor = invert(T_parent_camera)[..., None, :, :] @ self.T_parent_sensor
+        return boxes_at(self.lenses, self.which, T_camera_sensor, self.body)
 
     def rays(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the sensor's centres (M, 3), m, in the parent's frame, and the centres of their boxes, (M, 2).
@@ -102,11 +108,11 @@ class CameraFit:
 
     Attributes:
         T_parent_camera: (4, 4) the fitted pose, m.
-        covariance: (6, 6) covariance of the translation (m, parent's axes) and the rotation w (rad, R exp(w)). It has
-            the shape that the boxes give it, and the size of the changes when a tenth of the arm poses is left out.
-        weakest: (6,) change of the pose, in the order of `covariance`, that is determined worst: one standard
-            deviation, if the edges of the boxes have independent errors of BOX_PX.
-        bias: (6,) change of the fitted pose if every box were drawn one pixel wider at each side.
+        covariance: (6, 6) covariance of the translation (m, parent's axes) and the rotation w (rad, R exp(w)). The
+            information matrix gives its shape, and fits that leave out a tenth of the arm poses give its size.
+        weakest: (6,) change of the pose, in the order of `covariance`, along the eigenvector of the information matrix
+            with the least eigenvalue: one standard deviation, with edges no better than BEST_PX.
+        margin_px: How much wider than the sensor the boxes are drawn, px at each side.
         before: For each sensor, (N,) IoU of each box with the box that the original rig predicts.
         after: For each sensor, (N,) IoU of each box with the box that a fit without its arm pose predicts.
     """
@@ -114,85 +120,98 @@ class CameraFit:
     T_parent_camera: np.ndarray
     covariance: np.ndarray
     weakest: np.ndarray
-    bias: np.ndarray
+    margin_px: float
     before: list[np.ndarray]
     after: list[np.ndarray]
 
     @property
     def weakness(self) -> float:
-        """Length of `weakest` in units of SCALE; the inverse square root of the information's least eigenvalue."""
+        """Length of `weakest` in units of SCALE."""
         return float(np.linalg.norm(self.weakest / SCALE))
 
 
 def fit_camera(drawn: Sequence[SeenSensor], group: np.ndarray, T_rig: np.ndarray) -> CameraFit:
-    """Return the pose of a camera (six parameters) fitted to the boxes of S sensors, N in all.
+    """Return the pose of a camera fitted to the boxes of S sensors, N in all.
 
-    The fit starts from the rig's pose, and from the pose that SQPnP (Terzakis and Lourakis, ECCV 2020) computes from
-    the centres of the boxes without any start. The better result counts.
+    Seven parameters are fitted: the pose, and how much wider than the sensors all boxes are drawn. Without the latter,
+    boxes drawn wider pull the camera nearer. The fit starts from the rig's pose, and from the pose that SQPnP
+    (Terzakis and Lourakis, ECCV 2020) computes from the centres of the boxes without any start. The latter counts if
+    its cost is clearly less: sensors that move along one line look the same from two sides of this line.
 
     Args:
         drawn: The boxes of each sensor.
         group: (N,) number of each box's arm pose, from 0, in the order of `drawn`.
         T_rig: (4, 4) pose of the camera in the rig, T_parent_camera, m.
     """
-    T = min((_solve(drawn, start) for start in _starts(drawn, T_rig)), key=lambda result: result[1])[0]
-    T, _, jacobian = _solve(drawn, T)
+    best, other = _solve(drawn, T_rig), _solve(drawn, _pose_of_centres(drawn, T_rig))
+    best = _solve(drawn, other.T if other.cost < best.cost - CLEAR_COST else best.T)
     ends = np.cumsum([len(part) for part in drawn])[:-1]
 
-    def solve(rows: np.ndarray) -> np.ndarray:
-        parts = np.split(rows, ends)
-        return _solve([part.only(flags) for part, flags in zip(drawn, parts, strict=True)], T)[0]
+    def selected(rows: np.ndarray) -> list[SeenSensor]:
+        return [part.only(flags) for part, flags in zip(drawn, np.split(rows, ends), strict=True)]
 
-    def error(rows: np.ndarray, fit: np.ndarray) -> np.ndarray:
-        parts = [part.only(flags) for part, flags in zip(drawn, np.split(rows, ends), strict=True)]
-        return 1 - np.concatenate([overlap(part.boxes(fit), part.seen) for part in parts])
+    def error(rows: np.ndarray, T: np.ndarray) -> np.ndarray:
+        return 1 - np.concatenate([overlap(part.boxes(T), part.seen) for part in selected(rows)])
 
-    fits, errors = cross_validated(group, solve, error)
-    information = jacobian.T @ jacobian
+    fits, errors = cross_validated(group, lambda rows: _solve(selected(rows), best.T).T, error)
+    J = best.jacobian
+    joint = J.T @ J
+    information = joint[:6, :6] - np.outer(joint[:6, 6], joint[6, :6]) / joint[6, 6]
     values, vectors = np.linalg.eigh(information)
-    changes = np.array([_difference(T, fit) for fit in fits]) / SCALE
-    # A jackknife of few arm poses has too few changes for a covariance of six parameters, but enough for its size.
-    inverse = (vectors / np.maximum(values, 1e-12)) @ vectors.T
+    values = np.maximum(values, NO_INFORMATION)
+    # The changes of a few arm poses do not give a covariance of six parameters, but they give its size.
+    changes = np.array([_difference(best.T, fit) for fit in fits]) / SCALE
     size = float(np.trace(information @ jackknife(changes))) / len(SCALE)
-    covariance = size * inverse * np.outer(SCALE, SCALE)
-    wider = [replace(part, seen=part.seen + WIDER) for part in drawn]
+    covariance = size * (vectors / values) @ vectors.T * np.outer(SCALE, SCALE)
     return CameraFit(
-        T,
+        best.T,
         (covariance + covariance.T) / 2,
-        vectors[:, 0] / np.sqrt(max(values[0], 1e-12)) * SCALE,
-        _difference(T, _solve(wider, T)[0]),
+        vectors[:, 0] * SCALE * np.sqrt(max(size, (BEST_PX / BOX_PX) ** 2) / values[0]),
+        best.margin_px,
         [overlap(part.boxes(T_rig), part.seen) for part in drawn],
         np.split(1 - errors, ends),
     )
 
 
-def _starts(drawn: Sequence[SeenSensor], T_rig: np.ndarray) -> list[np.ndarray]:
-    """Return initial poses T_parent_camera: the rig's, and that of SQPnP."""
+def _pose_of_centres(drawn: Sequence[SeenSensor], T_rig: np.ndarray) -> np.ndarray:
+    """Return T_parent_camera (4, 4), m, by SQPnP of the centres of the boxes; `T_rig` if they give no pose."""
     points, rays = (np.concatenate(values) for values in zip(*(part.rays() for part in drawn), strict=True))
-    if len(points) < 3:
-        return [T_rig]
-    found, turn, shift = cv2.solvePnP(points, rays, np.eye(3), None, flags=cv2.SOLVEPNP_SQPNP)
-    if not found or not (np.isfinite(turn).all() and np.isfinite(shift).all()):
-        return [T_rig]
-    return [T_rig, np.asarray(invert(pose(np.asarray(rotation_exp(turn[:, 0])), shift[:, 0])))]
+    try:
+        found, turn, shift = cv2.solvePnP(points, rays, np.eye(3), None, flags=cv2.SOLVEPNP_SQPNP)
+    except cv2.error:  # fewer than three points, or all at one pixel
+        return T_rig
+    if not (found and np.isfinite(turn).all() and np.isfinite(shift).all()):
+        return T_rig
+    return np.asarray(invert(pose(np.asarray(rotation_exp(turn[:, 0])), shift[:, 0])))
 
 
-def _solve(drawn: Sequence[SeenSensor], start: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
-    """Return the fitted T_parent_camera (4, 4), m, its robust cost, and the Jacobian of the robust residuals.
+@dataclass(frozen=True)
+class _Solution:
+    """Solution of a fit: the pose, the margin of the boxes, the robust cost, and the Jacobian of robust residuals.
 
-    The Jacobian is that of a change of the result in units of SCALE, divided by BOX_PX.
+    The Jacobian has seven columns, in units of SCALE and MARGIN_PX; residuals are in units of BOX_PX.
     """
 
-    def residual(z: np.ndarray) -> np.ndarray:
-        return np.concatenate([edge_errors(part.boxes(_changed(start, z * SCALE)), part.seen) for part in drawn])
+    T: np.ndarray
+    margin_px: float
+    cost: float
+    jacobian: np.ndarray
 
-    fit = least_squares(residual, np.zeros(6), loss="soft_l1", xtol=1e-7, ftol=1e-8, max_nfev=60)
-    return _changed(start, np.asarray(fit.x) * SCALE), float(fit.cost), np.asarray(fit.jac)
+
+def _solve(drawn: Sequence[SeenSensor], start: np.ndarray) -> _Solution:
+    def residuals(z: np.ndarray) -> np.ndarray:
+        T, margin = _changed(start, z[:, :6] * SCALE), z[:, 6, None, None] * MARGIN_PX * WIDER
+        edges = [edge_errors(part.boxes(T) + margin, part.seen) for part in drawn]
+        return np.concatenate([*edges, z[:, 6:]], axis=1)
+
+    fit = robust_fit(residuals, np.zeros(7))
+    T, margin = _changed(start, fit.x[:6] * SCALE), float(fit.x[6]) * MARGIN_PX
+    return _Solution(T, margin, float(fit.cost), np.asarray(fit.jac))
 
 
 def _changed(T: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Return a pose T_parent_camera shifted by x[:3] in the parent's axes and turned by x[3:] in the camera's axes."""
-    return np.asarray(pose(T[:3, :3] @ rotation_exp(x[3:]), T[:3, 3] + x[:3]))
+    """Return a pose T (4, 4), m, after changes `x` (..., 6): a shift in the parent's axes, a turn in the camera's."""
+    return np.asarray(pose(T[:3, :3] @ rotation_exp(x[..., 3:]), T[:3, 3] + x[..., :3]))
 
 
 def _difference(T: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -355,8 +374,6 @@ def _checks(
     doubt = "A wrong K, arm base or tip also moves the fit: run `verify` with these labels."
     near = bool(np.linalg.norm(x[:3]) <= FAR_M and np.linalg.norm(x[3:]) <= FAR_RAD)
     limit = f"<= {FAR_M * 1e3:.0f} mm, {np.degrees(FAR_RAD):.0f} deg"
-    wide = f"camera shifts by {np.linalg.norm(fit.bias[:3]) * 1e3:.1f} mm, turns by "
-    wide += f"{np.degrees(np.linalg.norm(fit.bias[3:])):.2f} deg"
     held_out = [held_out_checks(after, part.sensor) for part, after in zip(drawn, fit.after, strict=True)]
     return [
         graded(LIMITS, "weakest-direction", fit.weakness, advice=MORE, measured=amounts(fit.weakest, "+z.1f")),
@@ -375,7 +392,7 @@ def _checks(
             otherwise=doubted(accept),
         ),
         sigma_check(np.sqrt(np.diag(fit.covariance)), camera),
-        wider_check(wide, camera),
+        Check("drawn-wider", "Boxes drawn wider than the sensor", "info", f"{fit.margin_px:+z.2f} px at each side"),
     ]
 
 

@@ -211,18 +211,18 @@ class FingerFrames:
         return np.abs(self.opening["commanded"] - self.opening["measured"]) > SAME_M
 
     def T_flange_finger(
-        self, stroke: float = 1.0, axis: np.ndarray | None = None, reading: Reading | None = None
+        self, stroke: float | np.ndarray = 1.0, axis: np.ndarray | None = None, reading: Reading | None = None
     ) -> np.ndarray:
-        """Return the poses T_flange_finger of the finger in the flange's frame, (N, 4, 4), m.
+        """Return the poses T_flange_finger of the finger in the flange's frame, (..., N, 4, 4), m.
 
         Args:
-            stroke: Factor on the rig's opening.
+            stroke: (...) factors on the rig's opening.
             axis: (3,) unit vector in the flange frame along which the finger opens; None: the rig's.
             reading: Kind of gripper reading; None: the rig's.
         """
-        out = stroke * self.opening[reading or self.stated]
-        turn = np.broadcast_to(np.eye(3), (len(out), 3, 3))
-        return np.asarray(pose(turn, out[:, None] * (self.axis if axis is None else axis)))
+        out = np.asarray(stroke)[..., None] * self.opening[reading or self.stated]
+        turn = np.broadcast_to(np.eye(3), (*out.shape, 3, 3))
+        return np.asarray(pose(turn, out[..., None] * (self.axis if axis is None else axis)))
 
 
 def cross_validated(
