@@ -34,7 +34,7 @@ PACKAGES = (
     ("projection", "The sensor's box in an image, and the tokens it covers."),
     ("sessions", "Calibration sessions: solved, diagnosed, written into a rig."),
     ("verify", "Does the rig explain the recordings?"),
-    ("finger", "Where a sensor sits on its finger."),
+    ("finger", "Where a sensor sits on its finger, and a camera by boxes of sensors."),
     ("simulation", "The simulated cell."),
     ("losses", "The alignment loss and its negatives."),
     ("moments", "Synchronised moments for training."),

@@ -13,6 +13,7 @@ from tactile_align.cli import run
 from tactile_align.finger.checks import clear_change
 from tactile_align.finger.from_boxes import calibrate_finger
 from tactile_align.verify.evidence import Labels
+from tests.finger.two_sensors import JOINTS, SENSORS, drawn, two_sensor_rig, write
 
 
 def labels(folder: Path, px: float = 0.7) -> Labels:
@@ -225,3 +226,49 @@ def test_a_wrong_stroke_is_named_before_any_camera_is_blamed(recorded: dict[str,
     found = calibrate_finger(folder, rig, labels(folder)).report.check("stroke")
     assert found.status == "fail" and found.value == pytest.approx(0.045 / 0.060, rel=0.04)
     assert found.advice.index("the stroke alone") < found.advice.index("cameras.left_wrist")
+
+
+def hand(folder: Path, **wrong: dict[str, object]) -> tuple[Rig, Rig, Labels]:
+    """Write a recording of a hand with two sensors; return the true rig, one with wrong sensors, and drawn boxes."""
+    true = two_sensor_rig()
+    qpos = np.column_stack([np.tile(JOINTS, (20, 1)), np.linspace(0.05, 1, 20)])
+    write(folder, true, qpos, ("left_wrist",))
+    rig = true
+    for sensor, keys in wrong.items():
+        rig = rig.with_sensor(sensor, **keys)
+    return true, rig, drawn(true, qpos, np.random.default_rng(0), "left_wrist")
+
+
+def error_mm(found: Rig, true: Rig, sensor: str) -> float:
+    shift = (found.sensors[sensor].T_parent_this - true.sensors[sensor].T_parent_this)[:3, 3]
+    return 1e3 * float(np.linalg.norm(shift))
+
+
+def test_two_sensors_of_a_gripper_are_fitted_together_with_one_stroke(tmp_path: Path) -> None:
+    off = {"tactile1": {"translation_m": (0.004, 0.002, 0.144)}, "tactile2": {"translation_m": (-0.004, 0.0, 0.155)}}
+    true, wrong, boxes = hand(tmp_path, **off)
+    fit = calibrate_finger(tmp_path, opening_to(wrong, 0.052), boxes, accept=True, out=tmp_path / "rig.toml")
+    assert fit.stroke == pytest.approx(0.045 / 0.052, abs=0.03)
+    assert {sensor: one.x[6] for sensor, one in fit.fits.items()} == dict.fromkeys(SENSORS, fit.stroke)
+    for sensor in SENSORS:
+        assert error_mm(load_rig(tmp_path / "rig.toml"), true, sensor) < 0.5 * error_mm(wrong, true, sensor)
+        assert fit.report.check(f"iou-median/{sensor}").status == "pass"
+
+
+def test_a_stroke_that_does_not_differ_clearly_stays_1_and_a_right_sensor_keeps_its_pose(tmp_path: Path) -> None:
+    true, wrong, boxes = hand(tmp_path, tactile1={"translation_m": (0.003, 0.001, 0.147)})
+    fit = calibrate_finger(tmp_path, wrong, boxes)
+    free = fit.fits["tactile1"].free_stroke
+    assert fit.stroke == 1 and free != 1 and f"x {free:.4f}" in fit.report.check("stroke").measured
+    assert fit.rig.gripper("left") == wrong.gripper("left") and fit.rig.sensors["tactile2"] == true.sensors["tactile2"]
+    assert error_mm(fit.rig, true, "tactile1") < 1 < error_mm(wrong, true, "tactile1")
+    assert fit.needed and fit.report.check("change-needed/tactile2").status == "warn"
+    alone = calibrate_finger(tmp_path, wrong, boxes, sensor="tactile2")
+    assert list(alone.fits) == ["tactile2"] and not alone.needed
+
+
+def test_sensors_of_two_grippers_are_not_fitted_together(tmp_path: Path) -> None:
+    boxes = {t: (1.0, 1.0, 9.0, 9.0) for t in range(6)}
+    both: Labels = {("a.hdf5", "top", sensor): dict(boxes) for sensor in SENSORS}
+    with pytest.raises(ValueError, match=r"several grippers \(tactile1 on left, tactile2 on right\).*--sensor"):
+        calibrate_finger(tmp_path, load_rig("xtrainer"), both)
