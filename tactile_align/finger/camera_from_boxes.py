@@ -290,7 +290,7 @@ def calibrate_camera(
     before, after = np.concatenate(fit.before), np.concatenate(fit.after)
     needed = is_needed(before, after)
     arms = {known.sensor_arm(name) for name in sensors}
-    rides = {mounted.parent} <= {f"{arm}/{node}" for arm in arms for node in ("flange", "finger1", "finger2")}
+    rides = all(mounted.parent in (f"{arm}/flange", f"{arm}/finger1", f"{arm}/finger2") for arm in arms)
     moves = [] if rides else [graded(LIMITS, "arm-poses", poses, advice=MORE)]
     checks = [*moves, *_checks(fit, drawn, others, camera, mounted, needed, accept)]
     subject = f"{camera}: {len(before)} boxes of {', '.join(sensors)}"

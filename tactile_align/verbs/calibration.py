@@ -224,9 +224,14 @@ def calibrate(
         assert rig is not None
         report = calibrate_finger_by_tag(folder, rig, read_tag(tag), **options).report
     elif labels is None or tag is not None:
-        need = "either --labels (drawn with `tactile-align label`) or --tag" if what == "finger" else "--labels alone"
-        got = "neither" if tag is None and labels is None else "--tag" if labels is None else "both"
-        raise InputError(f"`calibrate {what}` needs {need}; got {got}. Give exactly one of them")
+        given = (
+            " and ".join(flag for flag, one in (("--labels", labels), ("--tag", tag)) if one is not None) or "neither"
+        )
+        need = "either --labels (drawn with `tactile-align label`) or --tag", "Give exactly one of them"
+        if what == "camera":
+            by_tag = "for a camera on the hand that carries a tag, use `calibrate finger --tag`"
+            need = "--labels (drawn with `tactile-align label`) and no --tag", f"Give --labels alone; {by_tag}"
+        raise InputError(f"`calibrate {what}` needs {need[0]}; got {given}. {need[1]}")
     else:
         from tactile_align.finger.camera_from_boxes import calibrate_camera
         from tactile_align.finger.from_boxes import calibrate_finger
