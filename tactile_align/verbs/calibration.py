@@ -224,9 +224,8 @@ def calibrate(
         assert rig is not None
         report = calibrate_finger_by_tag(folder, rig, read_tag(tag), **options).report
     elif labels is None or tag is not None:
-        given = (
-            " and ".join(flag for flag, one in (("--labels", labels), ("--tag", tag)) if one is not None) or "neither"
-        )
+        flags = {"--labels": labels, "--tag": tag}
+        given = " and ".join(flag for flag, value in flags.items() if value is not None) or "neither"
         need = "either --labels (drawn with `tactile-align label`) or --tag", "Give exactly one of them"
         if what == "camera":
             by_tag = "for a camera on the hand that carries a tag, use `calibrate finger --tag`"
