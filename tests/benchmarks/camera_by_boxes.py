@@ -121,11 +121,11 @@ def main(draws: int = 25, first: int = FIRST_SEED) -> int:
             same += bool(np.abs(far - near).max() < 1e-4)
         print(f"from {off[0] * 100:.0f} cm and {off[1]:.0f} deg: the same pose in {same} of {draws}", flush=True)
         bad += same < draws
-    for qpos in UNDETERMINED:
-        results = [calibrated(seed, qpos, accept=True)[:2] for seed in seeds]
+    for poses in UNDETERMINED:
+        results = [calibrated(seed, poses, accept=True)[:2] for seed in seeds]
         refused = sum(found.report.verdict == "fail" and not written for found, written in results)
         weakness = np.median([found.fit.weakness for found, _ in results])
-        print(f"{qpos.__name__}: refused {refused} of {draws} (weakest direction {weakness:.2f})", flush=True)
+        print(f"{poses.__name__}: refused {refused} of {draws} (weakest direction {weakness:.2f})", flush=True)
         bad += refused < draws
     return int(bad > 0)
 
