@@ -30,7 +30,6 @@ def explained(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
         return []
     kind, title = "one-change", "Changes of the rig that explain the boxes of all views"
     failing = f"{found.failing.sum()} of {len(found.views)} views fail"
-    cameras = {view.camera for view in found.views}
     if not found.offered:
         advice = (
             "More than one thing is wrong, or something that was not tried. Tried were, alone and in pairs: each "
@@ -42,8 +41,10 @@ def explained(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
     start = "Two changes together explain" if len(found.offered[0].changes) > 1 else "One change explains"
     advice = f"{start} all views: {edits[0]}"
     if len(edits) > 1:
-        more = "a second camera" if len(cameras) == 1 else "more poses of the arm and openings"
-        advice += f" Or, as likely by these boxes: {' Or: '.join(edits[1:])} To decide, label {more}."
+        advice += (
+            f" Or, as likely by these boxes: {' Or: '.join(edits[1:])} To decide, label a second view: boxes of "
+            "another camera or sensor."
+        )
     advice += f"{_excluded(found)} Check it on your robot before you write it."
     best = float(found.offered[0].iou[found.failing].min())
     return [Check(kind, title, "info", f"IoU {best:.3f} after the best change; {failing}", best, advice=advice)]
@@ -54,7 +55,7 @@ def _excluded(found: Search) -> str:
     reasons = []
     for one in found.excluded[:MOST_EXCLUDED]:
         row = found.contradiction(one)
-        what = " and ".join(f"{change.name} of {change.part}" for change in one.changes)
+        what = " and ".join(f"{change.part}: {change.name}" for change in one.changes)
         view = None if row is None else found.views[row].name
         why = "worse, or not as simple" if row is None else f"IoU {one.iou[row]:.3f} of {view}"
         reasons.append(f"{what} ({why})")

@@ -41,11 +41,13 @@ LEAST_SIGMA = 0.2
 """Smallest assumed standard deviation of an edge, as a share of the largest error that counts as explained."""
 MOST = 60
 """Largest number of boxes of each view that are used, evenly spread."""
-MOST_PAIRED = 8
+MOST_PAIRED = 6
 """Number of parts of the rig whose best hypotheses are combined in pairs."""
 FACTOR, TURN, REACH_M = float(np.log(4.0)), 0.5, 0.2
 """Largest fitted factor on a length (as its logarithm), rotation (about each axis, rad) and shift (along each axis, m).
 """
+STEP = 1e-4
+"""Step of the numerical derivatives, as a share of the largest parameter."""
 FAR = 1e3
 """Error of an edge without a pixel, in the unit of the misfit: large but finite, so that a fit can start there."""
 
@@ -53,6 +55,8 @@ FAR = 1e3
 @dataclass(frozen=True)
 class Chain:
     """Poses between a camera and a sensor in N frames, each of which a hypothesis may replace.
+
+    A hypothesis may also replace a pose by several, in leading axes that broadcast: the boxes then have these axes.
 
     Attributes:
         lens: Camera model of the stored frames.
@@ -132,9 +136,9 @@ class LabelledView:
         )
 
     def off(self, chain: Chain) -> np.ndarray:
-        """Return the errors (4 N,) of the box edges according to a chain of poses, in units of `tolerance`."""
+        """Return the errors (..., 4 N) of the box edges according to a chain of poses, in units of `tolerance`."""
         off = (chain.boxes[1] - self.seen) / self.tolerance
-        return np.where(np.isfinite(off), off, FAR).ravel()
+        return np.where(np.isfinite(off), off, FAR).reshape(*off.shape[:-2], -1)
 
     def iou(self, chain: Chain) -> float:
         """Return the median IoU of the boxes according to a chain of poses; a missing box counts as 0."""
@@ -180,7 +184,8 @@ class Change:
         written: Function that returns a rig with the change.
         advice: Function that returns what to write, from the changed rig and the parameters.
         moved: Function that returns a view's chain with the change, or the chain itself if the change does not concern
-            the view; None for a change without parameters, whose chain is that of the changed rig.
+            the view; None for a change without parameters, whose chain is that of the changed rig. Parameters may be
+            (..., k), unless the lens changes.
         cameras: Names of the cameras whose views the change concerns; None: all.
     """
 
@@ -208,9 +213,12 @@ Axes = Literal["shift", "turn", "pose"]
 
 
 def _shifted(T: np.ndarray, p: np.ndarray, axes: Axes) -> np.ndarray:
-    """Return T_parent_this (4, 4) shifted in the parent's axes, m, and turned about its own axes, rad, by p."""
-    w = p[-3:] if axes != "shift" else np.zeros(3)
-    d = p[:3] if axes != "turn" else np.zeros(3)
+    """Return T_parent_this (4, 4), m, shifted in the parent's axes and turned about its own axes by p (..., k).
+
+    The result has the shape (..., 4, 4). A shift is in m, a rotation vector in rad.
+    """
+    w = p[..., -3:] if axes != "shift" else np.zeros_like(p)
+    d = p[..., :3] if axes != "turn" else np.zeros_like(p)
     return np.asarray(pose(T[:3, :3] @ rotation_exp(w), T[:3, 3] + d))
 
 
@@ -219,18 +227,17 @@ def _pose_change(kind: Literal["cameras", "sensors", "arms"], name: str, axes: A
     limit = np.array([*([REACH_M] * 3 if axes != "turn" else []), *([TURN] * 3 if axes != "shift" else [])])
 
     def moved(view: LabelledView, chain: Chain, p: np.ndarray) -> Chain:
-        if kind == "cameras":
-            T = _shifted(chain.T_parent_camera, p, axes)
-            return replace(chain, T_parent_camera=T) if view.camera == name else chain
-        if kind == "sensors":
-            T = _shifted(chain.T_parent_sensor, p, axes)
-            return replace(chain, T_parent_sensor=T) if view.sensor == name else chain
+        if kind != "arms":
+            if name != (view.camera if kind == "cameras" else view.sensor):
+                return chain
+            key = "T_parent_camera" if kind == "cameras" else "T_parent_sensor"
+            return replace(chain, **{key: _shifted(getattr(chain, key), p, axes)[..., None, :, :]})
         on = view.rig.camera(view.camera).parent, view.rig.sensor(view.sensor).parent
         carries = [parent.partition("/")[0] == name for parent in on]
         if carries[0] == carries[1]:
             return chain
         T = view.rig.arms[name].T_parent_this
-        moves = _shifted(T, p, axes) @ invert(T)
+        moves = (_shifted(T, p, axes) @ invert(T))[..., None, :, :]
         key = "T_world_mount" if carries[0] else "T_world_holder"
         return replace(chain, **{key: moves @ getattr(chain, key)})
 
@@ -285,9 +292,9 @@ def _stroke_change(arm: str) -> Change:
     def moved(view: LabelledView, chain: Chain, p: np.ndarray) -> Chain:
         if chain.finger is None or view.rig.sensor_arm(view.sensor) != arm:
             return chain
-        holder = chain.T_world_holder.copy()
-        holder[:, :3, 3] += (np.exp(p[0]) - 1) * (holder[:, :3, :3] @ chain.finger[..., None])[..., 0]
-        return replace(chain, T_world_holder=holder)
+        R, t = chain.T_world_holder[..., :3, :3], chain.T_world_holder[..., :3, 3]
+        t = t + (np.exp(p) - 1)[..., None] * (R @ chain.finger[..., None])[..., 0]
+        return replace(chain, T_world_holder=pose(np.broadcast_to(R, (*t.shape, 3)), t))
 
     def written(rig: Rig, p: np.ndarray) -> Rig:
         return with_stroke(rig, arm, float(np.exp(p[0])))
@@ -459,7 +466,7 @@ def _fitted(changes: tuple[Change, ...], to: Search, chains: tuple[Chain, ...]) 
 
     def at(i: int, p: np.ndarray) -> Chain:
         chain = first[i]
-        for change, part in zip(changes, np.split(p, ends), strict=True):
+        for change, part in zip(changes, np.split(p, ends, axis=-1), strict=True):
             chain = change.at(to.views[i], chain, part)
         return chain
 
@@ -474,17 +481,26 @@ def _fitted(changes: tuple[Change, ...], to: Search, chains: tuple[Chain, ...]) 
     if not to.failing[touched].any():
         return None
 
+    at_once = all(at(i, p).lens is chains[i].lens for i in touched)
+
     def off(p: np.ndarray) -> np.ndarray:
-        return np.concatenate([to.views[i].off(at(i, p)) for i in touched])
+        if p.ndim > 1 and not at_once:
+            return np.stack([off(row) for row in p])
+        errors = [to.views[i].off(at(i, p)) for i in touched]
+        return np.concatenate([np.broadcast_to(one, (*p.shape[:-1], one.shape[-1])) for one in errors], axis=-1)
+
+    def slope(p: np.ndarray) -> np.ndarray:
+        errors = off(np.concatenate([p[None], p + STEP * np.diag(limit)]))
+        return (errors[1:] - errors[0]).T / (STEP * limit)
 
     if len(p):
+        limit = np.concatenate([change.limit for change in changes])
         for change, end in zip(changes, np.append(ends, len(p)), strict=True):
             if len(change.starts) > 1:
-                begin = end - len(change.limit)
-                trials = [np.concatenate([p[:begin], start, p[end:]]) for start in change.starts]
-                p = min(trials, key=lambda trial: float(np.abs(off(trial)).clip(max=FAR).mean()))
-        limit = np.concatenate([change.limit for change in changes])
-        p = least_squares(off, p, loss="soft_l1", x_scale=limit / 20, bounds=(-limit, limit), max_nfev=40).x
+                trials = np.repeat(p[None], len(change.starts), axis=0)
+                trials[:, end - len(change.limit) : end] = change.starts
+                p = trials[np.abs(off(trials)).clip(max=FAR).mean(axis=-1).argmin()]
+        p = least_squares(off, p, slope, (-limit, limit), loss="soft_l1", x_scale=limit / 20, max_nfev=40).x
     return _judged(changes, tuple(np.split(p, ends)), to.views, tuple(at(i, p) for i in range(len(chains))))
 
 
@@ -521,5 +537,7 @@ def _ranked(fits: Sequence[Explanation], to: Search) -> Search:
     order = [fit.parts for fit in fits]
     offered.sort(key=lambda fit: (fit.score >= least + SAME, sum(map(len, fit.p)), order.index(fit.parts), fit.score))
     parts = {fit.parts for fit in offered}
-    excluded = [fit for fit in _best_of_parts(ranked) if fit.parts not in parts]
+    written = _scored([*fits, to.written])
+    closer = written[: [fit.changes for fit in written].index(())]
+    excluded = [fit for fit in _best_of_parts(closer) if fit.parts not in parts]
     return replace(to, offered=tuple(offered), excluded=tuple(excluded))
