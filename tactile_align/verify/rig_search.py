@@ -41,8 +41,9 @@ LEAST_SIGMA = 0.2
 """Smallest assumed standard deviation of an edge, as a share of the largest error that counts as explained."""
 MOST = 60
 """Largest number of boxes of each view that are used, evenly spread."""
-MOST_PAIRED = 6
-"""Number of parts of the rig whose best hypotheses are combined in pairs."""
+MOST_PAIRED, MOST_OF_PART = 6, 4
+"""MOST_PAIRED: number of parts of the rig whose best hypotheses are combined in pairs. MOST_OF_PART: number of hypotheses
+about each of the two parts of a pair that explains the boxes, which are then combined."""
 FACTOR, TURN, REACH_M = float(np.log(4.0)), 0.5, 0.2
 """Largest fitted factor on a length (as its logarithm), rotation (about each axis, rad) and shift (along each axis, m).
 """
@@ -368,8 +369,8 @@ class Explanation:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The changed parts of the rig file."""
-        return tuple(change.part for change in self.changes)
+        """The changed parts of the rig file, sorted."""
+        return tuple(sorted(change.part for change in self.changes))
 
     def rig(self, rig: Rig) -> Rig:
         """Return a rig with the changes."""
@@ -451,8 +452,14 @@ def search(rig: Rig, evidence: Sequence[Evidence]) -> Search | None:
     singles = _ranked(fits, empty)
     if singles.offered:
         return singles
-    best = _best_of_parts(_scored(fits))[:MOST_PAIRED]
+    ranked = _scored(fits)
+    best = _best_of_parts(ranked)[:MOST_PAIRED]
     pairs = [_fitted((*a.changes, *b.changes), empty, chains) for a, b in combinations(best, 2)]
+    together = _ranked([pair for pair in pairs if pair is not None], empty)
+    # Beside another mistake, the best change of a part alone need not be the best of that part.
+    for parts in [pair.parts for pair in together.offered]:
+        a, b = ([fit for fit in ranked if fit.parts == (part,)][:MOST_OF_PART] for part in parts)
+        pairs += [_fitted((*one.changes, *two.changes), empty, chains) for one in a for two in b]
     together = _ranked([pair for pair in pairs if pair is not None], empty)
     return replace(together, excluded=singles.excluded)
 
