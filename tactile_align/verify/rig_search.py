@@ -42,8 +42,8 @@ LEAST_SIGMA = 0.2
 MOST = 60
 """Largest number of boxes of each view that are used, evenly spread."""
 MOST_PAIRED, MOST_OF_PART = 6, 4
-"""MOST_PAIRED: number of parts of the rig whose best hypotheses are combined in pairs. MOST_OF_PART: number of hypotheses
-about each of the two parts of a pair that explains the boxes, which are then combined."""
+"""MOST_PAIRED: number of parts of the rig whose best hypotheses are combined in pairs. MOST_OF_PART: number of
+hypotheses about each of the two parts of a pair that explains the boxes, which are then combined."""
 FACTOR, TURN, REACH_M = float(np.log(4.0)), 0.5, 0.2
 """Largest fitted factor on a length (as its logarithm), rotation (about each axis, rad) and shift (along each axis, m).
 """

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tactile_align.errors import FactError
 from tactile_align.kinematics.arm import forward_kinematics, jacobian, link_poses, load_arm
 from tactile_align.kinematics.arm_files import tips_beside
+from tests.verify.two_sensors import write_urdf
 
 
 def joint(name: str, kind: str, parent: str, child: str, inner: str = "") -> str:
