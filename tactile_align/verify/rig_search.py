@@ -37,8 +37,9 @@ CLEAR = 10.0
 Factors", 1995)."""
 SAME = 2.0
 """Difference of two scores below which the hypothesis with fewer free parameters comes first."""
-LEAST_SIGMA = 0.2
-"""Smallest assumed standard deviation of an edge, as a share of the largest error that counts as explained."""
+LEAST_SIGMA = 0.5
+"""Smallest assumed standard deviation of an edge, as a share of the largest error that counts as explained: all boxes
+of a view may be drawn half a pixel too wide, which no number of boxes averages out."""
 MOST = 60
 """Largest number of boxes of each view that are used, evenly spread."""
 MOST_PAIRED, MOST_OF_PART = 6, 4
@@ -82,7 +83,7 @@ class Chain:
         """Boxes in the image (N, 4), px, nan where there is none, and the same before clipping where there is none."""
         T_camera_sensor = invert(self.T_world_mount @ self.T_parent_camera) @ self.T_world_holder @ self.T_parent_sensor
         boxes = project_solids(self.lens, T_camera_sensor, self.body, 0.0)
-        return np.asarray(boxes.box), np.where(np.isfinite(boxes.box), boxes.box, boxes.raw)
+        return np.asarray(boxes.box), np.asarray(np.where(np.isfinite(boxes.box), boxes.box, boxes.raw))
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,9 @@ def labelled_views(evidence: Sequence[Evidence]) -> list[LabelledView]:
         kept = np.zeros(sum(count), bool)
         kept[evenly(len(kept), MOST)] = True
         chosen = np.split(kept, np.cumsum(count)[:-1])
-        rows = tuple((one, rows[keep]) for (one, rows, _), keep in zip(parts, chosen, strict=True) if keep.any())
+        used = tuple((one, rows[keep]) for (one, rows, _), keep in zip(parts, chosen, strict=True) if keep.any())
         seen = np.concatenate([boxes for *_, boxes in parts])[kept]
-        views.append(LabelledView(camera, sensor, rigs[index], rows, seen))
+        views.append(LabelledView(camera, sensor, rigs[index], used, seen))
     return views
 
 
@@ -173,7 +174,7 @@ Moved = Callable[[LabelledView, Chain, np.ndarray], Chain]
 Written = Callable[[Rig, np.ndarray], Rig]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Change:
     """Change of the rig with k free parameters p, |p| <= `limit`.
 
@@ -231,16 +232,18 @@ def _pose_change(kind: Literal["cameras", "sensors", "arms"], name: str, axes: A
         if kind != "arms":
             if name != (view.camera if kind == "cameras" else view.sensor):
                 return chain
-            key = "T_parent_camera" if kind == "cameras" else "T_parent_sensor"
-            return replace(chain, **{key: _shifted(getattr(chain, key), p, axes)[..., None, :, :]})
+            if kind == "cameras":
+                return replace(chain, T_parent_camera=_shifted(chain.T_parent_camera, p, axes)[..., None, :, :])
+            return replace(chain, T_parent_sensor=_shifted(chain.T_parent_sensor, p, axes)[..., None, :, :])
         on = view.rig.camera(view.camera).parent, view.rig.sensor(view.sensor).parent
         carries = [parent.partition("/")[0] == name for parent in on]
         if carries[0] == carries[1]:
             return chain
         T = view.rig.arms[name].T_parent_this
         moves = (_shifted(T, p, axes) @ invert(T))[..., None, :, :]
-        key = "T_world_mount" if carries[0] else "T_world_holder"
-        return replace(chain, **{key: moves @ getattr(chain, key)})
+        if carries[0]:
+            return replace(chain, T_world_mount=moves @ chain.T_world_mount)
+        return replace(chain, T_world_holder=moves @ chain.T_world_holder)
 
     def written(rig: Rig, p: np.ndarray) -> Rig:
         keys = pose_keys(_shifted(getattr(rig, kind)[name].T_parent_this, p, axes))
@@ -541,8 +544,8 @@ def _ranked(fits: Sequence[Explanation], to: Search) -> Search:
     possible = _best_of_parts([fit for fit in ranked if to.contradiction(fit) is None])
     least = possible[0].score if possible else np.inf
     offered = [fit for fit in possible if fit.score < least + CLEAR]
-    order = [fit.parts for fit in fits]
-    offered.sort(key=lambda fit: (fit.score >= least + SAME, sum(map(len, fit.p)), order.index(fit.parts), fit.score))
+    order = [fit.changes for fit in fits]
+    offered.sort(key=lambda fit: (fit.score >= least + SAME, sum(map(len, fit.p)), order.index(fit.changes), fit.score))
     parts = {fit.parts for fit in offered}
     written = _scored([*fits, to.written])
     closer = written[: [fit.changes for fit in written].index(())]
