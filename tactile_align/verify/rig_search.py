@@ -5,10 +5,10 @@ make the boxes of all views fit are ranked by their misfit, plus ln(n) for each 
 Bayesian information criterion. A hypothesis that a passing view contradicts is never among them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, product
 from typing import Literal
 
 import numpy as np
@@ -42,9 +42,9 @@ LEAST_SIGMA = 0.5
 of a view may be drawn half a pixel too wide, which no number of boxes averages out."""
 MOST = 60
 """Largest number of boxes of each view that are used, evenly spread."""
-MOST_PAIRED, MOST_OF_PART = 6, 4
-"""MOST_PAIRED: number of parts of the rig whose best hypotheses are combined in pairs. MOST_OF_PART: number of
-hypotheses about each of the two parts of a pair that explains the boxes, which are then combined."""
+MOST_PAIRED, MOST_OF_PART = 6, 3
+"""MOST_PAIRED: number of parts of the rig that are combined in pairs. MOST_OF_PART: number of hypotheses about each of
+the two parts of a pair that explains the boxes, which are then combined."""
 FACTOR, TURN, REACH_M = float(np.log(4.0)), 0.5, 0.2
 """Largest fitted factor on a length (as its logarithm), rotation (about each axis, rad) and shift (along each axis, m).
 """
@@ -453,18 +453,37 @@ def search(rig: Rig, evidence: Sequence[Evidence]) -> Search | None:
     empty = Search(rig, views, written, failing, (), ())
     fits = [fit for change in changes_of(rig, views) if (fit := _fitted((change,), empty, chains)) is not None]
     singles = _ranked(fits, empty)
-    if singles.offered:
-        return singles
-    ranked = _scored(fits)
-    best = _best_of_parts(ranked)[:MOST_PAIRED]
-    pairs = [_fitted((*a.changes, *b.changes), empty, chains) for a, b in combinations(best, 2)]
-    together = _ranked([pair for pair in pairs if pair is not None], empty)
-    # Beside another mistake, the best change of a part alone need not be the best of that part.
-    for parts in [pair.parts for pair in together.offered]:
-        a, b = ([fit for fit in ranked if fit.parts == (part,)][:MOST_OF_PART] for part in parts)
-        pairs += [_fitted((*one.changes, *two.changes), empty, chains) for one in a for two in b]
-    together = _ranked([pair for pair in pairs if pair is not None], empty)
-    return replace(together, excluded=singles.excluded)
+    return singles if singles.offered or not fits else replace(_pairs(fits, empty, chains), excluded=singles.excluded)
+
+
+def _pairs(fits: Sequence[Explanation], to: Search, chains: tuple[Chain, ...]) -> Search:
+    """Return the result for pairs of the changes whose fits alone are `fits`."""
+    ranked, before = _scored(fits), to.written.edge
+    names = [part for one in _best_of_parts(ranked)[:MOST_PAIRED] for part in one.parts]
+    both = [
+        pair
+        for first, second in combinations(names, 2)
+        for pair in product(_representatives(ranked, first), _representatives(ranked, second))
+        if ((pair[0].edge != before) | (pair[1].edge != before))[to.failing].all()
+    ]
+    pairs: list[Explanation] = []
+    together = to
+
+    def add(chosen: Iterable[tuple[Explanation, Explanation]]) -> Search:
+        found = [_fitted((*one.changes, *two.changes), to, chains) for one, two in chosen]
+        pairs.extend(pair for pair in found if pair is not None)
+        return _ranked(pairs, to)
+
+    # A pair with five parameters more cannot be as likely, so the search ends with the first that explains all views.
+    for level in range(3):
+        together = add(pair for pair in both if sum(len(one.p[0]) > 1 for one in pair) == level)
+        if together.offered:
+            break
+    # Fewer parameters may do.
+    for parts in [pair.parts for pair in together.offered if max(map(len, pair.p)) > 1]:
+        of_part = [[fit for fit in ranked if fit.parts == (part,)][:MOST_OF_PART] for part in parts]
+        together = add(product(*of_part))
+    return together
 
 
 def _fitted(changes: tuple[Change, ...], to: Search, chains: tuple[Chain, ...]) -> Explanation | None:
@@ -534,6 +553,17 @@ def _best_of_parts(ranked: Sequence[Explanation]) -> list[Explanation]:
     for fit in ranked:
         best.setdefault(fit.parts, fit)
     return list(best.values())
+
+
+def _representatives(ranked: Sequence[Explanation], part: str) -> list[Explanation]:
+    """Return the best of the explanations of one part with at most one parameter, and the one with most parameters.
+
+    Beside another mistake, a fit of one part alone is no good measure of how many parameters that part needs.
+    """
+    of_part = [fit for fit in ranked if fit.parts == (part,)]
+    simple = [fit for fit in of_part if len(fit.p[0]) <= 1][:1]
+    fullest = max(of_part, key=lambda fit: len(fit.p[0]))
+    return [*simple, *([fullest] if len(fullest.p[0]) > 1 else [])]
 
 
 def _ranked(fits: Sequence[Explanation], to: Search) -> Search:

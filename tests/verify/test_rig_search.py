@@ -1,5 +1,6 @@
 """One search over all views: the planted mistake is named with its value, and a passing view excludes the others."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,9 @@ import pytest
 
 from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.verify.episode_checks import explained
-from tactile_align.verify.rig_search import changes_of, labelled_views
+from tactile_align.verify.rig_search import changes_of, labelled_views, search
 from tests.benchmarks.rig_search import judge
-from tests.verify.two_sensors import draw, right_rig, write_urdf
+from tests.verify.two_sensors import draw, right_rig, value_fault, write_urdf
 
 
 @pytest.mark.parametrize("kind", ["sensor 12 mm across", "half turn forgotten", "tip one link off"])
@@ -49,3 +50,15 @@ def test_every_fitted_change_is_the_change_that_is_written_into_the_rig(tmp_path
             boxes = sensor_boxes(rig, view.camera, view.sensor, qpos, min_side_px=0).box
             moved = change.at(view, view.chain(view.rig), p).boxes[0]
             np.testing.assert_allclose(moved, boxes, atol=1e-6, err_msg=f"{change.part}: {change.name}")
+
+
+def test_two_mistakes_are_named_together(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    right = right_rig(write_urdf(tmp_path))
+    drawn = draw("half turn forgotten", right, rng)
+    K = np.array(right.cameras["scene"].K) * [[1.3, 1.3, 1.0], [1.3, 1.3, 1.0], [1.0, 1.0, 1.0]]
+    written = drawn.written.with_camera("scene", K=K.tolist())
+    (evidence,) = drawn.evidence
+    found = search(written, [replace(evidence, rig=written)])
+    assert found is not None and found.offered[0].parts == ("cameras.scene", "sensors.gel2")
+    assert not value_fault(found.offered[0].rig(written), drawn.true)
