@@ -481,8 +481,8 @@ def _pairs(fits: Sequence[Explanation], to: Search, chains: tuple[Chain, ...]) -
             break
     # Fewer parameters may do.
     for parts in [pair.parts for pair in together.offered if max(map(len, pair.p)) > 1]:
-        of_part = [[fit for fit in ranked if fit.parts == (part,)][:MOST_OF_PART] for part in parts]
-        together = add(product(*of_part))
+        first, second = ([fit for fit in ranked if fit.parts == (part,)][:MOST_OF_PART] for part in parts)
+        together = add(product(first, second))
     return together
 
 
