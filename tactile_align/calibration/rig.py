@@ -84,7 +84,7 @@ class Rig(Strict):
         """Return the rig with a camera added or replaced, or with some keys of one camera changed.
 
         The new rig has no `verified` entry, because the verdict of `verify` holds for the old rig only. The same is
-        true for `with_sensor` and `with_gripper`.
+        true for `with_sensor`, `with_arm` and `with_gripper`.
 
         Args:
             name: Name of a camera of this rig, or a new name if `camera` is given.
@@ -108,6 +108,18 @@ class Rig(Strict):
             InputError: The rig has no such sensor, or a value is not valid in a rig file.
         """
         return self._replaced("sensors", name, self.sensor(name) if sensor is None else sensor, changes)
+
+    def with_arm(self, name: str, /, **changes: Any) -> "Rig":
+        """Return the rig with some keys of one arm changed.
+
+        Args:
+            name: Name of an arm of this rig.
+            changes: New values by key, with the keys of a rig file; `matrix` (4, 4) replaces the pose of the base.
+
+        Raises:
+            InputError: The rig has no such arm, or a value is not valid in a rig file.
+        """
+        return self._replaced("arms", name, self._entry("arm", self.arms, name), changes)
 
     def with_gripper(self, arm: str, gripper: Gripper | None = None, /, **changes: Any) -> "Rig":
         """Return the rig with the gripper of an arm added or replaced, or with some keys of that gripper changed.

@@ -150,6 +150,19 @@ def read_urdf(path: Path, base: str | None = None, tip: str | None = None) -> Ar
         raise FactError(f"{path}: {error}") from error
 
 
+def tips_beside(path: Path, base: str | None, tip: str | None) -> tuple[str, ...]:
+    """Return the links of a URDF file that are fixed to the link `tip`, nearest first, without `tip` itself.
+
+    Each of them gives an arm with the same joints and another flange. Arguments and errors are those of `read_urdf`.
+    """
+    try:
+        reader = _Reader(parse(path))
+        chain = reader._chain(base, tip)
+        return reader.fixed_to(chain[0].parent, chain[-1].child)
+    except FactError as error:
+        raise FactError(f"{path}: {error}") from error
+
+
 @dataclass(frozen=True)
 class Links:
     """Links of a URDF file that can be the flange of its arm.
@@ -291,6 +304,14 @@ class _Reader:
         if not chain:
             raise FactError(f"tip '{tip}' is not below base '{base}' in the tree. Choose another base or tip")
         return chain
+
+    def fixed_to(self, base: str, tip: str) -> tuple[str, ...]:
+        """Return the links below `base` whose chain has the moving joints of the chain to `tip`, nearest first."""
+        ends = {link: self._path(base, link) for link in self.links}
+        moving = {link: [one.name for one in path if one.kind != "fixed"] for link, path in ends.items()}
+        names = {link: {one.name for one in path} for link, path in ends.items()}
+        near = [link for link in self.links if link not in (base, tip) and moving[link] == moving[tip]]
+        return tuple(sorted(near, key=lambda link: len(names[link] ^ names[tip])))
 
     def _path(self, base: str, link: str) -> list[_Joint]:
         """Return the joints from base to link; [] if link is not below base."""

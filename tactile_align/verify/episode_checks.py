@@ -10,108 +10,57 @@ import numpy as np
 
 from tactile_align.calibration.camera import LENS_MODELS
 from tactile_align.calibration.rig import Gripper, Rig
-from tactile_align.checks import Check, Hypothesis, Status, decided, graded
-from tactile_align.evenly import evenly
-from tactile_align.geometry.frames import invert, quaternion_from_rotation, rotation_exp
+from tactile_align.checks import Check, Status, decided, graded
 from tactile_align.kinematics.gripper import Linear
 from tactile_align.verify.evidence import Evidence, View, reasons
 from tactile_align.verify.limits import FIELD_DEG, LIMITS
-from tactile_align.verify.rig_hypotheses import OTHER_FINGER, frame_of, hypotheses_of
-from tactile_align.verify.single_cause import (
-    Cause,
-    Sight,
-    camera_shift,
-    camera_turn,
-    elsewhere,
-    focal_length,
-    sensor_shift,
-)
+from tactile_align.verify.rig_hypotheses import frame_of
+from tactile_align.verify.rig_search import Search, search
 
-EXPLAINED = 0.8
-"""Median IoU that a change must reach to explain the boxes; small hand-drawn boxes allow no higher limit."""
-AS_GOOD = 0.015
-"""Difference of median IoU below which two changes count as equally good, given the accuracy of drawn boxes."""
-MOST = 60
-"""Largest number of boxes to which changes are fitted, evenly spread."""
+MOST_EXCLUDED = 3
+"""Largest number of excluded changes that are listed, the best first."""
 
 
-def one_change(
-    rig: Rig, camera: str, sensor: str, T_camera_sensor: np.ndarray, seen: np.ndarray, opening: np.ndarray | None
-) -> list[Hypothesis[Cause]]:
-    """Return single changes of a rig, each of which would explain the boxes in which a sensor was seen, best first.
+def explained(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
+    """Return one check that names the changes of the rig that explain the true or labelled boxes of all views.
 
-    It tries the camera's focal length, orientation and position, the sensor's position, and the other finger.
-
-    Args:
-        rig: The rig whose predicted boxes do not lie on the sensor.
-        camera: Name of the camera.
-        sensor: Name of the sensor.
-        T_camera_sensor: (N, 4, 4) poses of the sensor in N frames according to the rig, metres.
-        seen: (N, 4) boxes in which the sensor was seen, px of the stored frame, finite.
-        opening: (N, 2) distances of the two fingers from the tool axis, metres; None for a sensor that is not on a
-            gripper.
-
-    Returns:
-        For each change, the key to edit in the rig file with its new value as advice, and the fitted cause.
+    No check is returned if no view fails.
     """
-    lens, touch = rig.camera(camera), rig.sensor(sensor)
-    sight = Sight((lens.stored,), np.zeros(len(seen), int), T_camera_sensor, touch.body, seen)
-    zoom, turn = focal_length(sight), camera_turn(sight)
-    fx, fy = (float(lens.K[axis][axis] * zoom.value[0]) for axis in (0, 1))
-    quat = _listed(quaternion_from_rotation(lens.T_parent_this[:3, :3] @ np.asarray(rotation_exp(turn.value))), 5)
-    deg = np.degrees(np.linalg.norm(turn.value))
-    causes = [
-        Hypothesis("focal-length", f"cameras.{camera}.K: fx = {fx:.1f}, fy = {fy:.1f}", zoom),
-        Hypothesis("camera-turned", f"cameras.{camera}: quat_wxyz = {quat}, turned {deg:.1f} deg", turn),
-    ]
-    for key, mount, shift in (
-        (f"cameras.{camera}", lens, camera_shift(sight)),
-        (f"sensors.{sensor}", touch, sensor_shift(sight)),
-    ):
-        place = _listed(mount.T_parent_this[:3, 3] + mount.T_parent_this[:3, :3] @ shift.value, 4)
-        edit = f"{key}: translation_m = {place}, {np.linalg.norm(shift.value) * 1e3:.0f} mm off"
-        causes.append(Hypothesis("shifted", edit, shift))
-    for slip in hypotheses_of(rig, camera, sensor) if opening is not None else ():
-        if slip.name == OTHER_FINGER:
-            other, T = slip.changed.sensors[sensor].parent, touch.T_parent_this
-            # The pose between two fingers of one hand depends on no arm joint.
-            between = rig.T_from_to(touch.parent, other, np.zeros((len(seen), 1)), opening)
-            cause = elsewhere(sight, T_camera_sensor @ invert(T) @ between @ T)
-            edit = f'sensors.{sensor}: parent = "{other}", or the axis of its gripper\'s law reversed'
-            causes.append(Hypothesis(slip.name, edit, cause))
-    good = [one for one in causes if one.changed.explains and one.changed.iou >= EXPLAINED]
-    good.sort(key=lambda one: -one.changed.iou)
-    return [one for one in good if one.changed.iou >= good[0].changed.iou - AS_GOOD]
-
-
-def _listed(values: np.ndarray, digits: int) -> str:
-    return f"[{', '.join(f'{value:z.{digits}f}' for value in np.asarray(values))}]"
-
-
-def explained(rig: Rig, camera: str, sensor: str, views: Sequence[View]) -> list[Check]:
-    """Return one check that lists which single changes of the rig explain the true boxes; [] if the rig's are right."""
-    iou, seen = np.concatenate([view.iou() for view in views]), np.concatenate([view.seen for view in views])
-    placed = np.concatenate([view.T_camera_sensor for view in views])
-    rows = np.flatnonzero(np.isfinite(seen).all(axis=-1))
-    if not len(rows) or np.median(np.nan_to_num(iou[rows])) >= LIMITS["iou-median"].good:
+    found = search(rig, evidence)
+    if found is None:
         return []
-    held = [view.opening for view in views if view.opening is not None]
-    opening = np.concatenate(held) if len(held) == len(views) else None
-    rows = rows[evenly(len(rows), MOST)]
-    changes = one_change(rig, camera, sensor, placed[rows], seen[rows], None if opening is None else opening[rows])
-    kind, title = f"one-change/{camera}/{sensor}", f"Single changes that explain the boxes of {sensor} in {camera}"
-    if not changes:
+    kind, title = "one-change", "Changes of the rig that explain the boxes of all views"
+    failing = f"{found.failing.sum()} of {len(found.views)} views fail"
+    if not found.offered:
         advice = (
-            "No single change of focal length, camera pose, sensor position or finger brings the boxes onto the "
-            "sensor. Several values in the rig are wrong, or the gripper's stroke is wrong. To fit the sensor's pose "
-            "and the stroke to these boxes: `tactile-align calibrate finger EPISODES --rig RIG --dry-run`."
+            "More than one thing is wrong, or something that was not tried. Tried were, alone and in pairs: each "
+            "camera's image_map, K and pose, each sensor's place, finger and half turn, exchanged sensors, the "
+            "gripper's ends, axis and lengths, the arm's base and the URDF's tip." + _excluded(found)
         )
-        return [Check(kind, title, "info", "no single change", advice=advice)]
-    edits, best = "; or ".join(f"{one.advice} (IoU {one.changed.iou:.3f})" for one in changes), changes[0].changed.iou
-    advice = f"One of these changes would suffice: {edits}. Check it on your robot before you write it."
-    if len(changes) > 1:
-        advice += " To decide, label a second view: if the boxes pass there, this camera is wrong."
-    return [Check(kind, title, "info", f"IoU {best:.3f} after the best change", best, advice=advice)]
+        return [Check(kind, title, "info", f"no change and no pair of changes; {failing}", advice=advice)]
+    edits = [f"{one.advice} It brings the IoU of {one.evidence}." for one in found.hypotheses()]
+    start = "Two changes together explain" if len(found.offered[0].changes) > 1 else "One change explains"
+    advice = f"{start} all views: {edits[0]}"
+    if len(edits) > 1:
+        advice += (
+            f" Or, as likely by these boxes: {' Or: '.join(edits[1:])} To decide, label a second view: boxes of "
+            "another camera or sensor."
+        )
+    advice += f"{_excluded(found)} Check it on your robot before you write it."
+    best = float(found.offered[0].iou[found.failing].min())
+    return [Check(kind, title, "info", f"IoU {best:.3f} after the best change; {failing}", best, advice=advice)]
+
+
+def _excluded(found: Search) -> str:
+    """Return which changes are excluded and why, as text; '' if there are none."""
+    reasons = []
+    for one in found.excluded[:MOST_EXCLUDED]:
+        row = found.contradiction(one)
+        what = " and ".join(f"{change.part}: {change.name}" for change in one.changes)
+        view = None if row is None else found.views[row].name
+        why = "worse, or not as simple" if row is None else f"IoU {one.iou[row]:.3f} of {view}"
+        reasons.append(f"{what} ({why})")
+    return f" Excluded: {'; '.join(reasons)}." if reasons else ""
 
 
 def on_sensor(camera: str, sensor: str, views: list[View], contact: np.ndarray, commanded: bool) -> list[Check]:
@@ -258,7 +207,7 @@ def episode_checks(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
             contact = np.concatenate([episode.contact[sensor] for episode in episodes])
             commanded = any(episode.commanded[sensor].any() for episode in episodes)
             checks += on_sensor(camera, sensor, views, contact, commanded)
-            checks += explained(rig, camera, sensor, views)
+    checks += explained(rig, evidence)
     if unproven and len(unproven) == len(pairs):
         unproven = {"box-proof": "Proof that the boxes are right"}
     limit = "labels or truth"

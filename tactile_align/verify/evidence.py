@@ -63,6 +63,9 @@ class Evidence:
 
     Attributes:
         name: The episode's file (and its name in that file).
+        rig: The rig for this episode, overrides applied.
+        qpos: (T, D) raw state as recorded: joint and gripper readings, D numbers.
+        fps: Rows per second; None if unknown.
         frames: T, the number of frames.
         views: One view per camera and sensor.
         contact: (T,) bool by sensor: whether the sensor touches something.
@@ -76,6 +79,9 @@ class Evidence:
     """
 
     name: str
+    rig: Rig
+    qpos: np.ndarray
+    fps: float | None
     frames: int
     views: tuple[View, ...]
     contact: dict[str, np.ndarray]
@@ -120,6 +126,9 @@ def gather(episode: Episode, rig: Rig, labels: Labels | None = None) -> Evidence
     held = {name for name in contact if (arm := hand_of(rig, name)) and hold_sensors(rig, arm)}
     return Evidence(
         name=str(episode.ref),
+        rig=rig,
+        qpos=episode.qpos,
+        fps=episode.fps,
         frames=len(episode),
         views=views,
         contact=contact,

@@ -1,6 +1,8 @@
 """Hypotheses about a rig: each is the rig with one mistake corrected that is common in rig files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,10 +10,13 @@ import numpy as np
 from tactile_align.calibration.rig import Rig
 from tactile_align.calibration.rig_parts import RigCamera
 from tactile_align.checks import Hypothesis
-from tactile_align.geometry.frames import invert
-from tactile_align.sessions.write_rig import pose_keys
+from tactile_align.geometry.frames import invert, pose
+from tactile_align.kinematics.arm_files import tips_beside
+from tactile_align.sessions.write_rig import LENGTHS, pose_keys, with_stroke
 
 AS_WRITTEN, OTHER_FINGER = "as written", "the other finger"
+NEAR_TIPS = 4
+"""Largest number of other links of a URDF file that are tried as the flange."""
 WIDTHS = (320, 424, 640, 640, 640, 800, 848, 960, 1024, 1280, 1280, 1280, 1600, 1920, 1920, 2560, 3840)
 HEIGHTS = (240, 240, 360, 400, 480, 600, 480, 540, 768, 720, 800, 960, 1200, 1080, 1200, 1440, 2160)
 SIZES = np.stack([WIDTHS, HEIGHTS], axis=1)
@@ -30,6 +35,44 @@ def hypotheses_of(rig: Rig, camera: str, sensor: str | None = None) -> tuple[Sli
     """Return the rig itself (AS_WRITTEN), then hypotheses about a camera and, if given, a sensor and its gripper."""
     of_camera = Slip(AS_WRITTEN, "", rig), *_image_maps(rig, camera), *_lenses(rig, camera), *_poses(rig, camera)
     return of_camera if sensor is None else (*of_camera, *_hands(rig, sensor))
+
+
+def box_hypotheses_of(rig: Rig, cameras: Sequence[str], sensors: Sequence[str]) -> dict[str, tuple[str, Slip]]:
+    """Return hypotheses that need boxes, beside those of `hypotheses_of` for each camera and each sensor.
+
+    They are about the sensors' fingers and their half turn, exchanged sensors, the lengths of the gripper's law, its
+    axis, and the arm's tip.
+
+    Args:
+        rig: The rig.
+        cameras: Names of the cameras that have boxes.
+        sensors: Names of the sensors that have boxes.
+
+    Returns:
+        By a unique name, the changed part of the rig file ("cameras.top") and the hypothesis. Two hypotheses about one
+        part exclude each other.
+    """
+    slips: dict[str, tuple[str, Slip]] = {}
+
+    def add(part: str, found: Iterable[Slip]) -> None:
+        slips.update({f"{part}: {slip.name}": (part, slip) for slip in found if slip.name != AS_WRITTEN})
+
+    for camera in cameras:
+        add(f"cameras.{camera}", hypotheses_of(rig, camera))
+    for sensor in sensors:
+        hand = {slip.name: slip for slip in _hands(rig, sensor)}
+        other = hand.pop(OTHER_FINGER, None)
+        add(f"arms.{rig.sensor_arm(sensor)}.gripper", hand.values())
+        add(f"sensors.{sensor}", _half_turns(rig, sensor, other))
+    for first, second in combinations(sensors, 2):
+        add("sensors", [_exchanged(rig, first, second)])
+    for sensor in sensors:
+        add("sensors", (_on_another(rig, sensor, other) for other in rig.sensors if other != sensor))
+    for arm in dict.fromkeys(filter(None, map(rig.sensor_arm, sensors))):
+        add(f"arms.{arm}", _tips(rig, arm))
+        if rig.arms[arm].gripper is not None:
+            add(f"arms.{arm}.gripper", (*strokes_of(rig, arm), _axis_reversed(rig, arm)))
+    return slips
 
 
 def frame_of(camera: RigCamera) -> tuple[int, int]:
@@ -109,5 +152,88 @@ def _hands(rig: Rig, sensor: str) -> Iterator[Slip]:
     advice = f"Set open = {gripper.closed:g}, closed = {gripper.open:g} of arms.{arm}.gripper."
     yield Slip("open and closed swapped", advice, rig.with_gripper(arm, open=gripper.closed, closed=gripper.open))
     other = f"{arm}/finger{2 if entry.parent.endswith('1') else 1}"
-    advice = f'Set parent = "{other}" of sensors.{sensor}, or reverse axis in the law of arms.{arm}.gripper.'
+    advice = f'Set parent = "{other}" of sensors.{sensor}.'
     yield Slip(OTHER_FINGER, advice, rig.with_sensor(sensor, parent=other))
+
+
+def _half_turns(rig: Rig, sensor: str, other: Slip | None) -> Iterator[Slip]:
+    """Yield the other finger without and with a half turn of the sensor about the tool axis, and the half turn alone.
+
+    Sensors that face each other differ by this half turn. The tool axis is the flange's z, made perpendicular to the
+    gripper's axis.
+    """
+    if other is None:
+        return
+    yield other
+    axis = np.asarray(rig.gripper(rig.sensor_arm(sensor)).law.axis)
+    tool = np.array([0.0, 0.0, 1.0]) - axis[2] * axis
+    if np.linalg.norm(tool) < 0.5:
+        return
+    tool /= np.linalg.norm(tool)
+    turn = pose(2 * np.outer(tool, tool) - np.eye(3), np.zeros(3))
+    keys = pose_keys(turn @ rig.sensors[sensor].T_parent_this)
+    edit = ", ".join(f"{key} = {listed(value)}" for key, value in keys.items())
+    parent = other.changed.sensors[sensor].parent
+    advice = f'Set parent = "{parent}", {edit} of sensors.{sensor}, half a turn about the tool axis.'
+    yield Slip("the other finger, half a turn", advice, rig.with_sensor(sensor, parent=parent, **keys))
+    advice = f"Set {edit} of sensors.{sensor}, half a turn about the tool axis: sensors that face each other need it."
+    yield Slip("half a turn", advice, rig.with_sensor(sensor, **keys))
+
+
+GEOMETRY = ("parent", "translation_m", "quat_wxyz", "body", "pad")
+"""Keys of a sensor that state where it is and what it looks like, without its stream."""
+
+
+def _exchanged(rig: Rig, first: str, second: str) -> Slip:
+    """Return the hypothesis that two sensors are exchanged."""
+    a, b = (rig.sensors[name].model_dump(include={*GEOMETRY}) for name in (first, second))
+    advice = f"Exchange `parent` and pose of sensors.{first} and sensors.{second}, or these two names in the labels."
+    changed = rig.with_sensor(first, **b).with_sensor(second, **a)
+    return Slip(f"{first} and {second} exchanged", advice, changed)
+
+
+def _on_another(rig: Rig, sensor: str, other: str) -> Slip:
+    """Return the hypothesis that the boxes of a sensor lie on another sensor."""
+    advice = f"Correct the labels: the boxes of {sensor} lie on {other}."
+    changed = rig.with_sensor(sensor, **rig.sensors[other].model_dump(include={*GEOMETRY}))
+    return Slip(f"boxes of {sensor} on {other}", advice, changed)
+
+
+def strokes_of(rig: Rig, arm: str) -> Iterator[Slip]:
+    """Yield hypotheses about a gripper's law: its lengths halved, as they are for ONE finger, or doubled."""
+    for name, factor in (("halved", 0.5), ("doubled", 2.0)):
+        opening = rig.gripper(arm).law.opening(np.array([0.0, 1.0]))
+        if factor * float(np.max(opening)) <= 0.25:
+            changed = with_stroke(rig, arm, factor)
+            yield Slip(f"opening {name}", f"Set {law_edit(changed, arm)}; a law's lengths are for ONE finger.", changed)
+
+
+def law_edit(rig: Rig, arm: str) -> str:
+    """Return the lengths in the law of an arm's gripper as an edit of the rig file."""
+    law = rig.gripper(arm).law.model_dump()
+    values = {key: law[key] for key in law if key in LENGTHS and np.any(law[key])}
+    edit = ", ".join(f"{key} = {listed(value)}" for key, value in values.items())
+    return f"{edit} of arms.{arm}.gripper.law"
+
+
+def _axis_reversed(rig: Rig, arm: str) -> Slip:
+    law = rig.gripper(arm).law
+    axis = tuple(0.0 - value for value in law.axis)
+    advice = f"Set axis = {listed(axis)} of arms.{arm}.gripper.law."
+    return Slip("axis reversed", advice, rig.with_gripper(arm, law=law.model_dump() | {"axis": axis}))
+
+
+def _tips(rig: Rig, arm: str) -> Iterator[Slip]:
+    """Yield the links of a URDF near the flange as the arm's tip."""
+    entry = rig.arms[arm]
+    if Path(entry.model).suffix.lower() not in (".urdf", ".xml"):
+        return
+    for link in tips_beside(Path(entry.model), entry.base, entry.tip)[:NEAR_TIPS]:
+        yield Slip(f"tip {link}", f'Set tip = "{link}" of arms.{arm}.', rig.with_arm(arm, tip=link))
+
+
+def listed(value: float | Sequence[float] | np.ndarray) -> str:
+    """Return a number or numbers as TOML, with four digits after the point (five for a quaternion)."""
+    numbers = np.atleast_1d(np.asarray(value, dtype=float))
+    text = ", ".join(f"{number:z.{5 if len(numbers) == 4 else 4}f}" for number in numbers)
+    return text if np.ndim(value) == 0 else f"[{text}]"

@@ -1,4 +1,7 @@
-"""Single causes that could explain a sensor's boxes: each changes one part of the rig and is fitted by itself."""
+"""Changes of one camera that could explain a sensor's boxes in this camera alone, each fitted by itself.
+
+`rig_search` considers all views together and all parts of a rig.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,15 +14,12 @@ from tactile_align.geometry.boxes import intersection_over_union
 from tactile_align.geometry.frames import rotation_exp
 from tactile_align.projection.sensor_box import project_solids
 
-DRAWN_PX, DRAWN = 1.5, 0.02
-"""Largest median edge error of boxes that count as explained: the larger of DRAWN_PX px and DRAWN times the box's side.
-Hand-drawn boxes are no more accurate."""
 FACTOR = float(np.log(4.0))
 """Largest absolute logarithm of the factor on the focal length; the factor lies between 1/4 and 4."""
 TURN = 0.5
 """Largest fitted rotation of a camera about each of its axes, rad."""
 REACH_M = 0.2
-"""Largest fitted shift of a camera or a sensor along each of its axes, m."""
+"""Largest fitted shift of a camera along each of its axes, m."""
 FAR_PX = 1e3
 """Error of each edge where a change gives no box: large but finite, so that a fit can start there."""
 
@@ -70,16 +70,13 @@ class Cause:
     """Fitted single cause of wrong boxes, and how well it explains where the sensor was seen.
 
     Attributes:
-        value: The fitted change: a factor (1,), a rotation vector (3,), rad, or a shift (3,), m; empty if nothing was
-            fitted. The docstring of each function that returns a cause states which.
+        value: The fitted change: a factor (1,), a rotation vector (3,), rad, or a shift (3,), m. The docstring of each
+            function that returns a cause states which.
         iou: Median IoU of the boxes after the change; a missing box counts as 0.
-        explains: Whether the box edges after the change differ from the seen edges by no more than the error of
-            hand-drawn boxes.
     """
 
     value: np.ndarray
     iou: float
-    explains: bool
 
 
 def focal_length(sight: Sight) -> Cause:
@@ -117,22 +114,6 @@ def camera_shift(sight: Sight) -> Cause:
     return _fitted(sight, boxes, np.zeros(3), REACH_M)
 
 
-def sensor_shift(sight: Sight) -> Cause:
-    """Return the fitted cause "shifted sensor"; its value is a shift (3,), m, in the sensor's own axes."""
-
-    def boxes(p: np.ndarray) -> np.ndarray:
-        moved = sight.T_camera_sensor.copy()
-        moved[:, :3, 3] += moved[:, :3, :3] @ p
-        return sight.boxes(moved)
-
-    return _fitted(sight, boxes, np.zeros(3), REACH_M)
-
-
-def elsewhere(sight: Sight, T_camera_sensor: np.ndarray) -> Cause:
-    """Return how well N given sensor poses (N, 4, 4), m, explain the boxes; nothing is fitted, so `value` is empty."""
-    return _judged(sight, sight.boxes(T_camera_sensor), np.empty(0))
-
-
 def _off(sight: Sight, boxes: np.ndarray) -> np.ndarray:
     off = boxes - sight.seen
     return np.where(np.isfinite(off), off, FAR_PX).ravel()
@@ -145,11 +126,5 @@ def _fitted(sight: Sight, boxes: Callable[[np.ndarray], np.ndarray], start: np.n
         return _off(sight, boxes(p))
 
     p = least_squares(off, start, loss="soft_l1", x_scale=limit / 20, bounds=(-limit, limit)).x
-    return _judged(sight, boxes(p), p)
-
-
-def _judged(sight: Sight, boxes: np.ndarray, value: np.ndarray) -> Cause:
-    iou = np.nan_to_num(np.asarray(intersection_over_union(boxes, sight.seen)), nan=0.0)
-    side = float(np.median(sight.seen[:, 2:] - sight.seen[:, :2]))
-    close = float(np.median(np.abs(_off(sight, boxes)))) <= max(DRAWN_PX, DRAWN * side)
-    return Cause(value, float(np.median(iou)), close)
+    iou = np.nan_to_num(np.asarray(intersection_over_union(boxes(p), sight.seen)), nan=0.0)
+    return Cause(p, float(np.median(iou)))

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from tactile_align.errors import FactError
 from tactile_align.kinematics.arm import forward_kinematics, jacobian, link_poses, load_arm
+from tactile_align.kinematics.arm_files import tips_beside
+from tests.verify.two_sensors import write_urdf
 
 
 def joint(name: str, kind: str, parent: str, child: str, inner: str = "") -> str:
@@ -163,6 +165,10 @@ def test_what_cannot_be_taken_is_refused_by_name(case: str, tmp_path: Path) -> N
     text, message = REFUSED[case]
     with pytest.raises(FactError, match=r"arm\.urdf: .*" + f"(?s:.*)({message})"):
         load_arm(write(tmp_path, text))
+
+
+def test_links_fixed_to_the_flange_are_listed_nearest_first(tmp_path: Path) -> None:
+    assert tips_beside(write_urdf(tmp_path), None, "hand") == ("link8", "tcp", "link7")
 
 
 def test_a_missing_base_tip_or_file_is_named(tmp_path: Path) -> None:
