@@ -37,11 +37,12 @@ class Rule:
 Kind = Literal["share", "share difference", "error", "error difference", "R2"]
 RULES: dict[Kind, Rule] = {
     "share": Rule(
-        "recall, hits of the pointing game, balanced accuracy of a probe",
+        "recall, hits of the pointing game, balanced accuracy of a probe, success of roll-outs",
         4,
         "Wilson interval. The number of contacts is divided by the design effect: the variance between episodes over "
         "that of independent contacts, at least that of a correlation of 0.05 in an episode. Quantiles of t; fewer "
-        "degrees of freedom where few episodes cause most of the variance",
+        "degrees of freedom where few episodes cause most of the variance. If all seeds of roll-outs have the same "
+        "share, each seed counts as one roll-out",
     ),
     "share difference": Rule(
         "difference of two recalls on the same contacts",
@@ -73,7 +74,12 @@ class Limits(NamedTuple):
 
 
 def mean_interval(
-    values: np.ndarray, episode: np.ndarray, *, bounds: tuple[float, float] = (0, 1), comparisons: int = 1
+    values: np.ndarray,
+    episode: np.ndarray,
+    *,
+    bounds: tuple[float, float] = (0, 1),
+    comparisons: int = 1,
+    unseen_correlation: float = LEAST_CORRELATION,
 ) -> Interval:
     """Return the 95 % interval of the mean of `values`; None if there are too few episodes.
 
@@ -82,6 +88,7 @@ def mean_interval(
         episode: (N,) episode of each value.
         bounds: Smallest and largest possible value; (0, inf) for an error.
         comparisons: Number of intervals that must all contain their true values with 95 % probability (Bonferroni).
+        unseen_correlation: See `share_limits`.
     """
     (low, high), level = bounds, _level(comparisons)
     if _too_few("error" if np.isinf(high) else "share", episode):
@@ -89,7 +96,7 @@ def mean_interval(
     count, total = _per_episode(episode, np.ones(len(values)), values)
     if np.isinf(high):
         return _interval(error_limits(total, count, level))
-    limits = share_limits((total - low * count) / (high - low), count, level)
+    limits = share_limits((total - low * count) / (high - low), count, level, unseen_correlation)
     return _interval(Limits(*(low + (high - low) * end for end in limits)))
 
 
@@ -158,16 +165,20 @@ def interval_text(interval: Interval, form: str = ".3f") -> str:
     return f"({TOO_FEW})" if interval is None else f"[{interval[0]:{form}}, {interval[1]:{form}}]"
 
 
-def share_limits(hits: np.ndarray, count: np.ndarray, level: float = LEVEL) -> Limits:
+def share_limits(
+    hits: np.ndarray, count: np.ndarray, level: float = LEVEL, unseen_correlation: float = LEAST_CORRELATION
+) -> Limits:
     """Return the limits, each of shape (...), of the interval of the share of contacts that are hits.
 
     Args:
         hits: (..., n) number of hits in each of n episodes.
         count: (..., n) number of contacts in each episode.
         level: Probability with which an interval contains the true value.
+        unseen_correlation: Assumed correlation of two contacts of an episode where all episodes have the same share, so
+            that the data do not show the correlation.
     """
     share, influence = _ratio(hits, count)
-    return _wilson(share, influence, count, count.sum(axis=-1), level)
+    return _wilson(share, influence, count, count.sum(axis=-1), level, unseen_correlation)
 
 
 def share_difference_limits(total: np.ndarray, squares: np.ndarray, count: np.ndarray, level: float = LEVEL) -> Limits:
@@ -290,15 +301,22 @@ def _freedom(influence: np.ndarray) -> np.ndarray:
         return np.where(fourth > 0, np.clip(3 * squares**2 / fourth - 1, 1, n - 1), n - 1)
 
 
-def _design(count: np.ndarray) -> np.ndarray:
-    """Return the factor (...) on the variance (design effect) if the contacts of an episode are correlated.
+def _design(count: np.ndarray, correlation: float = LEAST_CORRELATION) -> np.ndarray:
+    """Return the factor (...) on the variance (design effect) if the contacts of an episode have a correlation.
 
     `count` is the number of contacts in each of n episodes, (..., n).
     """
-    return np.asarray(1 + ((count**2).sum(axis=-1) / count.sum(axis=-1) - 1) * LEAST_CORRELATION)
+    return np.asarray(1 + ((count**2).sum(axis=-1) / count.sum(axis=-1) - 1) * correlation)
 
 
-def _wilson(share: np.ndarray, influence: np.ndarray, count: np.ndarray, contacts: np.ndarray, level: float) -> Limits:
+def _wilson(
+    share: np.ndarray,
+    influence: np.ndarray,
+    count: np.ndarray,
+    contacts: np.ndarray,
+    level: float,
+    unseen_correlation: float = LEAST_CORRELATION,
+) -> Limits:
     """Return the limits, each of shape (...), of the Wilson interval of a share.
 
     Args:
@@ -308,10 +326,12 @@ def _wilson(share: np.ndarray, influence: np.ndarray, count: np.ndarray, contact
         contacts: (...) number of independent contacts that would give the share the same variance as all contacts, if
             the contacts of an episode were not correlated.
         level: Probability with which an interval contains the true value.
+        unseen_correlation: See `share_limits`.
     """
     variance, t = _variance(influence), _t(_freedom(influence), level)
     with np.errstate(divide="ignore", invalid="ignore"):
-        between = np.where(variance > 0, share * (1 - share) / variance, np.inf)
+        unseen = contacts / _design(count, unseen_correlation)
+        between = np.where(variance > 0, share * (1 - share) / variance, unseen)
     size = np.minimum(between, contacts / _design(count))
     half = t / (size + t**2) * np.sqrt(size * share * (1 - share) + t**2 / 4)
     centre = (size * share + t**2 / 2) / (size + t**2)

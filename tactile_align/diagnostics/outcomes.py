@@ -52,9 +52,16 @@ class Share:
     interval: Interval = None
 
     @classmethod
-    def over(cls, hits: np.ndarray, seed: np.ndarray) -> "Share":
-        """Return the share of `hits`, (N,) bool, in N episodes whose seeds are `seed`, (N,)."""
-        return cls(int(hits.sum()), len(hits), mean_interval(hits.astype(float), seed) if len(hits) else None)
+    def over(cls, hits: np.ndarray, seed: np.ndarray, comparisons: int = 1) -> "Share":
+        """Return the share of `hits`, (N,) bool, in N episodes whose seeds are `seed`, (N,).
+
+        `comparisons` is the number of intervals that must all contain their true values (Bonferroni).
+        """
+        if not len(hits):
+            return cls(0, 0)
+        # A policy that does not tell the classes apart gives a seed the same result with every class (correlation 1).
+        interval = mean_interval(hits.astype(float), seed, comparisons=comparisons, unseen_correlation=1.0)
+        return cls(int(hits.sum()), len(hits), interval)
 
     def text(self) -> str:
         """Return the share as text, such as "24/50 0.48 [0.35, 0.62]"."""

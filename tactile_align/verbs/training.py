@@ -144,14 +144,20 @@ def rollout(
     return GOOD
 
 
-def doctor(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1) -> int:
+def doctor(
+    config: Positional[Path],
+    everything: Annotated[bool, arg(name="all")] = False,
+    as_json: Annotated[bool, arg(name="json")] = False,
+    processes: int = 1,
+) -> int:
     """Check the data, the model and a few training steps before a long run; exit status 1 if a check fails.
 
     For the config.toml of a run folder, the data are the episodes, statistics and rigs of that run.
 
     Args:
         config: Training config (TOML).
-        as_json: Print the result as JSON.
+        everything: Also print the checks that passed, and the table of parameters.
+        as_json: Print the result as JSON, with all checks and tables.
         processes: Number of processes that prepare episodes.
     """
     from tactile_align.config.train import load_config
@@ -161,7 +167,8 @@ def doctor(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] 
 
     chosen = load_config(config)
     check_weights(chosen)
-    return show(diagnose(chosen, data=load_data(chosen, processes, False, run_beside(config))), as_json)
+    data = load_data(chosen, processes, True, run_beside(config))
+    return show(diagnose(chosen, data=data, progress=True), as_json, everything)
 
 
 def ablate(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1) -> int:
@@ -184,6 +191,7 @@ def study(
     rows: tuple[str, ...] = (),
     seeds: tuple[int, ...] = (),
     processes: int = 1,
+    page: bool = False,
     dry_run: bool = False,
 ) -> int:
     """Train variants of a config with several seeds, and print tables with paired differences.
@@ -198,6 +206,7 @@ def study(
         rows: Names of rows or groups of rows; default: all rows.
         seeds: Seeds; each row is trained once per seed; default: the seeds of the file.
         processes: Number of runs at a time, and of processes that record episodes.
+        page: Also write OUT/page.html: charts, tables and, for studies of success, film strips, which are made first.
         dry_run: Only print the core-hours, and one command for each run that is missing.
     """
     from tactile_align.diagnostics.study import commands, cost
@@ -207,6 +216,10 @@ def study(
         print("\n".join([f"# {cost(file, out, rows, seeds)}", *commands(file, out, rows, seeds)]))
     else:
         print(compare(file, out, rows, seeds, processes=processes))
+    if page and not dry_run:
+        from tactile_align.viz.report.study_page import write_study_page
+
+        print(write_study_page(file, out))
     return GOOD
 
 

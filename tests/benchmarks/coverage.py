@@ -44,6 +44,10 @@ PAIRS = (
 )
 TAILS = ((1.0, 0.2), (1.0, 0.5), (1.0, 1.0), (1.5, 0.5))
 """Standard deviations of the logarithm of an error: between the moments of an episode, and between episodes."""
+ROLL_OUT_RATES = (0.02, 0.05, 0.1, 0.15, 0.5, 0.9, 0.95)
+ROLL_OUT_CORRELATIONS = (0.05, 0.5, 1.0)
+"""Correlation of the results of a seed with its two classes; 1 for a policy that does not tell the classes apart."""
+SEEDS = (4, 8, 15, 25, 50)
 LOWEST = 0.93
 
 
@@ -62,6 +66,13 @@ def shares(rng: np.random.Generator, rate: float, icc: float, n: int) -> tuple[n
     count = rng.integers(5, 21, (EXPERIMENTS, n))
     a, b = rate * (1 / icc - 1), (1 - rate) * (1 / icc - 1)
     return rng.binomial(count, rng.beta(a, b, count.shape)), count
+
+
+def roll_outs(rng: np.random.Generator, rate: float, correlation: float, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return successes and roll-outs (EXPERIMENTS, n) of n seeds, each with two classes."""
+    same = rng.random((EXPERIMENTS, n)) < correlation
+    first, second = rng.random((2, EXPERIMENTS, n)) < rate
+    return first + np.where(same, first, second).astype(int), np.full((EXPERIMENTS, n), 2)
 
 
 def paired_shares(
@@ -119,6 +130,13 @@ def share_cells(rng: np.random.Generator) -> Iterator[Cell]:
         yield cell("share", f"rate {rate}, ICC {icc}", n, share_limits(*shares(rng, rate, icc, n)), rate)
 
 
+def roll_out_cells(rng: np.random.Generator) -> Iterator[Cell]:
+    """Yield the cells of shares of roll-outs."""
+    for rate, correlation, n in product(ROLL_OUT_RATES, ROLL_OUT_CORRELATIONS, SEEDS):
+        limits = share_limits(*roll_outs(rng, rate, correlation, n), unseen_correlation=1.0)
+        yield cell("share", f"two classes a seed, rate {rate}, correlation {correlation}", n, limits, rate)
+
+
 def share_difference_cells(rng: np.random.Generator) -> Iterator[Cell]:
     """Yield the cells of differences of shares."""
     for rates, icc, rho, n in product(PAIRS, CORRELATIONS, (0.5, 0.9), EPISODES):
@@ -162,7 +180,7 @@ def main() -> int:
     """Print every cell; return 1 if a printed interval has a coverage below 93 %."""
     rng, lowest, failed = np.random.default_rng(0), dict[str, Cell](), 0
     print("| interval | experiment | episodes | coverage | median width |\n|---|---|---|---|---|")
-    for made in (share_cells, share_difference_cells, error_cells, balanced_cells):
+    for made in (share_cells, share_difference_cells, error_cells, balanced_cells, roll_out_cells):
         for result in made(rng):
             printed = result.episodes >= RULES[result.kind].fewest
             print(

@@ -21,7 +21,7 @@ from tactile_align.diagnostics.intervals import (
     share_difference_limits,
     share_limits,
 )
-from tests.benchmarks.coverage import LOWEST, cell, errors, paired_shares, shares
+from tests.benchmarks.coverage import LOWEST, cell, errors, paired_shares, roll_outs, shares
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,12 @@ from tests.benchmarks.coverage import LOWEST, cell, errors, paired_shares, share
 )
 def test_intervals_of_shares_hold_the_truth(rate: float, icc: float, n: int) -> None:
     limits = share_limits(*shares(np.random.default_rng(3), rate, icc, n))
+    assert cell("share", "", n, limits, rate).coverage >= LOWEST
+
+
+@pytest.mark.parametrize(("rate", "n"), [(0.05, 50), (0.1, 25), (0.85, 15)])
+def test_intervals_of_rollouts_hold_the_truth_where_both_classes_of_a_seed_end_alike(rate: float, n: int) -> None:
+    limits = share_limits(*roll_outs(np.random.default_rng(3), rate, 1.0, n), unseen_correlation=1.0)
     assert cell("share", "", n, limits, rate).coverage >= LOWEST
 
 
