@@ -40,7 +40,7 @@ def damaged(recording: Path, out: Path) -> list[str]:
     return [str(out)]
 
 
-def boxes(recording: Path, out: Path) -> list[str]:
+def boxes(recording: Path, out: Path, what: str = "finger") -> list[str]:
     (file,) = recording.glob("*.hdf5")
     with h5py.File(file) as episode, (out / "boxes.csv").open("w", newline="") as handle:
         rows = csv.writer(handle)
@@ -48,7 +48,7 @@ def boxes(recording: Path, out: Path) -> list[str]:
         rows.writerows(
             [file.name, t, "left_wrist", "tactile1", *episode["truth/box/left_wrist"][t]] for t in range(0, 42, 2)
         )
-    return ["finger", str(recording), "--rig", str(recording / "rig.toml"), "--labels", str(out / "boxes.csv")]
+    return [what, str(recording), "--rig", str(recording / "rig.toml"), "--labels", str(out / "boxes.csv")]
 
 
 COMMANDS: dict[str, tuple[str, Callable[[Path, Path], list[str]]]] = {
@@ -60,6 +60,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Path, Path], list[str]]]] = {
     "calibrate intrinsics": ("calibrate", lambda recording, out: ["intrinsics", *session(recording, out), "--dry-run"]),
     "calibrate hand-eye": ("calibrate", lambda recording, out: ["hand-eye", *session(recording, out), "--dry-run"]),
     "calibrate finger": ("calibrate", lambda recording, out: [*boxes(recording, out), "--dry-run"]),
+    "calibrate camera": ("calibrate", lambda recording, out: [*boxes(recording, out, "camera"), "--dry-run"]),
 }
 
 

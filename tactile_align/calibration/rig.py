@@ -1,5 +1,7 @@
 """Rig: arms, cameras and touch sensors in one frame tree rooted at `world`; reading, checking and writing it."""
 
+import hashlib
+import tomllib
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -8,8 +10,10 @@ from array_api_compat import array_namespace
 from pydantic import Field, model_validator
 
 from tactile_align.calibration.rig_parts import Mount, Override, RigArm, RigCamera, Sensor, Verified
+from tactile_align.datasets.containers.carried import carried_rig, carry_text
+from tactile_align.datasets.handles import is_recording
 from tactile_align.datasets.layout import place_no_contact
-from tactile_align.errors import ColumnError, InputError
+from tactile_align.errors import ColumnError, FactError, InputError
 from tactile_align.facts import Strict, parse, read_fact, toml_text
 from tactile_align.files import write_text_atomically
 from tactile_align.geometry.frames import Array, invert, pose
@@ -133,13 +137,17 @@ class Rig(Strict):
         return rig
 
     def save(self, path: str | Path) -> None:
-        """Write the rig as a new TOML file, first under a temporary name; keys with default values are left out."""
+        """Write the rig as a new TOML file, first under a temporary name."""
+        write_text_atomically(Path(path), self.text())
+
+    def text(self) -> str:
+        """Return the text of the rig's file; keys with default values are left out."""
         data = self.model_dump(mode="json", exclude_defaults=True)
         for name, arm in self.arms.items():
             if arm.gripper is not None:  # exclude_defaults drops a law's kind, which a file must state
                 law = data["arms"][name]["gripper"]["law"]
                 data["arms"][name]["gripper"]["law"] = {"kind": arm.gripper.law.kind, **law}
-        write_text_atomically(Path(path), toml_text(data))
+        return toml_text(data)
 
     def gripper(self, arm: str) -> Gripper:
         """Return the gripper of an arm.
@@ -259,7 +267,7 @@ def _changed(entry: Mount, changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_rig(name_or_path: str | Path) -> Rig:
-    """Return a rig by its shipped name ("xtrainer", "cell") or from a .toml file.
+    """Return a rig by its shipped name ("xtrainer", "cell"), from a .toml file, or from a recording that carries one.
 
     An arm model given as a relative path is first searched for in the folder of the rig file.
 
@@ -267,8 +275,72 @@ def load_rig(name_or_path: str | Path) -> Rig:
         FactError: The file has unknown keys, values that suggest a wrong unit, or invalid rotations. The message
             contains file and key.
     """
+    place = Path(name_or_path)
+    if is_recording(place):
+        text = carried_rig(place)
+        if text is None:
+            raise FactError(f"{place}: carries no rig. Put rig.toml beside the recording, or choose a rig with --rig")
+        try:
+            return rig_of(tomllib.loads(text), f"{place} (the rig that it carries)", place)
+        except tomllib.TOMLDecodeError as cause:
+            raise FactError(f"{place}: the rig that it carries is not valid TOML ({cause}). Write it again") from cause
     data, source = read_fact("calibration", name_or_path)
     return rig_of(data, source, Path(str(name_or_path)).parent)
+
+
+def rig_beside(path: str | Path) -> Rig | None:
+    """Return the rig of recordings: rig.toml beside them, or the rig that they carry; None if there is none.
+
+    Args:
+        path: A recording, "FILE#demo_3" for one episode of it, or a folder of recordings.
+    """
+    place = Path(path) if Path(path).exists() else Path(str(path).partition("#")[0])
+    files = [place / "rig.toml"] if place.is_dir() else []
+    if not place.is_dir() or is_recording(place):
+        files.append(place.parent / "rig.toml")
+    file = next((file for file in files if file.is_file()), None)
+    if file is not None:
+        return load_rig(file)
+    return load_rig(place) if is_recording(place) and carried_rig(place) is not None else None
+
+
+def carry_rig(rig: Rig, path: str | Path) -> tuple[str, ...]:
+    """Write a rig into a recording, which then carries it: a LeRobotDataset, or a Zarr store in a folder.
+
+    A LeRobotDataset also receives meta/cameras.json, with each camera as other readers need it: K of the raw and of the
+    stored frames, the lens, and T_parent_camera with OpenCV's axes.
+
+    Returns:
+        A sentence for each file to which the rig refers, because the recording does not contain that file.
+
+    Raises:
+        InputError: The path is a recording that cannot carry a rig.
+    """
+    text = rig.text()
+    cameras = {
+        name: {
+            "width": camera.width,
+            "height": camera.height,
+            "K": camera.raw.K.tolist(),
+            "model": camera.model,
+            "distortion": list(camera.distortion),
+            "image_map": [list(step) for step in camera.image_map],
+            "stored": {"width": camera.map.width, "height": camera.map.height, "K": camera.stored.K.tolist()},
+            "parent": camera.parent,
+            "T_parent_camera": np.asarray(camera.T_parent_this).tolist(),
+        }
+        for name, camera in rig.cameras.items()
+    }
+    about = (
+        "OpenCV's axes; metres; p_parent = T_parent_camera @ p_camera; pixel (0, 0) is the centre of the first pixel. "
+    )
+    about += "K, width, height and distortion are of the raw frames, which image_map turns into the stored frames."
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    carry_text(Path(path), text, {"about": about, "rig_sha256": digest, "cameras": cameras})
+    models = {f"arms.{name}.model": arm.model for name, arm in rig.arms.items() if Path(arm.model).suffix}
+    places = {f"sensors.{n}.no_contact": s.no_contact.file for n, s in rig.sensors.items() if s.no_contact is not None}
+    outside = {key: file for key, file in (models | places).items() if file is not None}
+    return tuple(f"{key} = {file} is a file that the recording does not contain" for key, file in outside.items())
 
 
 def rig_of(data: dict[str, Any], source: str, folder: Path) -> Rig:

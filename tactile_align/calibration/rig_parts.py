@@ -180,7 +180,7 @@ class Lens(Checked):
     """Intrinsics of a camera as a file declares them, valid for frames of width x height.
 
     A file gives the intrinsics as `K` or as fx, fy and cx, cy (or ppx, ppy), px. A model may have its name in the
-    RealSense SDK.
+    RealSense SDK, and `distortion` may be called coeffs.
     """
 
     width: Annotated[int, Field(ge=1)]
@@ -209,6 +209,10 @@ class Lens(Checked):
                 raise InputError(f"intrinsics need fx, fy and cx, cy (or ppx, ppy), px; {fault}. Give these four, or K")
             fx, fy, cx, cy = (entry.pop(key) for key in (*FOCAL, *centre))
             entry["K"] = [[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]
+        if "coeffs" in entry:
+            if "distortion" in entry:
+                raise InputError("the lens is given twice: as distortion and as coeffs. Remove one of them")
+            entry["distortion"] = entry.pop("coeffs")
         k, model = entry.get("distortion", ()), entry.get("model")
         if model is None and isinstance(k, list | tuple) and k:
             meant = " or ".join(f'model = "{name}"' for name in WITHOUT_MODEL.get(len(k), ()))

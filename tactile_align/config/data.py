@@ -11,15 +11,18 @@ MOST_AHEAD_M = 0.2
 """Upper limit of `ahead_m`, m. No grasped object is thicker than this."""
 
 EPISODE_FILES = (".hdf5", ".h5")
+_MAY_CARRY = ("meta/rig.toml", ".zattrs", "zarr.json")
+"""Files in the folder of a LeRobotDataset or a Zarr store that may contain a rig."""
 
 
 class DataConfig(Strict):
     """One source of recorded episodes, with the rig (cameras, arm and touch sensors) that recorded the episodes."""
 
     path: str
-    """Path of an HDF5 episode, or of a folder of HDF5 episodes."""
+    """Path of an HDF5 episode, a LeRobotDataset, a Zarr store, or a folder of these."""
     rig: str | None = None
-    """Name or path of the rig that recorded these episodes. None: rig.toml beside the episodes."""
+    """Name or path of the rig that recorded these episodes. None: rig.toml beside the episodes, or the rig that the
+    recording carries."""
     layout: str | None = None
     """Name or path of the episode layout. None: detect the layout from the files."""
     episodes: Annotated[int, Field(ge=1)] | None = None
@@ -27,10 +30,13 @@ class DataConfig(Strict):
 
     @property
     def rig_source(self) -> str:
-        """Name or path of the rig: `rig`, or rig.toml beside the episodes."""
+        """Name or path of the rig: `rig`, or rig.toml beside the episodes, or the recording, if it carries its rig."""
+        if self.rig is not None:
+            return self.rig
         place = Path(self.path.partition("#")[0])
-        beside = place.parent if place.suffix in EPISODE_FILES else place
-        return self.rig or str(beside / "rig.toml")
+        beside = (place.parent if place.suffix in (*EPISODE_FILES, ".zip") else place) / "rig.toml"
+        carries = place.suffix == ".zip" or any((place / file).is_file() for file in _MAY_CARRY)
+        return str(place if carries and not beside.is_file() else beside)
 
 
 class ViewConfig(Strict):

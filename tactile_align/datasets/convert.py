@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from tactile_align.datasets import hdf5
+from tactile_align.datasets.containers import tree
 from tactile_align.datasets.episodes import Episode, EpisodeRef, list_episodes, open_episode
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.layout import Layout, load_layout
@@ -55,12 +56,12 @@ def untaken_streams(
         file: The file's path, for error messages.
         steps: Number of rows of the episode; 0 if unknown.
     """
-    taken = (hdf5.sound(group, key, file) for key in ("", "truth", *layout.state.carried, *_known(layout, places)))
-    seen = {hdf5.address(item) for item in taken if item is not None}
+    taken = (tree.sound(group, key, file) for key in ("", "truth", *layout.state.carried, *_known(layout, places)))
+    seen = {tree.address(item) for item in taken if item is not None}
     return [
         described(key, data)
-        for key, data in hdf5.below(group, file, "", seen)
-        if isinstance(data, h5py.Dataset)
+        for key, data in tree.below(group, file, "", seen)
+        if tree.is_array(data)
         and data.shape
         and (data.shape[0] == steps > 0 or _holds_bytes(data) or (len(data.shape) >= 3 and data.dtype.kind in "biuf"))
     ]
@@ -78,18 +79,18 @@ def _holds_bytes(data: h5py.Dataset) -> bool:
 
 def _below(group: h5py.Group, known: set[str], file: Path, under: str) -> dict[str, h5py.Dataset]:
     found: dict[str, h5py.Dataset] = {}
-    holder = hdf5.reach(group, under, file) if under else group
-    if not isinstance(holder, h5py.Group) or under.count("/") > hdf5.DEEPEST:
+    holder = tree.reach(group, under, file) if under else group
+    if not tree.is_group(holder) or under.count("/") > tree.DEEPEST:
         return found
-    for name in hdf5.names(holder, file):
+    for name in tree.names(holder, file):
         key = f"{under}/{name}".strip("/")
         if key in known:
             continue
-        item = hdf5.reach(group, key, file)
-        if isinstance(item, h5py.Group):
+        item = tree.reach(group, key, file)
+        if tree.is_group(item):
             found.update(_below(group, known, file, key))
-        elif isinstance(item, h5py.Dataset) and _has_fixed_size(item):
-            data = hdf5.dataset(group, key, file)
+        elif tree.is_array(item) and _has_fixed_size(item):
+            data = tree.array(group, key, file)
             if data is not None:
                 found[key] = data
     return found
@@ -115,15 +116,19 @@ def left_behind(episode: EpisodeRef, taken: Iterable[str]) -> list[str]:
     with open_file(episode.path) as file:
         _, layout, group = locate(file, episode, None)
         places = frame_places(group, layout, episode.path, Found())
-        others = [hdf5.sound(file, name, episode.path) for name in episode_groups(file, layout, episode.path)]
-        seen = {hdf5.address(item) for item in others if item is not None and item != group}
+        whole = tree.container_of(file) == "hdf5"  # other containers have nothing beside their episodes
+        groups = episode_groups(file, layout, episode.path) if whole else ()
+        others = [tree.sound(file, name, episode.path) for name in groups]
+        seen = {tree.address(item) for item in others if item is not None and item != group}
         known = [hdf5.full_name(group, key) for key in (*_known(layout, places), *taken)]
-        copied = {hdf5.address(item) for key in known if (item := hdf5.sound(file, key, episode.path)) is not None}
-        items = {"": file, **dict(hdf5.below(file, episode.path, "", seen))}
+        copied = {tree.address(item) for key in known if (item := tree.sound(file, key, episode.path)) is not None}
+        top = "" if whole else episode.group
+        items = {top: file if whole else group}
+        items |= {f"{top}/{key}".strip("/"): item for key, item in tree.below(items[top], episode.path, "", seen)}
         lost, attributes = [], []
         for key, item in items.items():
             shown = key.removeprefix(f"{episode.group}/")
-            if item is None or (isinstance(item, h5py.Dataset) and hdf5.address(item) not in copied):
+            if item is None or (tree.is_array(item) and tree.address(item) not in copied):
                 lost.append(shown)
             if item is not None and key != episode.group:
                 attributes += [f"{shown or '/'}@{name}" for name in item.attrs if name not in _OF_AXES]

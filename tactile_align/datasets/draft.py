@@ -22,6 +22,7 @@ import tomlkit
 from tactile_align.config.data import DataConfig
 from tactile_align.datasets import hdf5
 from tactile_align.datasets.action_kinds import LEVELS, guessed_kinds
+from tactile_align.datasets.containers import tree
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.layout import Layout
 from tactile_align.datasets.refs import episode_groups, guess_layout, how_it_fits, list_episodes, stated_layout
@@ -89,13 +90,13 @@ def draft(recording: str | Path, out: str | Path, urdf: str | Path | None = None
     """Return drafts of layout, rig and training config for a recording; nothing is written.
 
     Args:
-        recording: An HDF5 file, or a folder of HDF5 files; the first episode is read.
+        recording: A recording, or a folder of recordings; the first episode is read.
         out: Folder for which the drafts are made. The rig states the URDF relative to it.
         urdf: URDF file of the arm; None: the arm's model stays unknown.
 
     Raises:
-        FileNotFoundError: The recording does not exist, or contains no HDF5 file.
-        EpisodeError: The first file is not a readable HDF5 file.
+        FileNotFoundError: The path does not exist, or contains no recording.
+        EpisodeError: The first recording cannot be read.
         FactError: The URDF cannot be read.
     """
     path, out = list_episodes(recording)[0].path, Path(out)
@@ -121,6 +122,7 @@ class _Contents:
         arrays: The arrays that the episode contains.
         values: (T, D) numbers of the arrays of numbers, by path.
         rated: Whether the file states its rate.
+        container: Format of the recording.
         numbers: Scalars and small arrays, by the path of their holder, then by their name in lower case.
     """
 
@@ -130,6 +132,7 @@ class _Contents:
     arrays: tuple[Array, ...]
     values: dict[str, np.ndarray]
     rated: bool
+    container: tree.Container
     numbers: dict[str, dict[str, Any]]
 
     def of(self, *roles: str) -> list[Array]:
@@ -161,12 +164,12 @@ def _contents(file: h5py.File, path: Path) -> _Contents:
         arrays = tuple(array.taken_as(cast(Role, roles[array.key])) for array in arrays if array.key in roles)
     values: dict[str, np.ndarray] = {}
     for array in arrays:
-        data = hdf5.dataset(group, array.key, path) if array.role in NUMBERS else None
+        data = tree.array(group, array.key, path) if array.role in NUMBERS else None
         if data is not None:
-            rows = hdf5.read_low_dim(data, path, array.key).astype(np.float64)
+            rows = tree.read_low_dim(data, path, array.key).astype(np.float64)
             values[array.key] = rows.reshape(len(rows), -1)
     rated = any("fps" in holder.attrs for holder in (file, group))
-    return _Contents(path, layout, pattern, arrays, values, rated, _numbers(group, path))
+    return _Contents(path, layout, pattern, arrays, values, rated, tree.container_of(file), _numbers(group, path))
 
 
 def _fitting(file: h5py.File, path: Path) -> Layout | None:
@@ -196,13 +199,13 @@ def _numbers(group: h5py.Group, path: Path) -> dict[str, dict[str, Any]]:
     such datasets contain that of the camera.
     """
     found: dict[str, dict[str, Any]] = {}
-    for key, item in [("", group), *hdf5.below(group, path, "", set())]:
+    for key, item in [("", group), *tree.below(group, path, "", set())]:
         if item is None:
             continue
         with hdf5.reading(path, key):
             values = {str(name).lower(): item.attrs[name] for name in item.attrs}
         found[key] = {_lens_name(name): value for name, value in values.items() if _is_small(value)}
-        if isinstance(item, h5py.Dataset) and item.dtype.kind in "iuf":
+        if tree.is_array(item) and item.dtype.kind in "iuf":
             value, parent, name = _constant(item), *_split(key)
             if value is not None and _lens_name(name) in ("k", "d"):
                 found[key][_lens_name(name)] = value
@@ -429,6 +432,8 @@ def _layout(contents: _Contents, state: _State) -> str:
     text.put("name", name)
     text.put("title", f"Recordings of {name}")
     text.put("source", f"tactile-align init {contents.path.name}")
+    if contents.container != "hdf5":
+        text.put("container", contents.container)
     if contents.pattern:
         text.put("episode_group", contents.pattern, "A guess: each of these groups is one episode.")
         text.put("writable", False)

@@ -10,10 +10,11 @@ import h5py
 import numpy as np
 
 from tactile_align.datasets import codec, hdf5
+from tactile_align.datasets.containers import tree
 from tactile_align.datasets.handles import HANDLES, Stamp, open_file
 from tactile_align.datasets.layout import Layout
 from tactile_align.datasets.refs import EpisodeRef, list_episodes, locate, parse_ref
-from tactile_align.datasets.streams import Found, Stream, find
+from tactile_align.datasets.streams import Found, Stream, find, present
 from tactile_align.datasets.writer import write_episode
 from tactile_align.errors import ColumnError, EpisodeError, Fault, InputError
 
@@ -49,6 +50,22 @@ def examine_episode(where: EpisodeRef | str | Path, layout: str | Path | None = 
     return Episode(ref, known, stamp, contents, attributes, fps), contents
 
 
+def row_count(where: EpisodeRef | str | Path, layout: str | Path | None = None) -> int:
+    """Return the number of rows of an episode, without reading its data or checking it.
+
+    Raises:
+        EpisodeError: The recording cannot be opened, or the episode has no joints.
+    """
+    path = parse_ref(where).path
+    with open_file(path) as file:
+        _, known, holder = locate(file, where, layout)
+        key = present(holder, known.state.qpos, known, path)[0]
+        data = tree.array(holder, key, path)
+        if data is None or not data.shape:
+            raise hdf5.fault("missing", path, key, "is missing or a single number. Check the layout")
+        return int(data.shape[0])
+
+
 class Episode:
     """Recorded episode of T synchronised moments.
 
@@ -64,7 +81,7 @@ class Episode:
         action: (T, A) float64 raw actions, A columns, in the units of the recording.
         qvel: (T, D) float64 joint velocities, None if not recorded. The qvel of X-Trainer recordings is a copy of qpos.
         fps: Frames per second, None when neither the file nor the layout states the rate as one number.
-        attributes: HDF5 attributes of the episode.
+        attributes: Attributes of the episode.
     """
 
     def __init__(
@@ -154,6 +171,7 @@ class Episode:
             return keys * int(getattr(self, what).shape[1])
         with open_file(self.path) as file:
             group = file[self.ref.group] if self.ref.group else file
+            keys = present(group, keys, self.layout, self.path)
             return tuple(key for key in keys for _ in range(1 if group[key].ndim == 1 else group[key].shape[1]))
 
     def width_height(self, name: str) -> tuple[int, int]:
@@ -247,7 +265,7 @@ class Episode:
 
 
 def read_attributes(group: h5py.Group, path: Path) -> dict[str, Any]:
-    """Return the HDF5 attributes of an episode, scalars as plain Python values."""
+    """Return the attributes of an episode, scalars as plain Python values."""
     with hdf5.reading(path, f"{group.name} (attributes)"):
         attributes = dict(group.attrs)
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in attributes.items()}

@@ -1,4 +1,4 @@
-"""Handles of open HDF5 files: a limited number per process, never shared across a fork.
+"""Handles of open recordings: a limited number per process, never shared across a fork.
 
 An HDF5 handle inherited through a fork shares state with the parent and corrupts both processes, so a child process
 opens its own handles. A file is opened on the first read.
@@ -10,19 +10,26 @@ import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from tactile_align.datasets import hdf5
+from tactile_align.datasets.containers import lerobot_reader, tree, zarr
 from tactile_align.files import DOWNLOAD, foreign_file
 
 MAX_OPEN = 64  # well below the 256 descriptors macOS grants a process
 
+MAX_ARRAYS = 512  # arrays of one recording that are kept; those of thousands of episodes would fill the memory
+
 
 @dataclass(frozen=True)
 class Stamp:
-    """State of a file: path, inode, time of the last change (ns), length (bytes). A changed file has another stamp."""
+    """State of a recording: path, inode, time of the last change (ns), length (bytes); a changed one has another stamp.
+
+    Of a recording that is a folder, only the files are considered that list its episodes; see `content_stamp`.
+    """
 
     path: Path
     inode: int
@@ -31,19 +38,37 @@ class Stamp:
 
     @classmethod
     def of(cls, path: Path) -> "Stamp":
-        """Return the stamp of the file at a path in its current state."""
-        stat = path.stat()
-        return cls(path, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        """Return the stamp of the recording at a path in its current state."""
+        return cls._of(path, *(file for container in CONTAINERS if path.is_dir() for file in container.marks(path)))
+
+    @classmethod
+    def _of(cls, path: Path, *more: Path) -> "Stamp":
+        inode, stats = path.stat().st_ino, [file.stat() for file in (more or (path,))]
+        return cls(path, inode, max(stat.st_mtime_ns for stat in stats), sum(stat.st_size for stat in stats))
+
+    @classmethod
+    def of_episode(cls, path: Path, group: str) -> "Stamp":
+        """Return the stamp of a recording and of all files from which one of its episodes is read.
+
+        Raises:
+            EpisodeError: The recording cannot be read.
+        """
+        if not path.is_dir():
+            return cls.of(path)
+        with open_file(path) as root:
+            episode = tree.reach(root, group, path)
+            files = episode.files() if isinstance(episode, tree.Group) else ()
+        return cls._of(path, *(file for container in CONTAINERS for file in container.marks(path)), *files)
 
 
 @dataclass
 class _Open:
-    file: h5py.File
-    data: dict[str, h5py.Dataset] = field(default_factory=dict)
+    file: h5py.File | tree.Group
+    data: dict[str, h5py.Dataset | tree.Array] = field(default_factory=dict)
 
 
 class Handles:
-    """HDF5 files that this process has open. When more than `limit` are open, the least recently used is closed."""
+    """Recordings that this process has open. When more than `limit` are open, the least recently used is closed."""
 
     def __init__(self, limit: int = MAX_OPEN) -> None:
         self.limit = limit
@@ -56,7 +81,7 @@ class Handles:
         return len(self._open)
 
     def read_row(self, stamp: Stamp, key: str, row: int) -> np.ndarray:
-        """Return one row of the HDF5 dataset at the path `key`; the stamp's file is opened if necessary.
+        """Return one row of the array at the path `key`; the stamp's recording is opened if necessary.
 
         Raises:
             EpisodeError: The file changed since its stamp was made, or cannot be read.
@@ -66,11 +91,13 @@ class Handles:
             entry = self._entry(stamp)
             data = entry.data.get(key)
             if data is None:
-                data = hdf5.dataset(entry.file, key, stamp.path)
+                data = tree.array(entry.file, key, stamp.path)
                 if data is None:
                     raise hdf5.fault("missing", stamp.path, key, "was removed from the open file; open it again")
+                if len(entry.data) >= MAX_ARRAYS:
+                    entry.data.clear()
                 entry.data[key] = data
-            return hdf5.read_row(data, row, stamp.path, key)
+            return tree.read_row(data, row, stamp.path, key)
 
     def release(self, stamp: Stamp) -> None:
         """Close the stamp's file if it is open in this process."""
@@ -100,7 +127,38 @@ class Handles:
             self._open, self._lock, self._pid = OrderedDict(), threading.RLock(), os.getpid()
 
 
-def open_file(path: Path) -> h5py.File:
+CONTAINERS = lerobot_reader, zarr
+"""Modules of the containers other than HDF5: `is_recording`, `marks` and `open_recording` of a path."""
+_ROOTS: OrderedDict[tuple[int, Stamp], tree.Group] = OrderedDict()
+MAX_ROOTS = 8  # recordings of other containers whose lists of episodes are kept
+
+
+def is_recording(path: Path) -> bool:
+    """Return whether a path is a recording of a container other than HDF5."""
+    return any(container.is_recording(path) for container in CONTAINERS)
+
+
+def open_file(path: Path) -> Any:
+    """Return a recording of any container, opened for reading: an HDF5 file or a `tree.Group`.
+
+    The list of episodes of a recording in another container than HDF5 is read once in a process.
+
+    Raises:
+        FileNotFoundError: The path does not exist.
+        EpisodeError: The recording is damaged, or not of a known container.
+    """
+    for container in CONTAINERS:
+        if container.is_recording(path):
+            key = os.getpid(), Stamp.of(path)
+            if key not in _ROOTS:
+                _ROOTS[key] = container.open_recording(path)
+                while len(_ROOTS) > MAX_ROOTS:
+                    _ROOTS.popitem(last=False)[1].close()
+            return _ROOTS[key]
+    return _open_hdf5(path)
+
+
+def _open_hdf5(path: Path) -> h5py.File:
     """Return an HDF5 file opened for reading.
 
     Raises:

@@ -15,11 +15,12 @@ import numpy as np
 from tactile_align.checks import Check, Limit, Report, graded
 from tactile_align.datasets import codec, hdf5, stream_faults
 from tactile_align.datasets.contact import Contact, contact_of, contacts
+from tactile_align.datasets.containers.carried import geometry_remark
 from tactile_align.datasets.convert import untaken_streams
 from tactile_align.datasets.copies import copies
 from tactile_align.datasets.episodes import Episode, EpisodeRef, examine_episode, list_episodes
 from tactile_align.datasets.handles import open_file
-from tactile_align.datasets.refs import how_it_fits, locate
+from tactile_align.datasets.refs import how_it_fits, locate, parse_ref
 from tactile_align.datasets.roles import tree
 from tactile_align.datasets.streams import Found, Stream, frame_places
 from tactile_align.errors import EpisodeError, Fault, InputError, printable
@@ -257,6 +258,9 @@ def inspect_path(
     inspection, usable = Inspection(Path(path), []), list[Episode]()
     for number, ref in enumerate(refs):
         inspection.episodes.append(_inspect(ref, layout, timing and number < 3, inspection, usable, contact))
+    for place in dict.fromkeys(parse_ref(ref).path for ref in refs):
+        if remark := geometry_remark(place):
+            inspection.remarks.append(remark)
     _compare(inspection)
     for copy in copies([np.hstack([episode.qpos, episode.action]) for episode in usable]):
         first, second = usable[copy.first], usable[copy.second]

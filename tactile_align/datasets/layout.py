@@ -44,6 +44,8 @@ class State(Strict):
     qpos: tuple[Data, ...] = Field(min_length=1)
     qvel: tuple[Data, ...] = ()
     action: tuple[Data, ...] = Field(min_length=1)
+    optional: tuple[Data, ...] = ()  # paths of qpos and action that a recording may lack, but not all of them
+    action_from: Literal["same", "next"] = "same"  # next: the action of a row is read in the next row; the last repeats
     carried: tuple[Data, ...] = ()  # further (T, ...) arrays that `trim` and `convert` copy
     dtype: Literal["float32", "float64"] = "float32"  # for writing; any float type is read
     action_is: ActionKind | tuple[ActionKind, ...] | None = None  # None: guessed from the episodes
@@ -178,6 +180,7 @@ class Layout(Strict):
     name: str
     title: str
     source: str
+    container: Literal["hdf5", "zarr", "lerobot"] = "hdf5"
     file_name: str = "episode_{index}.hdf5"
     episode_group: Place = ""
     fps: float | None = Field(default=None, gt=0)
@@ -194,6 +197,9 @@ class Layout(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> "Layout":
+        if self.writable and (self.container != "hdf5" or self.state.action_from == "next" or self.state.optional):
+            text = "container, action_from and optional are for reading, but the layout is writable"
+            raise InputError(f"{text}. Add the line writable = false")
         if "{index}" not in self.file_name:
             raise InputError(f"file_name must contain {{index}}; got {self.file_name!r}. Add {{index}}")
         if self.lengths is not None and self.storage.kind == "raw":

@@ -231,8 +231,10 @@ def _refuse_unwritable(layout: Layout, path: Path) -> None:
     split = next((keys for keys in (layout.state.qpos, layout.state.action) if len(keys) > 1), None)
     if split is None and layout.writable:
         return
-    joined = f"joins {' and '.join(split or ())} into one array and can therefore only be read"
-    text = f"has layout {layout.name}, which {joined if split else 'can only be read (writable = false)'}"
+    what = "can only be read (writable = false)"
+    if split and layout.writable:
+        what = f"joins {' and '.join(split)} into one array and can therefore only be read"
+    text = f"has layout {layout.name}, which {what}"
     remedy = f"Convert it first: tactile-align convert {path.name} FOLDER --to xtrainer (or to another writable layout)"
     raise hdf5.fault("layout", path, layout.episode_group, f"{text}. {remedy}")
 

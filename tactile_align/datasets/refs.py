@@ -1,5 +1,6 @@
 """References to episodes: list the episodes of a path, recognise their layout, find an episode in an open file."""
 
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -11,9 +12,10 @@ import h5py
 
 from tactile_align.config.data import EPISODE_FILES
 from tactile_align.datasets import hdf5
-from tactile_align.datasets.handles import CONVERT_FIRST, open_file
+from tactile_align.datasets.containers import tree
+from tactile_align.datasets.handles import CONVERT_FIRST, is_recording, open_file
 from tactile_align.datasets.layout import Layout, all_layouts, load_layout
-from tactile_align.datasets.streams import Found, described, frame_places, kind_of
+from tactile_align.datasets.streams import Found, described, frame_places, kind_of, present
 from tactile_align.errors import EpisodeError
 
 
@@ -27,10 +29,10 @@ def episode_groups(file: h5py.File, layout: Layout, path: Path) -> tuple[str, ..
     if not layout.episode_group:
         return ("",)
     parent, _, pattern = layout.episode_group.rpartition("/")
-    holder = hdf5.reach(file, parent, path) if parent else file
-    if not isinstance(holder, h5py.Group):
+    holder = tree.reach(file, parent, path) if parent else file
+    if not tree.is_group(holder):
         return ()
-    matching = [name for name in hdf5.names(holder, path) if fnmatchcase(name, pattern)]
+    matching = [name for name in tree.names(holder, path) if fnmatchcase(name, pattern)]
     return tuple(f"{parent}/{name}".strip("/") for name in sorted(matching, key=natural))
 
 
@@ -48,7 +50,8 @@ def guess_layout(file: h5py.File, path: Path, group: str | None = None) -> Layou
     Raises:
         EpisodeError: No layout fits, or several layouts fit but read the file differently; the message lists them.
     """
-    layouts, stated = all_layouts(), stated_layout(file)
+    layouts = tuple(layout for layout in all_layouts() if layout.container == tree.container_of(file))
+    stated = stated_layout(file)
     if named := [layout for layout in layouts if layout.name == stated]:
         return named[0]
     fits = {layout.name: how_it_fits(file, layout, path, group) for layout in layouts}
@@ -69,6 +72,10 @@ def guess_layout(file: h5py.File, path: Path, group: str | None = None) -> Layou
 
 def _first_arrays(file: h5py.File, path: Path, most: int = 4) -> list[str]:
     shown: list[str] = []
+    if isinstance(file, tree.Group):
+        episode = tree.reach(file, file.names()[0], path)
+        arrays = ((name, tree.reach(episode, name, path)) for name in tree.names(episode, path))
+        return [described(name, data) for name, data in arrays if tree.is_array(data)][:most]
 
     def add(key: str, item: h5py.Group | h5py.Dataset) -> bool | None:
         if isinstance(item, h5py.Dataset):
@@ -108,18 +115,19 @@ def how_it_fits(file: h5py.File, layout: Layout, path: Path, group: str | None =
             group = groups[0]
         elif bool(group) != bool(layout.episode_group):
             return Fit("one file is one episode" if group else f"episodes are in {layout.episode_group}")
-        episode = hdf5.reach(file, group, path) if group else file
-        if not isinstance(episode, h5py.Group):
+        episode = tree.reach(file, group, path) if group else file
+        if not tree.is_group(episode):
             return Fit(f"no group {group}")
-        missing = [key for key in layout.requires if hdf5.reach(episode, key, path) is None]
+        missing = [key for key in layout.requires if tree.reach(episode, key, path) is None]
         if missing:
             return Fit(f"no {missing[0]}")
         fit = _how_frames_fit(episode, layout, path)
         if not fit.well:
             return fit
-        there = [key for key in layout.state.qpos if hdf5.reach(episode, key, path) is not None]
-        for key in (*layout.state.qpos, *layout.state.action):
-            if hdf5.reach(episode, key, path) is None:
+        there = [key for key in layout.state.qpos if tree.reach(episode, key, path) is not None]
+        needed = (present(episode, keys, layout, path) for keys in (layout.state.qpos, layout.state.action))
+        for key in (key for keys in needed for key in keys):
+            if tree.reach(episode, key, path) is None:
                 # Without joints, only cameras by name show that it is this layout and not an unknown one.
                 return Fit(f"no {key}", damaged=bool(there or layout.cameras.known))
         return fit
@@ -128,19 +136,19 @@ def how_it_fits(file: h5py.File, layout: Layout, path: Path, group: str | None =
 
 
 def _how_frames_fit(episode: h5py.Group, layout: Layout, path: Path) -> Fit:
-    holder = hdf5.reach(episode, layout.cameras.group, path)
-    if not isinstance(holder, h5py.Group):
-        near = any(hdf5.reach(episode, key, path) is not None for key in layout.state.qpos)
+    holder = tree.reach(episode, layout.cameras.group, path)
+    if not tree.is_group(holder):
+        near = any(tree.reach(episode, key, path) is not None for key in layout.state.qpos)
         return Fit(f"no {layout.cameras.group}", damaged=near)
     cameras = [name for role, name, _ in frame_places(episode, layout, path, Found()) if role == "camera"]
     strangers = [name for name in cameras if not layout.knows_camera(name)]
     if strangers:
         return Fit(f"the camera {strangers[0]} is unknown")
     if not cameras:
-        near = any(hdf5.reach(episode, key, path) is not None for key in layout.state.qpos)
+        near = any(tree.reach(episode, key, path) is not None for key in layout.state.qpos)
         return Fit("no camera stream", damaged=near)
     for name in cameras:
-        data = hdf5.dataset(holder, name, path)
+        data = tree.array(holder, name, path)
         kind = None if data is None else kind_of(data)
         if kind is None:
             raw = data is not None and data.ndim > 2
@@ -161,7 +169,7 @@ def _how_frames_fit(episode: h5py.Group, layout: Layout, path: Path) -> Fit:
 def _row_widths(episode: h5py.Group, layout: Layout, path: Path) -> list[int]:
     """Return the row width of every padded camera and touch stream, bytes."""
     places = frame_places(episode, layout, path, Found())
-    streams = [hdf5.dataset(episode, key, path) for role, _, key in places if role != "depth"]
+    streams = [tree.array(episode, key, path) for role, _, key in places if role != "depth"]
     padded = [data for data in streams if data is not None and kind_of(data) == "padded_jpeg"]
     return [hdf5.byte_count(data.shape[1:], data.dtype.itemsize) for data in padded]
 
@@ -182,7 +190,7 @@ def _reading(file: h5py.File, layout: Layout, path: Path, group: str | None) -> 
     episode = file[group] if group else file
     channels = []
     for role, name, key in frame_places(episode, layout, path, Found()):
-        data = hdf5.dataset(episode, key, path)
+        data = tree.array(episode, key, path)
         encoded = data is not None and kind_of(data) != "raw"
         channels.append((name, role, layout.channel_order(name, encoded)))
     return layout.state.qpos, layout.state.action, layout.cameras.group, tuple(channels)
@@ -207,22 +215,24 @@ class EpisodeRef:
 
 
 def list_episodes(path: str | Path, layout: str | Path | None = None) -> tuple[EpisodeRef, ...]:
-    """Return references to the episodes of a folder (with its subfolders) or of one file, in natural order.
+    """Return references to the episodes of a folder (with its subfolders) or of one recording, in natural order.
 
-    Files are opened only to find out whether they contain several episodes. A damaged file is listed too, and opening
-    its episode raises an error.
+    A recording is an HDF5 file, a LeRobotDataset, or a Zarr store in a folder or a zip file. It is opened only to find
+    out whether it contains several episodes. A damaged recording is listed too, and opening its episode raises an
+    error.
 
     Args:
-        path: A folder, or one file.
+        path: A folder of recordings, or one recording.
         layout: Name or TOML file of the layout; recognised from each file when None.
 
     Raises:
-        FileNotFoundError: The path does not exist, or the folder contains no .hdf5 or .h5 file.
+        FileNotFoundError: The path does not exist, or the folder contains no recording.
     """
     place = Path(path)
-    if place.is_dir():
-        # Files with hidden names are partial files of an interrupted writer.
-        files = [f for s in EPISODE_FILES for f in place.rglob(f"*{s}") if f.is_file() and not f.name.startswith(".")]
+    if is_recording(place):
+        files = [place]
+    elif place.is_dir():
+        files = list(_recordings_below(place))
         files.sort(key=lambda f: [natural(part) for part in f.parts])
         if not files:
             what, todo = _what_folder_it_is(place)
@@ -234,19 +244,30 @@ def list_episodes(path: str | Path, layout: str | Path | None = None) -> tuple[E
     return tuple(ref for file in files for ref in _episodes_in(file, layout))
 
 
+def _recordings_below(folder: Path) -> Iterator[Path]:
+    """Yield the recordings below a folder that is no recording itself, except those with hidden names.
+
+    Files with hidden names are partial files of an interrupted writer.
+    """
+    for root, folders, files in os.walk(folder):
+        inner = [name for name in folders if not name.startswith(".") and is_recording(Path(root, name))]
+        folders[:] = [name for name in folders if name not in inner]
+        named = (name for name in files if not name.startswith("."))
+        zips = (name for name in files if name.endswith(".zip") and not name.startswith("."))
+        yield from (Path(root, name) for name in inner)
+        yield from (Path(root, name) for name in named if name.endswith(EPISODE_FILES))
+        yield from (Path(root, name) for name in zips if is_recording(Path(root, name)))
+
+
 def _what_folder_it_is(folder: Path) -> tuple[str, str]:
     """Return what a folder without episodes is, as the end of a sentence, and what to do."""
-    if (folder / "meta" / "info.json").is_file():
-        return "; it is a LeRobotDataset", f"Convert it first: tactile-align convert {folder} FOLDER --to xtrainer"
     if any((folder / "observation").glob("*.pkl")):
         return (
             "; it is a raw X-Trainer recording",
             f"Convert it first: tactile-align convert {folder} FOLDER --to xtrainer",
         )
-    signs = {".zgroup": "a Zarr store", "zarr.json": "a Zarr store", "metadata.yaml": "a ROS 2 bag"}
-    for name, what in signs.items():
-        if (folder / name).is_file():
-            return f"; it is {what}", CONVERT_FIRST
+    if (folder / "metadata.yaml").is_file():
+        return "; it is a ROS 2 bag", CONVERT_FIRST
     return "", "Choose a folder with episodes"
 
 
@@ -292,8 +313,8 @@ def locate(
             text = f"has {len(groups)} episodes ({some}, ...), but one is needed. Give {ref.path.name}#NAME"
             raise hdf5.fault("which-episode", ref.path, known.episode_group, text)
         group = groups[0]
-    holder = hdf5.reach(file, group, ref.path) if group else file
-    if not isinstance(holder, h5py.Group):
+    holder = tree.reach(file, group, ref.path) if group else file
+    if not tree.is_group(holder):
         text = "is missing; list the file's episodes with: tactile-align inspect"
         raise hdf5.fault("missing", ref.path, group, text)
     return EpisodeRef(ref.path, group, known.name if chosen is None else str(chosen)), known, holder
@@ -314,9 +335,11 @@ def _group_of(file: h5py.File, ref: EpisodeRef) -> str | None:
     """Return the full path of the episode's group ("demo_3" may mean data/demo_3); None if `ref` has no group."""
     if not ref.group:
         return None
-    holders = [name for name in hdf5.names(file, ref.path) if "/" not in ref.group]
-    for full in (ref.group.strip("/"), *(f"{holder}/{ref.group}" for holder in holders)):
-        if isinstance(hdf5.reach(file, full, ref.path), h5py.Group):
+    if tree.is_group(tree.reach(file, ref.group.strip("/"), ref.path)):
+        return ref.group.strip("/")
+    holders = [name for name in tree.names(file, ref.path) if "/" not in ref.group and not isinstance(file, tree.Group)]
+    for full in (f"{holder}/{ref.group}" for holder in holders):
+        if tree.is_group(tree.reach(file, full, ref.path)):
             return full
     text = "was not found in the file; list its episodes with: tactile-align inspect"
     raise hdf5.fault("missing", ref.path, ref.group, text)

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from tactile_align.datasets import codec, hdf5
+from tactile_align.datasets.containers.tree import array, below, is_array, is_group, names, read_row, sound
 from tactile_align.datasets.layout import Kind
 from tactile_align.datasets.streams import described, holds_no_frames, kind_of, shaped_as_frames
 from tactile_align.errors import EpisodeError, printable
@@ -157,7 +158,7 @@ def arrays_of(group: h5py.Group, file: Path) -> tuple[Array, ...]:
         group: The episode.
         file: The file's path, for error messages.
     """
-    found = [(key, item) for key, item in hdf5.below(group, file, "", set()) if isinstance(item, h5py.Dataset)]
+    found = [(key, item) for key, item in below(group, file, "", set()) if is_array(item)]
     lengths = Counter(
         item.shape[0] for _, item in found if item.shape and (_holds_frames(item) or len(item.shape) == 2)
     )
@@ -172,7 +173,7 @@ def _holds_frames(item: h5py.Dataset) -> bool:
 def _array(group: h5py.Group, key: str, item: h5py.Dataset, steps: int, file: Path) -> Array:
     shown, shape = described(key, item), tuple(int(n) for n in item.shape or ())
     try:
-        data = hdf5.dataset(group, key, file)
+        data = array(group, key, file)
         if data is None or not shape or 0 in shape:
             return Array(key, shown, "other", shape)
         if _is_depth(key, data):
@@ -191,7 +192,7 @@ def _array(group: h5py.Group, key: str, item: h5py.Dataset, steps: int, file: Pa
 
 def _size(data: h5py.Dataset, file: Path, key: str) -> tuple[int, int]:
     try:
-        return codec.width_height(codec.octets(hdf5.read_row(data, 0, file, key)))
+        return codec.width_height(codec.octets(read_row(data, 0, file, key)))
     except ValueError as error:
         raise hdf5.fault("frame", file, key, str(error), 0) from error
 
@@ -237,10 +238,10 @@ def episode_pattern(file: h5py.File, path: Path) -> tuple[str, tuple[str, ...]]:
 
     Their names are a word and a number, such as data/demo_0, and the first contains frames and rows of numbers.
     """
-    roots = ["", *(name for name in hdf5.names(file, path) if isinstance(hdf5.sound(file, name, path), h5py.Group))]
+    roots = ["", *(name for name in names(file, path) if is_group(sound(file, name, path)))]
     for parent in roots:
-        holder = hdf5.sound(file, parent, path)
-        members = hdf5.names(holder, path) if isinstance(holder, h5py.Group) else ()
+        holder = sound(file, parent, path)
+        members = names(holder, path) if is_group(holder) else ()
         stems: dict[str, list[str]] = {}
         for name in members:
             if match := re.fullmatch(r"(.*?)\d+", name):
@@ -253,9 +254,9 @@ def episode_pattern(file: h5py.File, path: Path) -> tuple[str, tuple[str, ...]]:
 
 
 def _is_episode(file: h5py.File, key: str, path: Path) -> bool:
-    group = hdf5.sound(file, key, path)
-    items = hdf5.below(group, path, "", set()) if isinstance(group, h5py.Group) else ()
-    arrays = [item for _, item in items if isinstance(item, h5py.Dataset)]
+    group = sound(file, key, path)
+    items = below(group, path, "", set()) if is_group(group) else ()
+    arrays = [item for _, item in items if is_array(item)]
     return any(map(_holds_frames, arrays)) and any(item.ndim == 2 and item.dtype.kind == "f" for item in arrays)
 
 
@@ -264,6 +265,6 @@ def tree(file: h5py.File, path: Path) -> Iterator[str]:
     pattern, groups = episode_pattern(file, path)
     if pattern:
         yield f"episode_group {pattern}? ({len(groups)} groups); {groups[0]} contains:"
-    group = hdf5.sound(file, groups[0], path)
-    if isinstance(group, h5py.Group):
+    group = sound(file, groups[0], path)
+    if is_group(group):
         yield from (array.text for array in arrays_of(group, path))

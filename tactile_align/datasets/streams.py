@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from tactile_align.datasets import codec, hdf5
+from tactile_align.datasets.containers import tree
 from tactile_align.datasets.layout import Channels, Kind, Layout
 from tactile_align.errors import EpisodeError, Fault, InputError
 from tactile_align.evenly import evenly
@@ -47,21 +48,21 @@ def camera_places(group: h5py.Group, layout: Layout, file: Path) -> list[tuple[s
     Raises:
         EpisodeError: The camera group cannot be reached, or is a dataset.
     """
-    cameras = hdf5.reach(group, layout.cameras.group, file)
+    cameras = tree.reach(group, layout.cameras.group, file)
     if cameras is None:
         return []
-    if not isinstance(cameras, h5py.Group):
+    if not tree.is_group(cameras):
         text = "is a dataset, expected a group of camera streams; check that the layout is the right one"
         raise hdf5.fault("data-instead-of-group", file, hdf5.full_name(group, layout.cameras.group), text)
-    names = sorted(hdf5.names(cameras, file), key=layout.camera_rank)
+    names = sorted(tree.names(cameras, file), key=layout.camera_rank)
     roles = [(name, "depth" if layout.is_depth(name) else "camera" if layout.is_camera(name) else "") for name in names]
     return [(role, name, f"{layout.cameras.group}/{name}".strip("/")) for name, role in roles if role]
 
 
 def touch_places(group: h5py.Group, place: str, layout: Layout, file: Path) -> Iterator[tuple[str, str, str]]:
     """Yield each touch stream in `place`, a touch group of the layout, as (role, name, path below `group`)."""
-    holder = hdf5.reach(group, place, file)
-    names = hdf5.names(holder, file) if isinstance(holder, h5py.Group) else ()
+    holder = tree.reach(group, place, file)
+    names = tree.names(holder, file) if tree.is_group(holder) else ()
     yield from (("touch", name, f"{place}/{name}".strip("/")) for name in names if layout.is_touch(name))
 
 
@@ -98,7 +99,7 @@ def holds_no_frames(group: h5py.Group, key: str, role: str, file: Path) -> bool:
         file: The file's path, for error messages.
     """
     try:
-        data = hdf5.dataset(group, key, file)
+        data = tree.array(group, key, file)
         if data is None or 0 in data.shape:
             return False
         if role == "depth":
@@ -122,7 +123,7 @@ LEAST_IMAGE_BYTES = 64  # the smallest PNG has 67 bytes, the smallest JPEG more
 
 def _head(data: h5py.Dataset, row: int, file: Path, key: str) -> bytes:
     if data.ndim == 1:
-        return codec.octets(hdf5.read_row(data, row, file, key))[:LEAST_IMAGE_BYTES].tobytes()
+        return codec.octets(tree.read_row(data, row, file, key))[:LEAST_IMAGE_BYTES].tobytes()
     with hdf5.reading(file, key, row):
         return bytes(data[row, :LEAST_IMAGE_BYTES].tobytes())
 
@@ -149,7 +150,7 @@ def stream_at(group: h5py.Group, name: str, key: str, layout: Layout, file: Path
         EpisodeError: The stream is missing, empty, too large or of another kind, or its first frame is damaged.
     """
     full = hdf5.full_name(group, key)
-    data = hdf5.dataset(group, key, file)
+    data = tree.array(group, key, file)
     if data is None:
         raise hdf5.fault("missing", file, full, "is missing. Check that the layout is the right one")
     kind = _kind(data, file, full)
@@ -169,7 +170,7 @@ def stream_at(group: h5py.Group, name: str, key: str, layout: Layout, file: Path
             raise hdf5.fault("shape", file, full, f"has frames without pixels: shape {data.shape}. Record it again")
         height, width = row_shape[:2]
         return Stream(name, full, kind, rows, width, height, layout.channel_order(name, False), "raw", row_shape)
-    row = codec.octets(hdf5.read_row(data, 0, file, full))
+    row = codec.octets(tree.read_row(data, 0, file, full))
     try:
         width, height = codec.width_height(row)
     except InputError as cause:
@@ -186,7 +187,7 @@ def depth_at(group: h5py.Group, key: str, file: Path) -> str:
         EpisodeError: The stream is missing or does not contain numbers.
     """
     full = hdf5.full_name(group, key)
-    data = hdf5.dataset(group, key, file)
+    data = tree.array(group, key, file)
     if data is None or data.ndim < 1 or data.dtype.kind not in "uif":
         got = "nothing" if data is None else f"dtype {data.dtype}, shape {data.shape}"
         raise hdf5.fault("dtype", file, full, f"is not numbers (steps, height, width): found {got}. Record it again")
@@ -221,16 +222,16 @@ def state_array(
     """
     parts: list[np.ndarray] = []
     for key in keys:
-        data = hdf5.dataset(group, key, file)
+        data = tree.array(group, key, file)
         full = hdf5.full_name(group, key)
         if data is None:
             if needed:
-                have = ", ".join(hdf5.names(group, file)) or "nothing"
+                have = ", ".join(tree.names(group, file)) or "nothing"
                 text = f"is missing (found at the top level: {have}); check that the layout is the right one"
                 raise hdf5.fault("missing", file, full, text)
             return None
         _require_numbers(data, file, full)
-        values = hdf5.read_low_dim(data, file, full).astype(np.float64)
+        values = tree.read_low_dim(data, file, full).astype(np.float64)
         values = values[:, None] if values.ndim == 1 else values
         bad = np.argwhere(~np.isfinite(values))
         if len(bad) and finite:
@@ -242,6 +243,17 @@ def state_array(
             raise hdf5.fault("length", file, full, f"{text}; joined arrays must be equally long. Record it again")
         parts.append(values)
     return np.concatenate(parts, axis=1) if parts else None
+
+
+def present(group: h5py.Group, keys: tuple[str, ...], layout: Layout, file: Path) -> tuple[str, ...]:
+    """Return the paths `keys` without those that are optional in the layout and missing in the episode.
+
+    If all are missing, all are returned, so that reading them names the first one.
+    """
+    may_lack = layout.state.optional
+    if not may_lack:
+        return keys
+    return tuple(key for key in keys if key not in may_lack or tree.reach(group, key, file) is not None) or keys
 
 
 def _require_numbers(data: h5py.Dataset, file: Path, full: str) -> None:
@@ -278,10 +290,12 @@ def find(group: h5py.Group, layout: Layout, file: Path) -> Found:
     contents = Found()
     for what, keys, needed in layout.state.arrays:
         with _Collect(contents):
-            setattr(contents, what, state_array(group, keys, file, needed))
+            setattr(contents, what, state_array(group, present(group, keys, layout, file), file, needed))
+    if contents.action is not None and layout.state.action_from == "next":
+        contents.action = np.concatenate([contents.action[1:], contents.action[-1:]])
     with _Collect(contents):
         for key in layout.state.carried:
-            if hdf5.dataset(group, key, file) is not None:
+            if tree.array(group, key, file) is not None:
                 contents.carried[key] = hdf5.full_name(group, key)
     for role, name, key in frame_places(group, layout, file, contents):
         with _Collect(contents):
@@ -339,7 +353,8 @@ def frame_places(group: h5py.Group, layout: Layout, file: Path, contents: Found)
 def _check_lengths(group: h5py.Group, layout: Layout, file: Path, contents: Found) -> None:
     if contents.qpos is None:
         return
-    steps, base = len(contents.qpos), hdf5.full_name(group, layout.state.qpos[0])
+    steps = len(contents.qpos)
+    base = hdf5.full_name(group, present(group, layout.state.qpos, layout, file)[0])
     streams = (*contents.cameras.values(), *contents.touches.values())
     lengths = {stream.key: (stream.rows, "frames") for stream in streams}
     for what, keys in (("action", layout.state.action), ("qvel", layout.state.qvel)):
@@ -347,7 +362,7 @@ def _check_lengths(group: h5py.Group, layout: Layout, file: Path, contents: Foun
         if values is not None:
             lengths[hdf5.full_name(group, keys[0])] = (len(values), "rows")
     for key in (*contents.carried.values(), *contents.depth.values()):
-        data = hdf5.dataset(group.file, key, file)
+        data = tree.array(group.file, key, file)
         if data is not None:
             lengths[key] = (int(data.shape[0]) if data.ndim else 0, "rows")
     shortest = min([steps, *(n for n, _ in lengths.values())])

@@ -1,9 +1,9 @@
 """Ground truth of a simulated recording: the arrays in the group truth/. Layouts and training do not read them."""
 
-import h5py
 import numpy as np
 
 from tactile_align.datasets import hdf5
+from tactile_align.datasets.containers import tree
 from tactile_align.datasets.episodes import Episode
 from tactile_align.datasets.handles import open_file
 
@@ -17,11 +17,11 @@ def read_truth(episode: Episode, key: str, *shape: int) -> np.ndarray | None:
     prefix = f"{episode.ref.group}/" if episode.ref.group else ""
     full = f"{prefix}truth/{key}"
     with open_file(episode.path) as file:
-        item = hdf5.reach(file, full, episode.path)
-        if not isinstance(item, h5py.Dataset):
+        item = tree.reach(file, full, episode.path)
+        if not tree.is_array(item):
             return None
-        data = hdf5.dataset(file, full, episode.path)
-        array = hdf5.read_low_dim(data, episode.path, full)
+        data = tree.array(file, full, episode.path)
+        array = tree.read_low_dim(data, episode.path, full)
     if array.shape != (len(episode), *shape):
         text = f"has shape {array.shape}, expected {(len(episode), *shape)}; record the episode again"
         raise hdf5.fault("truth", episode.path, full, text)

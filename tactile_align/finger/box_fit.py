@@ -1,12 +1,15 @@
-"""Fit of a sensor's pose on its finger, and of the gripper's stroke, to image boxes of the sensor."""
+"""Fit of the poses of sensors on their fingers, and of their gripper's stroke, to image boxes of the sensors."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import least_squares
+from scipy.optimize import OptimizeResult, least_squares
 
 from tactile_align.calibration.bundle_adjustment import jackknife
+from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.rig import RigCamera, Sensor
+from tactile_align.calibration.rig_parts import Solid
 from tactile_align.finger.frames import FingerFrames, Reading, cross_validated, likely_reading
 from tactile_align.geometry.boxes import intersection_over_union
 from tactile_align.geometry.frames import pose, rotation_exp
@@ -21,18 +24,69 @@ LOST = 50.0
 POOR_IOU, CLEAR_IOU = 0.75, 0.05
 """POOR_IOU: median IoU below which the fit also tries swapping open and closed of the gripper.
 CLEAR_IOU: difference in median IoU above which a commanded and a measured gripper reading can be told apart."""
+CLEAR_SIGMAS = 2.0
+"""Number of standard deviations of the fitted stroke within which the stroke stays 1. They contain the random error and
+the change of the stroke if every box were drawn one pixel wider at each side."""
+STEP = 1e-4
+"""Step of numeric derivatives, in units of the parameters' scale."""
+WIDER = np.array([-1.0, -1.0, 1.0, 1.0])
+"""Change of the edges of a box that is drawn one pixel wider at each side, px."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """N boxes of one sensor in one camera.
+
+    Attributes:
+        sensor: Name of the sensor.
+        touch: The sensor, with its pose in the original rig.
+        frames: The N frames in which the boxes were seen.
+        seen: (N, 4) the boxes in which the sensor was seen, px.
+    """
+
+    sensor: str
+    touch: Sensor
+    frames: FingerFrames
+    seen: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.seen)
+
+    def only(self, rows: np.ndarray) -> "Drawn":
+        """Return M of the N boxes, which flags (N,) select."""
+        return replace(self, frames=self.frames.only(rows), seen=self.seen[rows])
+
+    def poses(self, x: np.ndarray, reading: Reading | None = None) -> np.ndarray:
+        """Return T_camera_sensor in the N frames, (..., N, 4, 4), m, after changes `x` (..., 7), see `BoxFit.x`.
+
+        `reading` is the kind of gripper reading; None: the rig's.
+        """
+        T_finger_sensor = moved(self.touch.T_parent_this, x)[..., None, :, :]
+        T_flange_finger = self.frames.T_flange_finger(x[..., 6], reading=reading)
+        return np.asarray(self.frames.T_camera_flange @ T_flange_finger @ T_finger_sensor)
+
+    def boxes(self, x: np.ndarray, reading: Reading | None = None) -> np.ndarray:
+        """Return the sensor's boxes (..., N, 4), px, after changes `x` (..., 7), see `BoxFit.x`; nan where none is."""
+        return boxes_at(self.frames.lenses, self.frames.which, self.poses(x, reading), self.touch.body)
+
+    def iou(self, x: np.ndarray, reading: Reading | None = None) -> np.ndarray:
+        """Return the IoU (N,) of the boxes `seen` with those of `boxes`; 0 where there is no box."""
+        return overlap(self.boxes(x, reading), self.seen)
 
 
 @dataclass(frozen=True)
 class BoxFit:
-    """Fit of a sensor's pose and its gripper's stroke to N boxes, with uncertainty and the IoU before and after.
+    """Fitted pose of one sensor and stroke of its gripper, with uncertainty and the IoU of N boxes before and after.
 
     Attributes:
         x: (7,) fitted parameters: shift of the sensor in the finger's frame (3), m; rotation vector in the finger's
-            axes (3), rad; factor on the stroke (1).
+            axes (3), rad; factor on the stroke (1), the same for all sensors of a gripper.
         sigma: (7,) standard deviations of `x`, from fits that leave out a tenth of the boxes at a time. They contain
-            random errors only.
-        bias: (7,) change of the fitted `x` if every box were drawn one pixel wider at each side.
+            random errors only. The last is that of `free_stroke`.
+        bias: (7,) change of the fitted `x` if every box were drawn one pixel wider at each side. The last is that of
+            `free_stroke`.
+        free_stroke: The fitted factor on the stroke. If it does not differ clearly from 1, see CLEAR_SIGMAS, the stroke
+            in `x` is 1, and the sensors are fitted with it.
         before: (N,) IoU of each box with the box that the original rig predicts.
         after: (N,) IoU of each box with the box that a fit without it predicts.
         reading: Whether the gripper reading is commanded or measured; None if the boxes cannot tell.
@@ -41,98 +95,158 @@ class BoxFit:
     x: np.ndarray
     sigma: np.ndarray
     bias: np.ndarray
+    free_stroke: float
     before: np.ndarray
     after: np.ndarray
     reading: Reading | None
 
 
-def moved(T_finger_sensor: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Return T_finger_sensor (4, 4), m, shifted by x[:3], m, and rotated about the sensor's origin by x[3:6], rad.
-
-    The shift is in the finger's frame; the rotation is a rotation vector in the finger's axes.
-    """
-    return np.asarray(pose(rotation_exp(x[3:6]) @ T_finger_sensor[:3, :3], T_finger_sensor[:3, 3] + x[:3]))
-
-
-def fit_boxes(frames: FingerFrames, touch: Sensor, seen: np.ndarray, ends: tuple[float, float]) -> BoxFit:
-    """Return the fit of a sensor's pose and its gripper's stroke (seven parameters, see `BoxFit.x`) to N boxes.
-
-    Args:
-        frames: The N frames in which the boxes were seen.
-        touch: The touch sensor, with its pose in the original rig.
-        seen: (N, 4) the boxes in which the sensor was seen, px.
-        ends: The finger's distance from the tool axis when fully closed and when fully open, m.
-    """
-    x = _solve(frames, touch, seen, START)
-    if np.nanmedian(iou_of(frames, touch, seen, x)) < POOR_IOU:
-        # If open and closed are swapped, the finger moves backwards from the other end of its stroke.
-        back = _solve(frames, touch, seen, np.array([*(frames.axis * sum(ends)), 0, 0, 0, -1.0]))
-        x = max(x, back, key=lambda fit: float(np.nanmedian(iou_of(frames, touch, seen, fit))))
-
-    def solve(rows: np.ndarray) -> np.ndarray:
-        return _solve(frames.only(rows), touch, seen[rows], x) if rows.any() else START
-
-    def error(rows: np.ndarray, fit: np.ndarray, reading: Reading | None = None) -> np.ndarray:
-        return 1 - iou_of(frames.only(rows), touch, seen[rows], fit, reading)
-
-    fits, after = cross_validated(len(seen), solve, error)
-    bias = _solve(frames, touch, seen + np.array([-1.0, -1.0, 1.0, 1.0]), x) - x
-    reading = likely_reading(frames, solve, error, CLEAR_IOU)
-    before = iou_of(frames, touch, seen, START)
-    return BoxFit(x, np.sqrt(np.diag(jackknife(fits))), bias, before, 1 - after, reading)
-
-
 START = np.array([0.0] * 6 + [1.0])
 
 
-def poses_of(frames: FingerFrames, touch: Sensor, x: np.ndarray, reading: Reading | None = None) -> np.ndarray:
-    """Return T_camera_sensor in N frames, (N, 4, 4), m, after the change `x` of the sensor's pose (see `BoxFit.x`).
+def moved(T_finger_sensor: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return T_finger_sensor shifted by x[..., :3], m, and rotated about the sensor's origin by x[..., 3:6], rad.
 
-    `reading` is the kind of gripper reading; None: the rig's.
+    The shift is in the finger's frame; the rotation is a rotation vector in the finger's axes. T_finger_sensor is a
+    pose (4, 4), m; the result has the batch axes of `x`.
     """
-    T_flange_sensor = frames.T_flange_finger(x[6], reading=reading) @ moved(touch.T_parent_this, x)
-    return np.asarray(frames.T_camera_flange @ T_flange_sensor)
+    turned = rotation_exp(x[..., 3:6]) @ T_finger_sensor[:3, :3]
+    return np.asarray(pose(turned, T_finger_sensor[:3, 3] + x[..., :3]))
 
 
-def boxes_of(frames: FingerFrames, touch: Sensor, x: np.ndarray, reading: Reading | None = None) -> np.ndarray:
-    """Return a sensor's boxes in N frames, (N, 4), px, after the change `x` (see `BoxFit.x`); nan where it has none.
-
-    `reading` is the kind of gripper reading; None: the rig's.
-    """
-    return boxes_through(frames.lenses, frames.which, poses_of(frames, touch, x, reading), touch.body)
-
-
-def iou_of(
-    frames: FingerFrames, touch: Sensor, seen: np.ndarray, x: np.ndarray, reading: Reading | None = None
+def boxes_at(
+    lenses: tuple[Camera, ...], which: np.ndarray, T_camera_sensor: np.ndarray, body: tuple[Solid, ...]
 ) -> np.ndarray:
-    """Return the IoU of N boxes `seen` with the boxes that `boxes_of` returns, (N,); 0 where there is no box."""
-    return np.nan_to_num(intersection_over_union(boxes_of(frames, touch, x, reading), seen), nan=0.0)
+    """Return boxes (..., N, 4), px, of the solids `body` at poses (..., N, 4, 4), m; nan where no box exists.
+
+    The box of frame n is seen through the camera model `lenses[which[n]]`.
+    """
+    batch = T_camera_sensor.shape[:-3]
+    every = np.tile(which, int(np.prod(batch)))
+    return boxes_through(lenses, every, T_camera_sensor.reshape(-1, 4, 4), body).reshape(*batch, len(which), 4)
 
 
-def _solve(frames: FingerFrames, touch: Sensor, seen: np.ndarray, start: np.ndarray) -> np.ndarray:
-    scale = np.array([PRIOR_M] * 3 + [PRIOR_RAD] * 3 + [PRIOR_STROKE])
+def overlap(boxes: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Return the IoU (N,) of predicted boxes (N, 4) with the boxes `seen` (N, 4), px; 0 where a box is nan."""
+    return np.nan_to_num(intersection_over_union(boxes, seen), nan=0.0)
+
+
+def edge_errors(boxes: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Return the errors (..., 4 N) of the edges of predicted boxes (..., N, 4), px, in units of BOX_PX.
+
+    `seen` (N, 4) are the true boxes. The error of a nan box is LOST.
+    """
+    off = (boxes - seen) / BOX_PX
+    return np.where(np.isfinite(off), off, LOST).reshape(*off.shape[:-2], -1)
+
+
+def robust_fit(residuals: Callable[[np.ndarray], np.ndarray], start: np.ndarray) -> OptimizeResult:
+    """Return the result of a least-squares fit with a soft L1 loss.
+
+    Args:
+        residuals: Function of k parameter vectors (k, n) that returns their residuals (k, m). All points of a numeric
+            Jacobian are computed in one call.
+        start: (n,) initial parameters, of unit size.
+    """
+
+    def jacobian(z: np.ndarray) -> np.ndarray:
+        r = residuals(np.concatenate([z[None], z + STEP * np.eye(len(z))]))
+        return np.asarray((r[1:] - r[0]).T / STEP)
+
+    return least_squares(
+        lambda z: residuals(z[None])[0], start, jacobian, loss="soft_l1", xtol=1e-7, ftol=1e-8, max_nfev=60
+    )
+
+
+def fit_boxes(drawn: Sequence[Drawn], ends: tuple[float, float]) -> list[BoxFit]:
+    """Return the fits of S sensors of one gripper and of its stroke, 6 S + 1 parameters together, to N boxes.
+
+    Args:
+        drawn: The boxes of the S sensors.
+        ends: The finger's distance from the tool axis when fully closed and when fully open, m.
+    """
+    initial = np.tile(START, (len(drawn), 1))
+
+    def errors(rows: np.ndarray, fit: np.ndarray, reading: Reading | None = None) -> np.ndarray:
+        selected = _only(drawn, rows)
+        return 1 - np.concatenate([part.iou(x, reading) for part, x in zip(selected, fit, strict=True)])
+
+    every = np.ones(sum(map(len, drawn)), bool)
+    best = _solve(drawn, initial)
+    if 1 - np.median(errors(every, best)) < POOR_IOU:
+        # If open and closed are swapped, the fingers move backwards from the other end of their stroke.
+        back = [np.array([*(part.frames.axis * sum(ends)), 0, 0, 0, -1.0]) for part in drawn]
+        best = min(best, _solve(drawn, np.array(back)), key=lambda fit: float(np.median(errors(every, fit))))
+    free, held = best, False
+    wider = [replace(part, seen=part.seen + WIDER) for part in drawn]
+
+    def solve(rows: np.ndarray) -> np.ndarray:
+        return _solve(_only(drawn, rows), best, held) if rows.any() else initial
+
+    fits, after = cross_validated(np.arange(len(every)), solve, errors)
+    sigma, bias = _sigma(fits), _solve(wider, free) - free
+    if abs(free[0, 6] - 1) <= CLEAR_SIGMAS * np.hypot(sigma[0, 6], bias[0, 6]):
+        held, best = True, np.column_stack([best[:, :6], np.ones(len(drawn))])
+        best = _solve(drawn, best, held)
+        fits, after = cross_validated(np.arange(len(every)), solve, errors)
+        sigma[:, :6], bias[:, :6] = _sigma(fits)[:, :6], (_solve(wider, best, held) - best)[:, :6]
+    telling = np.concatenate([part.frames.telling for part in drawn])
+    reading = likely_reading(telling, solve, errors, CLEAR_IOU)
+    each = np.split(1 - after, np.cumsum([len(part) for part in drawn])[:-1])
+    return [
+        BoxFit(best[i], sigma[i], bias[i], float(free[i, 6]), part.iou(START), each[i], reading)
+        for i, part in enumerate(drawn)
+    ]
+
+
+def _sigma(fits: np.ndarray) -> np.ndarray:
+    """Return the standard deviations (S, 7) of the fits (K, S, 7) that each leave out a tenth of the boxes."""
+    return np.sqrt(np.diag(jackknife(fits.reshape(len(fits), -1)))).reshape(fits.shape[1:])
+
+
+def _only(drawn: Sequence[Drawn], rows: np.ndarray) -> list[Drawn]:
+    """Return the boxes that flags `rows` select; there is one flag for each box of all sensors."""
+    parts = np.split(rows, np.cumsum([len(part) for part in drawn])[:-1])
+    return [part.only(flags) for part, flags in zip(drawn, parts, strict=True)]
+
+
+def _solve(drawn: Sequence[Drawn], start: np.ndarray, held: bool = False) -> np.ndarray:
+    """Return the fitted parameters (S, 7) from the initial ones `start` (S, 7); `held` keeps the stroke as it is."""
+    scale = np.array([*[*[PRIOR_M] * 3, *[PRIOR_RAD] * 3] * len(drawn), PRIOR_STROKE])
     # The prior pulls towards the original rig, or towards the swapped gripper if the fit starts from it.
-    likely = start if start[6] < 0 else START
+    likely = _flat(start if start[0, 6] < 0 else np.tile(START, (len(drawn), 1))) / scale
+    first = _flat(start) / scale
+    free = len(first) - held
 
-    def residual(z: np.ndarray) -> np.ndarray:
-        off = (boxes_of(frames, touch, z * scale) - seen) / BOX_PX
-        return np.concatenate([np.where(np.isfinite(off), off, LOST).ravel(), z - likely / scale])
+    def unfold(z: np.ndarray) -> np.ndarray:
+        x = np.concatenate([z, np.broadcast_to(first[free:], (len(z), len(first) - free))], axis=1) * scale
+        stroke = np.broadcast_to(x[:, None, -1:], (len(z), len(drawn), 1))
+        return np.concatenate([x[:, :-1].reshape(len(z), -1, 6), stroke], axis=2)
 
-    fit = least_squares(residual, start / scale, loss="soft_l1", diff_step=[1e-4], xtol=1e-7, max_nfev=40)
-    return np.asarray(fit.x) * scale
+    def residuals(z: np.ndarray) -> np.ndarray:
+        x = unfold(z)
+        edges = [edge_errors(part.boxes(x[:, i]), part.seen) for i, part in enumerate(drawn)]
+        return np.concatenate([*edges, z - likely[:free]], axis=1)
+
+    return unfold(robust_fit(residuals, first[:free]).x[None])[0]
+
+
+def _flat(x: np.ndarray) -> np.ndarray:
+    """Return the parameters (S, 7) of S sensors as (6 S + 1,): poses, then the common stroke."""
+    return np.append(x[:, :6].ravel(), x[0, 6])
 
 
 LIKELY = 0.8
 """Median IoU above which `other_cause` also lists causes other than the most likely one."""
 
 
-def other_cause(frames: FingerFrames, touch: Sensor, seen: np.ndarray, camera: str, mounted: RigCamera) -> str:
-    """Return a sentence on which changes of the camera alone would explain the N boxes `seen`, (N, 4), px.
+def other_cause(drawn: Drawn, camera: str, mounted: RigCamera) -> str:
+    """Return a sentence on which changes of the camera alone would explain the boxes of a sensor.
 
     The sensor's pose and the gripper's stroke stay as in the rig. Each change is fitted separately; the most likely
     comes first.
     """
-    sight = Sight(frames.lenses, frames.which, poses_of(frames, touch, START), touch.body, seen)
+    sight = Sight(drawn.frames.lenses, drawn.frames.which, drawn.poses(START), drawn.touch.body, drawn.seen)
     shift, turn, zoom = camera_shift(sight), camera_turn(sight), focal_length(sight)
     where = ", ".join(f"{v * 1e3:+z.0f}" for v in mounted.T_parent_this[:3, :3] @ shift.value)
     about = ", ".join(f"{np.degrees(v):+z.1f}" for v in turn.value)

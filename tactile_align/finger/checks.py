@@ -1,10 +1,10 @@
-"""Checks of a finger calibration: how far the fitted sensor and stroke lie from the rig's, and whether that is likely.
+"""Checks of a calibration by boxes or by a tag: how far the fit lies from the rig, and whether that is likely.
 
-If the fitted sensor lies far from its pose in the rig, another error is more likely. A person must then confirm with
-`accept` that the sensor's pose in the rig is wrong.
+If a fitted sensor or camera lies far from its pose in the rig, another error is more likely. A person must then confirm
+with `accept` that its pose in the rig is wrong.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,8 @@ from tactile_align.finger.box_fit import BoxFit
 from tactile_align.finger.frames import Reading
 from tactile_align.finger.tag_fit import MIN_SIGHTINGS
 
-MIN_BOXES = 6
+MIN_BOXES, MIN_POSES = 6, 4
+"""Fewest boxes of a sensor or a camera, and fewest arm poses with which a fixed camera's pose can be fitted."""
 FAR_M, FAR_RAD, FAR_STROKE = 0.005, np.radians(10.0), 0.10
 """Differences from the rig beyond which a fit is doubtful: distance, angle, and stroke factor minus 1."""
 STROKES = (0.5, 2.0)
@@ -26,16 +27,24 @@ POOR_IOU = 0.5
 CLEAR_GAIN = 0.01
 """Mean change of IoU below which a change counts as noise. A change below twice its standard error is noise too."""
 LIMITS = {
-    "boxes": Limit("Boxes used", 20, MIN_BOXES, form=".0f", why="Seven parameters need many boxes"),
+    "boxes": Limit("Boxes of {}", 20, MIN_BOXES, form=".0f", why="The fit needs many boxes"),
+    "arm-poses": Limit("Arm poses with boxes", 10, MIN_POSES, form=".0f", why="Few poses do not determine a camera"),
+    "weakest-direction": Limit(
+        "Sigma of the least determined change", 0.5, 1.0, " x (10 mm, 1 deg)", why="The boxes do not determine the pose"
+    ),
+    "edges-median": Limit("Edge error of the boxes, median", 2.0, 4.0, " px", why="The fitted boxes are wrong"),
     "sightings": Limit("Frames with the tag", 20, MIN_SIGHTINGS, form=".0f", why="Nine parameters need many frames"),
     "opening-range": Limit("Range of openings", 10, 3, " mm", why="Only different openings reveal the stroke"),
-    "iou-median": Limit("IoU of left-out boxes, median", 0.75, 0.5, form=".3f", why="The fitted boxes are wrong"),
-    "iou-p5": Limit("IoU of left-out boxes, 5th percentile", 0.5, 0.25, form=".3f", why="Some boxes are very wrong"),
+    "iou-median": Limit("IoU of left-out boxes of {}, median", 0.75, 0.5, form=".3f", why="The fitted boxes are wrong"),
+    "iou-p5": Limit(
+        "IoU of left-out boxes of {}, 5th percentile", 0.5, 0.25, form=".3f", why="Some boxes are very wrong"
+    ),
     "corners-median": Limit("Corner error, left-out frames, median", 1.5, 3.0, " px", why="The motion model is wrong"),
     "frames-far-off": Limit("Frames far off", 0.0, 0.1, form=".0%", why="Some frames do not fit"),
     "tag-sigma": Limit("Sigma of the tag's position", 1.0, 3.0, " mm", why="The tag is too small in the image"),
     "axis-lean": Limit("Angle of the finger's axis to the rig's", 3.0, 10.0, " deg", why="The axes disagree"),
 }
+STROKE_LIMIT = f"{1 - FAR_STROKE:g} to {1 + FAR_STROKE:g}"
 FLAG = "--accept-doubtful"
 
 
@@ -45,11 +54,13 @@ class OtherView:
 
     Attributes:
         camera: Name of the other camera.
+        sensor: Name of the sensor.
         before: (N,) IoU of each of N boxes drawn in this camera with the box that the original rig predicts.
         after: (N,) IoU of each box with the box that the fit predicts.
     """
 
     camera: str
+    sensor: str
     before: np.ndarray
     after: np.ndarray
 
@@ -74,9 +85,12 @@ def clear_change(before: np.ndarray, after: np.ndarray) -> int:
     return int(np.sign(gain.mean())) if abs(gain.mean()) > max(CLEAR_GAIN, noise) else 0
 
 
-def is_needed(fit: BoxFit) -> bool:
-    """Return whether the rig must change: as it is, it does not explain the boxes, and the fit is clearly better."""
-    return float(np.median(fit.before)) < ALREADY_IOU and clear_change(fit.before, fit.after) > 0
+def is_needed(before: np.ndarray, after: np.ndarray) -> bool:
+    """Return whether the rig must change: as it is, it does not explain the boxes, and the fit is clearly better.
+
+    `before` and `after`, each (N,), are the IoU of each box with the original rig and with a fit without it.
+    """
+    return float(np.median(before)) < ALREADY_IOU and clear_change(before, after) > 0
 
 
 def is_far(x: np.ndarray) -> bool:
@@ -89,53 +103,102 @@ def _is_far(x: np.ndarray) -> bool:
 
 
 def box_checks(
-    fit: BoxFit, span: float, others: Sequence[OtherView], sensor: str, camera: str, doubt: str, accept: bool
+    fit: BoxFit, others: Sequence[OtherView], sensor: str, camera: str, doubt: str, accept: bool
 ) -> list[Check]:
-    """Return the checks of a fit to boxes.
+    """Return the checks of the fit of one sensor to boxes.
 
     Args:
         fit: The fit.
-        span: Difference between the largest and the smallest opening in the frames, m.
         others: Effects of the fit on the same sensor in other cameras.
         sensor: Name of the sensor.
         camera: Name of the camera in which the boxes were seen.
         doubt: Advice if the fitted pose is far from that in the rig: which other error is more likely.
         accept: Whether a person confirms that the sensor's pose in the rig is wrong.
     """
-    look = "Draw the boxes that are far off again."
-    before, after = float(np.median(fit.before)), float(np.median(fit.after))
-    needed, gain, limit = is_needed(fit), f"IoU {before:.3f} -> {after:.3f}", f"< {ALREADY_IOU:g} before; higher after"
-    than = "as well as hand-drawn boxes allow" if before >= ALREADY_IOU else "as well as the fit does"
-    advice = f"No change is needed: the rig explains the boxes in {camera} {than}. To write the fit anyway: {FLAG}."
-    wide = f"sensor shifts by {np.linalg.norm(fit.bias[:3]) * 1e3:.1f} mm, stroke x {1 + fit.bias[6] / fit.x[6]:.3f}"
+    needed = is_needed(fit.before, fit.after)
     return [
-        graded(LIMITS, "boxes", len(fit.after), advice="Draw at least 20 boxes."),
-        graded(LIMITS, "opening-range", span * 1e3, advice="Draw boxes at openings over the whole stroke."),
-        graded(LIMITS, "iou-median", after, advice=look),
-        graded(LIMITS, "iou-p5", float(np.percentile(fit.after, 5)), advice=look),
-        decided("change-needed", "Change needed", needed, gain, limit=limit, value=before, advice=advice),
-        *[_other(view, sensor, camera, needed) for view in others],
-        moved_check(fit.x, doubt, accept),
-        Check("sigma", "Standard deviations", "info", f"{amounts(fit.sigma, '.2f')}; random errors only"),
-        Check("wider-boxes", "Effect of boxes 1 px wider at each side", "info", wide),
-        stroke_check(float(fit.x[6]), float(fit.sigma[6]), _stroke_doubt(fit, after, doubt), accept),
+        *held_out_checks(fit.after, sensor),
+        needed_check(fit.before, fit.after, needed, f"boxes of {sensor} in {camera}", sensor),
+        *[_other(view, camera, needed) for view in others],
+        moved_check(fit.x, sensor, doubt, accept),
+        sigma_check(fit.sigma, sensor),
+        wider_check(f"sensor shifts by {np.linalg.norm(fit.bias[:3]) * 1e3:.1f} mm", sensor),
     ]
 
 
-def _stroke_doubt(fit: BoxFit, after: float, doubt: str) -> str:
-    """Return advice for a stroke far from the rig's: which other error is more likely."""
-    if _is_far(fit.x):
-        return "See the advice of the check 'Sensor moved'."
-    if fit.x[6] <= 0 or after < ALREADY_IOU:
-        return doubt
-    return (
-        f"The sensor keeps its pose, and the stroke alone brings the boxes to IoU {after:.2f}. Measure how far the "
-        f"fingers open. If they open {fit.x[6]:.2f} times as far as the rig states, write the fit with {FLAG}. If not: "
-        f"{doubt}"
-    )
+def held_out_checks(after: np.ndarray, sensor: str) -> list[Check]:
+    """Return the checks of the number of boxes of a sensor, and of the IoU (N,) of each with a fit without it."""
+    look = f"Draw the boxes of {sensor} that are far off again."
+    return [
+        graded(LIMITS, "boxes", len(after), sensor, advice=f"Draw at least 20 boxes of {sensor}."),
+        graded(LIMITS, "iou-median", float(np.median(after)), sensor, advice=look),
+        graded(LIMITS, "iou-p5", float(np.percentile(after, 5)), sensor, advice=look),
+    ]
 
 
-def _other(view: OtherView, sensor: str, camera: str, needed: bool) -> Check:
+def needed_check(before: np.ndarray, after: np.ndarray, needed: bool, which: str, fitted: str) -> Check:
+    """Return the check whether the boxes need a change of the rig.
+
+    Args:
+        before: (N,) IoU of each box with the original rig.
+        after: (N,) IoU of each box with a fit without it.
+        needed: Whether the change is needed.
+        which: The boxes, as text.
+        fitted: Name of the sensor or camera whose pose was fitted.
+    """
+    medians = float(np.median(before)), float(np.median(after))
+    gain, limit = "IoU {:.3f} -> {:.3f}".format(*medians), f"< {ALREADY_IOU:g} before; higher after"
+    than = "as well as hand-drawn boxes allow" if medians[0] >= ALREADY_IOU else "as well as the fit does"
+    advice = f"No change is needed: the rig explains the {which} {than}. To write the fit anyway: {FLAG}."
+    title = f"Change of {fitted} needed"
+    return decided(f"change-needed/{fitted}", title, needed, gain, limit=limit, value=medians[0], advice=advice)
+
+
+def sigma_check(sigma: np.ndarray, fitted: str) -> Check:
+    """Return the line with standard deviations of the fitted shift, m, and rotation, rad, which `sigma` starts with."""
+    text = f"{amounts(sigma, '.2f')}; random errors only"
+    return Check(f"sigma/{fitted}", f"Standard deviations of {fitted}", "info", text)
+
+
+def wider_check(effect: str, fitted: str) -> Check:
+    """Return the line with the `effect` of boxes that are drawn wider."""
+    return Check(f"wider-boxes/{fitted}", "Effect of boxes 1 px wider at each side", "info", effect)
+
+
+def stroke_checks(fits: Mapping[str, BoxFit], span: float, doubts: Mapping[str, str], accept: bool) -> list[Check]:
+    """Return the checks of the stroke that the fits of all sensors of a gripper share.
+
+    Args:
+        fits: The fits by sensor.
+        span: Difference between the largest and the smallest opening in the frames, m.
+        doubts: For each sensor, advice if the fit is far from the rig: which other error is more likely.
+        accept: Whether a person confirms that the gripper opens that far.
+    """
+    one = next(iter(fits.values()))
+    free, sigma = one.free_stroke, float(one.sigma[6])
+    after = float(np.median(np.concatenate([fit.after for fit in fits.values()])))
+    far = next((name for name, fit in fits.items() if _is_far(fit.x)), None)
+    doubt = next(filter(None, doubts.values()), "")
+    if far is not None:
+        advice = f"See the advice of the check 'Sensor {far} moved'."
+    elif free <= 0 or after < ALREADY_IOU:
+        advice = doubt
+    else:
+        advice = (
+            f"The sensors keep their poses, and the stroke alone brings the boxes to IoU {after:.2f}. Measure how far "
+            f"the fingers open. If they open {free:.2f} times as far as the rig states, write the fit with {FLAG}. If "
+            f"not: {doubt}"
+        )
+    kept = f"x 1 (sigma {sigma:.4f}): the fitted x {free:.4f} does not differ clearly"
+    held = decided("stroke", "Stroke", True, kept, limit=STROKE_LIMIT, value=1.0)
+    return [
+        graded(LIMITS, "opening-range", span * 1e3, advice="Draw boxes at openings over the whole stroke."),
+        held if one.x[6] == 1 else stroke_check(free, sigma, advice, accept),
+        wider_check(f"stroke x {1 + one.bias[6] / one.free_stroke:.3f}", "stroke"),
+    ]
+
+
+def _other(view: OtherView, camera: str, needed: bool) -> Check:
     worse, median = view.change < 0, float(np.median(view.after))
     word = ("worse", "no clear change", "better")[view.change + 1]
     advice = f"A wrong sensor pose does not explain the error in {view.camera}: run `verify` with these labels."
@@ -145,8 +208,8 @@ def _other(view: OtherView, sensor: str, camera: str, needed: bool) -> Check:
             cause = "which confirms that the sensor's pose in the rig is right"
         advice = f"The fit improves the boxes in {camera} but worsens those in {view.camera}, {cause}."
     id, title, limit = (
-        f"other-view/{view.camera}",
-        f"IoU of {sensor} in {view.camera}, median",
+        f"other-view/{view.camera}/{view.sensor}",
+        f"IoU of {view.sensor} in {view.camera}, median",
         f"not worse, >= {POOR_IOU:g}",
     )
     good, measured = not worse and median >= POOR_IOU, f"{np.median(view.before):.3f} -> {median:.3f}"
@@ -155,17 +218,19 @@ def _other(view: OtherView, sensor: str, camera: str, needed: bool) -> Check:
     return decided(id, title, good, measured, limit=limit, value=median, advice=advice, otherwise=otherwise)
 
 
-def moved_check(x: np.ndarray, doubt: str, accept: bool) -> Check:
+def moved_check(x: np.ndarray, sensor: str, doubt: str, accept: bool) -> Check:
     """Return the check of how far a fit moves and turns a sensor.
 
     Args:
         x: At least six numbers: shift (3), m, then rotation vector (3), rad.
+        sensor: Name of the sensor.
         doubt: Advice if the fitted pose is far from that in the rig: which other error is more likely.
         accept: Whether a person confirms that the sensor's pose in the rig is wrong.
     """
-    id, title, limit = "sensor-moved", "Sensor moved", f"<= {FAR_M * 1e3:.0f} mm, {np.degrees(FAR_RAD):.0f} deg"
-    advice, metres = _or_else(doubt, "the sensor really sits there", accept), float(np.linalg.norm(x[:3]))
-    near, otherwise = not _is_far(x), _doubted(accept)
+    id, title = f"sensor-moved/{sensor}", f"Sensor {sensor} moved"
+    limit = f"<= {FAR_M * 1e3:.0f} mm, {np.degrees(FAR_RAD):.0f} deg"
+    advice, metres = or_else(doubt, "the sensor really sits there", accept), float(np.linalg.norm(x[:3]))
+    near, otherwise = not _is_far(x), doubted(accept)
     return decided(id, title, near, amounts(x, "+z.2f"), limit=limit, value=metres, advice=advice, otherwise=otherwise)
 
 
@@ -177,18 +242,20 @@ def stroke_check(stroke: float, sigma: float, doubt: str, accept: bool) -> Check
     absurd = not STROKES[0] <= stroke <= STROKES[1]
     advice = "This stroke is impossible. Check open and closed (swapped?), the finger, and the gripper's column."
     if not absurd:
-        advice = _or_else(doubt, "the gripper really opens that far", accept)
-    measured, limit = f"x {stroke:.4f} (sigma {sigma:.4f})", f"{1 - FAR_STROKE:g} to {1 + FAR_STROKE:g}"
+        advice = or_else(doubt, "the gripper really opens that far", accept)
+    measured, limit = f"x {stroke:.4f} (sigma {sigma:.4f})", STROKE_LIMIT
     near = abs(stroke - 1) <= FAR_STROKE
-    otherwise = _doubted(accept and not absurd)
+    otherwise = doubted(accept and not absurd)
     return decided("stroke", "Stroke", near, measured, limit=limit, value=stroke, advice=advice, otherwise=otherwise)
 
 
-def _doubted(accept: bool) -> Status:
+def doubted(accept: bool) -> Status:
+    """Return the status of a doubtful fit: a warning if a person confirms it with `accept`, else a failure."""
     return "warn" if accept else "fail"
 
 
-def _or_else(doubt: str, sure: str, accept: bool) -> str:
+def or_else(doubt: str, sure: str, accept: bool) -> str:
+    """Return the advice `doubt`, and that a person may confirm with the flag that the statement `sure` is true."""
     return f"{doubt} Accepted because of {FLAG}." if accept else f"{doubt} If {sure}, confirm it with {FLAG}."
 
 

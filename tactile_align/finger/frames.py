@@ -1,7 +1,7 @@
 """Frames of a camera that sees a finger: their choice, flange poses and openings, and cross-validation of fits."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
@@ -15,13 +15,14 @@ from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
 from tactile_align.geometry.frames import invert, pose
 from tactile_align.projection.episode_boxes import held_opening, qpos_at_exposure
-from tactile_align.verify.evidence import Evidence
+from tactile_align.verify.evidence import Evidence, Labels, gather
+from tactile_align.verify.labels import labelled_episodes
 
 logger = logging.getLogger(__name__)
 
 Reading = Literal["commanded", "measured"]
 Solve = Callable[[np.ndarray], np.ndarray]
-"""Function that fits k parameters, (k,), to the frames that flags (N,) select out of N frames."""
+"""Function that fits parameters to the frames that flags (N,) select out of N frames, and returns their array."""
 MOST_FOLDS = 10
 SAME_M = 0.0005
 """Difference of openings below which a frame cannot tell a commanded from a measured reading."""
@@ -113,6 +114,22 @@ def _over_openings(opening: np.ndarray, episode: np.ndarray, frame: np.ndarray, 
     return taken
 
 
+def labelled_rows(
+    path: str | Path, rig: Rig, labels: Labels, layout: str | Path | None
+) -> Iterator[tuple[Episode, Evidence, dict[tuple[str, str], list[int]]]]:
+    """Yield each labelled episode, open, its evidence, and the sorted rows of its boxes by camera and sensor.
+
+    Raises:
+        FileNotFoundError, EpisodeError: No episodes were found, or they are damaged.
+        InputError: The labels refer to an unknown episode or frame, or the episode does not match the rig.
+    """
+    refs = labelled_episodes(path, list_episodes(path, layout), {key[0] for key in labels})
+    for name, ref in refs.items():
+        with open_episode(ref) as episode:
+            rows = {(key[1], key[2]): sorted(boxes) for key, boxes in labels.items() if key[0] == name}
+            yield episode, gather(episode, rig, labels), rows
+
+
 @dataclass(frozen=True)
 class FingerFrames:
     """N frames of one camera, from any number of episodes.
@@ -175,12 +192,10 @@ class FingerFrames:
     @classmethod
     def join(cls, parts: "Sequence[FingerFrames]") -> "FingerFrames":
         """Return the frames of several episodes as one FingerFrames."""
-        # Equal lenses are stored once, so that all their frames are projected in one call.
-        lenses = {_key(part.lenses[0]): part.lenses[0] for part in parts}
-        which = np.concatenate([np.full(len(part), list(lenses).index(_key(part.lenses[0]))) for part in parts])
+        lenses, which = distinct_lenses([part.lenses[0] for part in parts], [len(part) for part in parts])
         T = np.concatenate([part.T_camera_flange for part in parts])
         opening = {key: np.concatenate([part.opening[key] for part in parts]) for key in parts[0].opening}
-        return replace(parts[0], lenses=tuple(lenses.values()), which=which, T_camera_flange=T, opening=opening)
+        return replace(parts[0], lenses=lenses, which=which, T_camera_flange=T, opening=opening)
 
     def __len__(self) -> int:
         return len(self.which)
@@ -196,60 +211,58 @@ class FingerFrames:
         return np.abs(self.opening["commanded"] - self.opening["measured"]) > SAME_M
 
     def T_flange_finger(
-        self, stroke: float = 1.0, axis: np.ndarray | None = None, reading: Reading | None = None
+        self, stroke: float | np.ndarray = 1.0, axis: np.ndarray | None = None, reading: Reading | None = None
     ) -> np.ndarray:
-        """Return the poses T_flange_finger of the finger in the flange's frame, (N, 4, 4), m.
+        """Return the poses T_flange_finger of the finger in the flange's frame, (..., N, 4, 4), m.
 
         Args:
-            stroke: Factor on the rig's opening.
+            stroke: (...) factors on the rig's opening.
             axis: (3,) unit vector in the flange frame along which the finger opens; None: the rig's.
             reading: Kind of gripper reading; None: the rig's.
         """
-        out = stroke * self.opening[reading or self.stated]
-        turn = np.broadcast_to(np.eye(3), (len(out), 3, 3))
-        return np.asarray(pose(turn, out[:, None] * (self.axis if axis is None else axis)))
+        out = np.asarray(stroke)[..., None] * self.opening[reading or self.stated]
+        turn = np.broadcast_to(np.eye(3), (*out.shape, 3, 3))
+        return np.asarray(pose(turn, out[..., None] * (self.axis if axis is None else axis)))
 
 
 def cross_validated(
-    count: int, solve: Solve, error: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    group: np.ndarray, solve: Solve, error: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return K fits, each without a tenth of the frames, and for each frame its error with the fit that left it out.
 
     Args:
-        count: N, the number of frames.
-        solve: Function that fits k parameters to a selection of the frames.
-        error: Function of flags (N,) that select M of the N frames, and of k fitted parameters (k,); returns errors
-            (M,).
+        group: (N,) number of each frame's group, from 0; the frames of a group are left out together.
+        solve: Function that fits parameters to a selection of the frames.
+        error: Function of flags (N,) that select M of the N frames, and of fitted parameters; returns errors (M,).
 
     Returns:
-        Fitted parameters (K, k), and for each frame its error (N,) with the fit that left it out.
+        Fitted parameters (K, ...), and for each frame its error (N,) with the fit that left it out.
     """
-    folds = [np.arange(count) % MOST_FOLDS == k for k in range(min(MOST_FOLDS, count))]
+    folds = [group % MOST_FOLDS == k for k in range(min(MOST_FOLDS, int(group.max()) + 1))]
     fits = np.stack([solve(~fold) for fold in folds])
-    errors = np.empty(count)
+    errors = np.empty(len(group))
     for fold, x in zip(folds, fits, strict=True):
         errors[fold] = error(fold, x)
     return fits, errors
 
 
 def likely_reading(
-    frames: FingerFrames, solve: Solve, error: Callable[[np.ndarray, np.ndarray, Reading], np.ndarray], margin: float
+    telling: np.ndarray, solve: Solve, error: Callable[[np.ndarray, np.ndarray, Reading], np.ndarray], margin: float
 ) -> Reading | None:
     """Return whether the gripper reading is measured (follows the fingers) or commanded; None if unclear.
 
     A fit to the frames in which both kinds of reading give the same opening predicts the frames in which they differ.
 
     Args:
-        frames: N frames.
-        solve: Function that fits k parameters to a selection of the frames.
+        telling: (N,) flags of the frames in which both kinds give different openings, see `FingerFrames.telling`.
+        solve: Function that fits parameters to a selection of the frames.
         error: As in `cross_validated`, but also a function of the kind of reading.
         margin: Difference above which the medians of the two errors decide, in the unit of the errors.
     """
-    rows = frames.telling
-    if not rows.any():
+    if not telling.any():
         return None
-    agreed = solve(~rows)
-    held, plain = error(rows, agreed, "commanded"), error(rows, agreed, "measured")
+    agreed = solve(~telling)
+    held, plain = error(telling, agreed, "commanded"), error(telling, agreed, "measured")
     both = np.isfinite(held) & np.isfinite(plain)
     if both.sum() < 4:
         return None
@@ -269,5 +282,15 @@ def finger_of(rig: Rig, sensor: str) -> str:
     return parent
 
 
-def _key(lens: Camera) -> tuple[object, ...]:
-    return lens.width, lens.height, lens.K.tobytes(), lens.model, lens.distortion, lens.valid_radius
+def distinct_lenses(lenses: Sequence[Camera], counts: Sequence[int]) -> tuple[tuple[Camera, ...], np.ndarray]:
+    """Return the different camera models among `lenses`, and for each frame the index of its model.
+
+    Equal models are stored once, so that all their frames are projected in one call.
+
+    Args:
+        lenses: The camera model of each episode.
+        counts: Number of frames in each episode.
+    """
+    keys = [(one.width, one.height, one.K.tobytes(), one.model, one.distortion, one.valid_radius) for one in lenses]
+    models = dict(zip(keys, lenses, strict=True))
+    return tuple(models.values()), np.repeat([list(models).index(key) for key in keys], counts)

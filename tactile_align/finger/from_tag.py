@@ -12,7 +12,7 @@ import numpy as np
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.checks import Check, Report, graded
 from tactile_align.errors import InputError
-from tactile_align.finger.checks import LIMITS, STROKES, amounts, moved_check, reading_checks, stroke_check
+from tactile_align.finger.checks import LIMITS, STROKES, amounts, moved_check, reading_checks, sigma_check, stroke_check
 from tactile_align.finger.frames import Reading
 from tactile_align.finger.tag_fit import FingerTag, Holder, Sightings, TagFit, find_tag, fit_tag
 from tactile_align.geometry.frames import invert, rotation_log
@@ -91,9 +91,11 @@ def calibrate_finger_by_tag(
     )
     T = mounted.T_parent_this if sought else known.sensor(tag.parent).T_parent_this
     fit = fit_tag(seen, Holder(T, tag.T_parent_this, sought, tag.corners))
-    name = f"camera {camera}" if sought else f"sensor {tag.parent}"
+    part = camera if sought else tag.parent
+    name = f"{'camera' if sought else 'sensor'} {part}"
     subject = f"tag {tag.id} in {camera}: {len(seen.uv)} of {seen.looked} frames, for {name}"
-    checks = _checks(fit, T, sought, seen, accept) + reading_checks(fit.reading, known.gripper(arm).reading)
+    checks = _checks(fit, T, part, sought, seen, accept)
+    checks += reading_checks(fit.reading, known.gripper(arm).reading)
     report = Report("calibrate", subject, tuple(checks), facts=provenance(seen.digests))
     changed = known
     if STROKES[0] <= fit.stroke <= STROKES[1]:
@@ -108,8 +110,8 @@ def calibrate_finger_by_tag(
     return TaggedFinger(changed, name, fit, seen.looked, report)
 
 
-def _checks(fit: TagFit, T: np.ndarray, sought: bool, seen: Sightings, accept: bool) -> list[Check]:
-    """Return the checks of a fit; `T` (4, 4) is the fitted part's pose in the original rig, `sought` as in Holder."""
+def _checks(fit: TagFit, T: np.ndarray, part: str, sought: bool, seen: Sightings, accept: bool) -> list[Check]:
+    """Return the checks of the fit of a camera (`sought`) or a sensor; `T` (4, 4) is the `part`'s pose in the rig."""
     frames = seen.frames
     span, median = float(np.ptp(frames.opening[frames.stated])), float(np.median(fit.after))
     off = np.concatenate([fit.T[:3, 3] - T[:3, 3], rotation_log(invert(T)[:3, :3] @ fit.T[:3, :3])])
@@ -126,10 +128,13 @@ def _checks(fit: TagFit, T: np.ndarray, sought: bool, seen: Sightings, accept: b
         graded(LIMITS, "tag-sigma", fit.place_m * 1e3, advice="Use a larger tag or more frames."),
         Check("corners-before", "Corner error before, median", "info", f"{np.median(fit.before):.3g} px"),
         # A camera pose taken from drawings is often off by centimetres; a sensor's pose on its finger is not.
-        Check("camera-moved", "Camera moved", "info", amounts(off, "+z.2f"), float(np.linalg.norm(off[:3])))
-        if sought
-        else moved_check(off, doubt, accept),
-        Check("sigma", "Standard deviations", "info", amounts(sigma[:6], ".2f")),
+        _camera_moved(off, part) if sought else moved_check(off, part, doubt, accept),
+        sigma_check(sigma, part),
         stroke_check(fit.stroke, float(sigma[6]), doubt, accept),
         graded(LIMITS, "axis-lean", lean, advice="Check the tag's orientation in its file."),
     ]
+
+
+def _camera_moved(off: np.ndarray, camera: str) -> Check:
+    metres = float(np.linalg.norm(off[:3]))
+    return Check(f"camera-moved/{camera}", f"Camera {camera} moved", "info", amounts(off, "+z.2f"), metres)

@@ -274,13 +274,14 @@ def fit_tag(seen: Sightings, holder: Holder) -> TagFit:
     def error(rows: np.ndarray, fit: np.ndarray, reading: Reading | None = None) -> np.ndarray:
         return _error(frames.only(rows), uv[rows], holder, *_split(best, fit), reading)
 
-    fits, after = cross_validated(len(uv), solve, error)
+    fits, after = cross_validated(np.arange(len(uv)), solve, error)
     middle = frames.only(np.argsort(frames.opening[frames.stated])[[len(uv) // 2]])
     places = np.stack([holder.T_camera_tag(middle, *_split(best, fit))[0, :3, 3] for fit in fits])
     sigma = float(np.sqrt(np.trace(jackknife(places))))
     T, (stroke, *tilt) = _split(best, x)
     axis, before = tilted(frames.axis, np.array(tilt)), _error(frames, uv, holder, holder.T, np.array([1.0, 0, 0]))
-    reading = likely_reading(frames, solve, error, CLEAR_PX) if seen.enough(~frames.telling) else None
+    telling = frames.telling
+    reading = likely_reading(telling, solve, error, CLEAR_PX) if seen.enough(~telling) else None
     return TagFit(T, float(stroke), axis, jackknife(fits), sigma, before, after, reading)
 
 

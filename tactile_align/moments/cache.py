@@ -10,10 +10,12 @@ when it is complete. Files that a killed process left behind are removed at the 
 import hashlib
 import io
 import json
+import logging
 import math
 import os
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -23,15 +25,18 @@ import numpy as np
 from tqdm import tqdm
 
 from tactile_align.calibration.rig import Rig
-from tactile_align.datasets.episodes import Episode, EpisodeRef, open_episode
+from tactile_align.datasets.episodes import Episode, EpisodeRef, open_episode, row_count
+from tactile_align.datasets.handles import Stamp
 from tactile_align.datasets.layout import NoContact, load_layout
-from tactile_align.errors import InputError
+from tactile_align.errors import EpisodeError, InputError
 from tactile_align.files import NO_ROOM, clear_parts, part_of, read_text, write_text_atomically
 from tactile_align.kinematics.arm import Arm
 from tactile_align.moments.facts import moment_facts
 from tactile_align.moments.inputs import Input, frame_of, input_image, reference_of
 from tactile_align.projection.episode_boxes import require_rig_size
 from tactile_align.workers import in_processes
+
+logger = logging.getLogger(__name__)
 
 
 def write_packed(path: Path, frames: Iterable[np.ndarray], shape: tuple[int, int, int, int]) -> None:
@@ -109,7 +114,7 @@ class Job:
 
     def key(self) -> str:
         """Return the hash of everything on which the prepared episode depends."""
-        stat = self.ref.path.stat()
+        stamp = Stamp.of_episode(self.ref.path, self.ref.group)
         layout = None if self.ref.layout is None else load_layout(self.ref.layout)
         places = [] if layout is None else [layout.touches.no_contact]
         places += [sensor.no_contact for sensor in self.rig.sensors.values()]
@@ -118,7 +123,7 @@ class Job:
             sensor.get("no_contact", {}).pop("file", None)  # a copy of the file has another path
         facts: dict[str, object] = {
             "format": FORMAT,
-            "file": [str(self.ref.path.resolve()), self.ref.group, stat.st_size, stat.st_mtime_ns],
+            "file": [str(self.ref.path.resolve()), self.ref.group, stamp.length, stamp.modified_ns],
             # The contents of layouts, arms and references, not their names, because a lab may correct its files.
             "layout": None if layout is None else layout.model_dump(mode="json", exclude=NAMES),
             "rig": rig,
@@ -139,12 +144,13 @@ def _content(place: NoContact) -> str | list[int] | None:
     change.
     """
     path = None if place.file is None else Path(place.file if place.is_image else place.file.partition("#")[0])
-    if path is None or not path.is_file():
+    if path is None or not path.exists():
         return None
     if place.is_image:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         return hashlib.sha256(path.read_bytes() if image is None else image.tobytes()).hexdigest()
-    return [path.stat().st_size, path.stat().st_mtime_ns]
+    stamp = Stamp.of(path)
+    return [stamp.length, stamp.modified_ns]
 
 
 def _steps(arm: Arm) -> list[object]:
@@ -164,15 +170,50 @@ def prepare(jobs: Sequence[Job], cache: Path, processes: int = 1, progress: bool
     Raises:
         EpisodeError, ValueError: An episode does not fit its rig or inputs. The message states file, key and row of the
             first error that was found.
-        OSError: The disk is full.
+        OSError: The disk is full, or has less room than the frames need.
         ChildProcessError: A process was killed.
     """
     cache.mkdir(parents=True, exist_ok=True)
     clear_parts(cache)
+    folders = [cache / job.key() for job in jobs]
+    missing = [i for i, folder in enumerate(folders) if not folder.is_dir()]
+    todo = [jobs[i] for i in missing]
+    _require_room(todo, cache)
     work = partial(prepare_one, cache=cache)
-    alone = processes <= 1 or len(jobs) <= 2
-    folders = map(work, jobs) if alone else in_processes(work, jobs, processes)
-    return list(tqdm(folders, "preparing episodes", len(jobs), unit="episode", disable=not progress))
+    alone = processes <= 1 or len(todo) <= 2
+    prepared = map(work, todo) if alone else in_processes(work, todo, processes)
+    bar = tqdm(prepared, "preparing episodes", len(todo), unit="episode", disable=not progress)
+    for i, folder in zip(missing, bar, strict=True):
+        folders[i] = folder
+    return folders
+
+
+def packed_bytes(job: Job) -> int:
+    """Return the size of the packed frames of a prepared episode, bytes; 0 if they are not packed.
+
+    Raises:
+        EpisodeError: The episode cannot be read.
+    """
+    if not job.packed:
+        return 0
+    rows = row_count(job.ref)
+    shapes = [(rows, entry.height, entry.width, 3) for entry in job.inputs]
+    return sum(len(_header(shape)) + math.prod(shape) for shape in shapes)
+
+
+def _require_room(jobs: Sequence[Job], cache: Path) -> None:
+    needed = 0
+    for job in jobs:
+        with suppress(EpisodeError):  # preparing the episode names the fault
+            needed += packed_bytes(job)
+    free = shutil.disk_usage(cache).free
+    if needed > free:
+        raise OSError(
+            f"{cache}: the packed frames of {len(jobs)} episodes need {needed / 1e6:,.0f} MB, but {free / 1e6:,.0f} MB "
+            f"are free. Free some space, set `cache` to another disk, or set packed = false"
+        )
+    if needed:
+        logger.info(f"the packed frames of {len(jobs)} episodes need {needed / 1e6:,.1f} MB in {cache}")
 
 
 def prepare_one(job: Job, cache: Path) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.calibration.rig import Rig, rig_beside
 from tactile_align.datasets.action_kinds import is_target
 from tactile_align.datasets.contact import Contact, contact_of
 from tactile_align.datasets.episodes import Episode, open_episode
@@ -170,14 +170,13 @@ def stream_contact(
 def contact_beside(folder: Path) -> Callable[[Episode, str, Iterable[np.ndarray]], Contact]:
     """Return `stream_contact` with the rig of a folder, as a function of an episode, a stream and its touches.
 
-    The rig is rig.toml in the folder; without this file, or if it cannot be read, no rig is used.
+    The rig is that of `rig_beside`; without one, or if it cannot be read, no rig is used.
     """
-    path, rig = folder / "rig.toml", None
-    if path.is_file():
-        try:
-            rig = load_rig(path)
-        except InputError as error:
-            logger.warning(f"{path}: the rig is no evidence of contact, because it cannot be read: {error}")
+    rig = None
+    try:
+        rig = rig_beside(folder)
+    except InputError as error:
+        logger.warning(f"{folder / 'rig.toml'}: the rig is no evidence of contact, because it cannot be read: {error}")
     return lambda episode, stream, touches: stream_contact(
         episode, stream, rig and rig.for_episode(episode.path), touches
     )
@@ -206,7 +205,7 @@ def no_contact_image(place: NoContact, stream: str, episode: Episode | None = No
             raise InputError(f"{text}. Correct `file`, or state `frames` of an episode")
         return np.ascontiguousarray(image[..., ::-1])
     if place.file is not None:
-        if not Path(place.file.partition("#")[0]).is_file():
+        if not Path(place.file.partition("#")[0]).exists():
             raise InputError(f"{needed} is stated as {place.file}, which does not exist. Correct `file`")
         with open_episode(place.file) as other:
             return no_contact_image(NoContact(frames=place.frames), stream, other)

@@ -171,7 +171,7 @@ def edited(text: str, old: Rig, new: Rig) -> str:
     """Return a rig file's text in which the values that differ between two rigs are changed, and no other line.
 
     A changed array is written on one line. A comment after a value stays. A pose that the file gives as `matrix`
-    becomes `translation_m` and `quat_wxyz`, and fx, fy, cx, cy become `K`.
+    becomes `translation_m` and `quat_wxyz`, fx, fy, cx, cy become `K`, and coeffs become `distortion`.
 
     Args:
         text: The file's text; lines end with a line feed.
@@ -205,6 +205,8 @@ def _edit(table: Any, before: dict[str, Any], after: dict[str, Any]) -> None:
             del table[key]
     if "distortion" in changed and "model" in table:
         changed["model"] = after["model"]  # the file may have the name of an SDK
+    if "distortion" in changed and "coeffs" in table:
+        del table["coeffs"]
     for key in (set(before) - set(after)) & set(table):
         del table[key]
     for key, value in changed.items():

@@ -62,7 +62,7 @@ class EpisodeEntry(Strict):
 
     Attributes:
         path: Absolute path of the file when the run was trained.
-        group: Name of the HDF5 group of the episode in a file with several episodes; "" if the file is one episode.
+        group: Name of the group of the episode in a recording with several episodes; "" if the file is one episode.
         layout: Name or path of the layout; None if the layout is recognised from the file.
         data: Index of the [[data]] entry of the config, whose rig recorded the episode.
         hash: `Episode.content_hash` of the episode.
@@ -352,14 +352,14 @@ def _split(config: TrainConfig) -> dict[Part, list[_Source]]:
 def _found(lists: EpisodeLists, config: TrainConfig, run: Path) -> dict[Part, list[_Source]]:
     """Return the episodes of a run, each at its old path, or at a path in [[data]] with equal name and hash."""
     moved: dict[tuple[str, str], list[EpisodeRef]] = {}
-    if any(not Path(entry.path).is_file() for entries in lists.parts.values() for entry in entries):
+    if any(not Path(entry.path).exists() for entries in lists.parts.values() for entry in entries):
         for source in config.data:
             for ref in list_episodes(source.path, source.layout) if Path(source.path).exists() else ():
                 moved.setdefault((ref.path.name, ref.group), []).append(ref)
 
     def place(entry: EpisodeEntry) -> EpisodeRef:
         path = Path(entry.path)
-        if path.is_file():
+        if path.exists():
             return EpisodeRef(path, entry.group, entry.layout)
         candidates = moved.get((path.name, entry.group), [])
         for ref in candidates:

@@ -156,7 +156,7 @@ def label(
 
 
 def calibrate(
-    what: Positional[Literal["intrinsics", "hand-eye", "finger"]],
+    what: Positional[Literal["intrinsics", "hand-eye", "finger", "camera"]],
     folder: Positional[Path],
     rig: str | None = None,
     labels: Path | None = None,
@@ -171,28 +171,31 @@ def calibrate(
     dry_run: bool = False,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> int:
-    """Calibrate a camera's lens, a camera's pose, or a sensor's pose on its finger; exit status 1 if a check fails.
+    """Calibrate a camera's lens, a camera's pose, or the poses of a gripper's sensors; exit status 1 if a check fails.
 
-    A result that fails its checks is not written. A finger calibration is also not written if the current rig already
+    A result that fails its checks is not written. A result from boxes is also not written if the current rig already
     fits the boxes well: then no change is needed, and the exit status is 0. A dry run writes nothing and returns the
     same exit status as a normal run.
 
     Args:
         what: What to calibrate. intrinsics: the camera's lens, from a calibration session. hand-eye: the camera's pose,
-            from a calibration session. finger: the sensor's pose on its finger, from episodes with labelled boxes or a
-            tag.
+            from a calibration session. finger: the poses of a gripper's sensors on their fingers, and the stroke, from
+            episodes with labelled boxes or a tag. camera: the camera's pose, fixed or on a hand, from episodes with
+            labelled boxes over several arm poses; the sensors must be right already.
         folder: Folder of a calibration session (session.toml, images, poses), or of episodes.
         rig: Name or path of the rig. For intrinsics it may be left out: --out then receives a new rig that contains
             only the camera.
-        labels: For finger: CSV file of sensor boxes drawn with `tactile-align label`.
+        labels: For finger and camera: CSV file of sensor boxes drawn with `tactile-align label`, or a folder of such
+            files.
         tag: For finger, instead of --labels: TOML file of a printed tag (id, side_m, dictionary, pose on the finger).
-        camera: For finger: camera of the labels or of the tag; can be omitted if there is only one.
-        sensor: For finger: sensor of the labels; can be omitted if the labels contain only one.
-        layout: For finger: name or path of the episode layout; default: detect the layout.
+        camera: For finger and camera: camera of the labels or of the tag; can be omitted if there is only one.
+        sensor: For finger and camera: the only sensor of the labels to use; default: all of them.
+        layout: For finger and camera: name or path of the episode layout; default: detect the layout.
         model: Lens model.
         loose_robot: For hand-eye with an arm of low repeatability: treat the robot poses as uncertain, with standard
             deviations of 0.5 mm and 0.05 degrees.
-        accept_doubtful: For finger: also write a result that is far from the current rig, or that improves too little.
+        accept_doubtful: For finger and camera: also write a result that is far from the current rig, or that improves
+            too little.
         out: Rig file to write; default: the file given by --rig.
         dry_run: Print the report, write nothing.
         as_json: Print the result as JSON.
@@ -216,24 +219,29 @@ def calibrate(
 
         prior = Prior() if loose_robot else None
         report = calibrate_hand_eye(folder, rig, prior=prior, model=model, out=target).report
-    elif (labels is None) == (tag is None):
-        raise InputError(
-            f"`calibrate finger` needs either --labels (drawn with `tactile-align label`) or --tag; got "
-            f"{'neither' if tag is None else 'both'}. Give exactly one of them"
-        )
-    elif labels is not None:
+    elif tag is not None and what == "finger" and labels is None:
+        from tactile_align.finger.from_tag import calibrate_finger_by_tag
+        from tactile_align.finger.tag_fit import read_tag
+
+        assert rig is not None
+        report = calibrate_finger_by_tag(folder, rig, read_tag(tag), **options).report
+    elif labels is None or tag is not None:
+        flags = {"--labels": labels, "--tag": tag}
+        given = " and ".join(flag for flag, value in flags.items() if value is not None) or "neither"
+        need = "either --labels (drawn with `tactile-align label`) or --tag", "Give exactly one of them"
+        if what == "camera":
+            by_tag = "for a camera on the hand that carries a tag, use `calibrate finger --tag`"
+            need = "--labels (drawn with `tactile-align label`) and no --tag", f"Give --labels alone; {by_tag}"
+        raise InputError(f"`calibrate {what}` needs {need[0]}; got {given}. {need[1]}")
+    else:
+        from tactile_align.finger.camera_from_boxes import calibrate_camera
         from tactile_align.finger.from_boxes import calibrate_finger
         from tactile_align.verify.labels import read_labels
 
         assert rig is not None
-        finger = calibrate_finger(folder, rig, read_labels(labels), sensor=sensor, **options)
-        report, needed = finger.report, finger.needed
-    else:
-        from tactile_align.finger.from_tag import calibrate_finger_by_tag
-        from tactile_align.finger.tag_fit import read_tag
-
-        assert tag is not None and rig is not None
-        report = calibrate_finger_by_tag(folder, rig, read_tag(tag), **options).report
+        solve = calibrate_finger if what == "finger" else calibrate_camera
+        fitted = solve(folder, rig, read_labels(labels), sensor=sensor, **options)
+        report, needed = fitted.report, fitted.needed
     status = show(report, as_json)
     if status != GOOD or not (needed or accept_doubtful):
         why = "no change needed" if not needed else "a check failed, see above"

@@ -171,26 +171,36 @@ def convert(
     to: str,
     layout: str | None = None,
     fps: float | None = None,
+    rig: str | None = None,
     overwrite: bool = False,
 ) -> int:
     """Convert episodes to another layout, check every written frame, and list what the new layout cannot hold.
 
     Args:
-        source: Episode file or folder, the folder of a LeRobotDataset v3, or raw X-Trainer recordings
-            (folders of JPEG files with one pickle file per step).
+        source: Episode file or folder, a LeRobotDataset, a Zarr store, or raw X-Trainer recordings (folders of JPEG
+            files with one pickle file per step).
         out: Folder to write into.
         to: New layout: xtrainer, aloha, lerobot, or the name or path of another HDF5 layout.
         layout: Name or path of the layout of the source; default: detect the layout.
         fps: Frames per second, if the recording does not state the rate; required for lerobot.
+        rig: Name or path of the rig that a LeRobotDataset shall carry; default: rig.toml beside the source, or the rig
+            that the source carries, if there is one. HDF5 files receive it as rig.toml beside them.
         overwrite: Replace existing files.
     """
+    from tactile_align.calibration.rig import carry_rig, load_rig, rig_beside
     from tactile_align.datasets.containers.any_format import convert as convert_any
 
+    known = load_rig(rig) if rig is not None else rig_beside(source)
     written = convert_any(source, out, to, layout, fps, overwrite)
     if written.kept:
         logger.info(f"{written.kept} episodes were already converted and are kept")
     for sentence in written.lossy:
         logger.info(f"not kept: {sentence}")
+    if known is not None and to == "lerobot":
+        for sentence in carry_rig(known, out):
+            logger.info(f"not kept: {sentence}")
+    elif known is not None and not (out / "rig.toml").exists():
+        known.save(out / "rig.toml")
     for path in written.paths:
         print(path)
     return GOOD

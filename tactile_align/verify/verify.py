@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.calibration.rig import Rig, load_rig, rig_beside
 from tactile_align.checks import Check, Report, Table
 from tactile_align.datasets.episodes import list_episodes, open_episode
 from tactile_align.errors import InputError
@@ -132,9 +132,10 @@ def _rig_of(path: str | Path, rig: Rig | str | Path | None) -> Rig:
     place = Path(str(path).partition("#")[0])
     if not place.exists():
         raise FileNotFoundError(f"{place}: no such file or folder. Give recorded episodes or a calibration session")
-    beside = (place if place.is_dir() else place.parent) / "rig.toml"
-    if not beside.is_file():
+    found = rig_beside(place)
+    if found is None:
+        beside = (place if place.is_dir() else place.parent) / "rig.toml"
         raise FileNotFoundError(
             f"{beside}: no such file. `verify` needs a rig: put rig.toml beside the episodes, or choose one with --rig"
         )
-    return load_rig(beside)
+    return found

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.datasets import test_mutations
+from tests.datasets.containers import test_mutations as test_container_mutations
 from tests.kinematics import test_controller
 from tests.losses import test_hsa
 
@@ -51,8 +52,17 @@ def mutated_files() -> Iterator[Case]:
     yield partial(test_mutations.test_flipped_bytes_never_give_an_unnamed_error, seeds=range(500))
 
 
+def mutated_containers() -> Iterator[Case]:
+    """300 changes of a LeRobotDataset of each version, and of a Zarr store of each form."""
+    for name in test_container_mutations.CONTAINERS:
+        yield lambda folder, name=name: test_container_mutations.require_named(
+            folder / "good", name, range(300), folder
+        )
+
+
 SWEEPS: dict[str, Callable[[], Iterator[Case]]] = {
-    one.__name__: one for one in (planted_traps, other_models, clean_poses, loss_gradients, mutated_files)
+    one.__name__: one
+    for one in (planted_traps, other_models, clean_poses, loss_gradients, mutated_files, mutated_containers)
 }
 
 

@@ -358,5 +358,10 @@ def test_an_inverse_brown_conrady_lens_of_a_realsense_is_brown_with_a_warning_un
     assert (bent.model, bent.distortion) == ("brown", tuple(k)) and "straight edge" in caplog.text
     words = load_rig(with_lens(tmp_path, **{**keys, "model": "Inverse Brown Conrady"}, distortion=k)).cameras["top"]
     assert words == bent
-    changed = load_rig(path).with_camera("top", distortion=(0.1, 0.0, 0.0, 0.0, 0.0))
-    assert 'model = "brown"' in edited(path.read_text(encoding="utf-8"), load_rig(path), changed)
+    dumped = load_rig(with_lens(tmp_path, **keys, coeffs=k))
+    assert dumped.cameras["top"] == bent
+    changed = dumped.with_camera("top", distortion=(0.1, 0.0, 0.0, 0.0, 0.0))
+    text = edited(path.read_text(encoding="utf-8"), dumped, changed)
+    assert 'model = "brown"' in text and "coeffs" not in text and "distortion = [0.1" in text
+    with pytest.raises(FactError, match="twice: as distortion and as coeffs"):
+        load_rig(with_lens(tmp_path, **keys, coeffs=k, distortion=k))

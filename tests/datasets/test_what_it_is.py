@@ -61,9 +61,7 @@ def test_a_file_of_another_format_is_told_what_it_is(tmp_path: Path, what: str) 
 @pytest.mark.parametrize(
     ("inside", "what"),
     [
-        ("meta/info.json", "a LeRobotDataset. Convert it first: tactile-align convert"),
         ("observation/0.pkl", "a raw X-Trainer recording. Convert it first: tactile-align convert"),
-        (".zgroup", "a Zarr store"),
         ("metadata.yaml", "a ROS 2 bag"),
     ],
 )

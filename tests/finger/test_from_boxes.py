@@ -13,6 +13,7 @@ from tactile_align.cli import run
 from tactile_align.finger.checks import clear_change
 from tactile_align.finger.from_boxes import calibrate_finger
 from tactile_align.verify.evidence import Labels
+from tests.finger.two_sensors import JOINTS, SENSORS, drawn, two_sensor_rig, write
 
 
 def labels(folder: Path, px: float = 0.7) -> Labels:
@@ -65,7 +66,7 @@ def test_a_camera_that_moved_is_not_mended_at_the_sensor_but_named_with_where_it
 ) -> None:
     folder, out = recorded["measured"], tmp_path / "rig.toml"
     fit = calibrate_finger(folder, with_camera_off(folder, 0, 0, 0.025), labels(folder), out=out)
-    check = fit.report.check("sensor-moved")
+    check = fit.report.check("sensor-moved/tactile1")
     assert fit.after > 0.9 and check.status == fit.report.verdict == "fail" and not out.exists()
     place = re.search(r"cameras\.left_wrist .*move it by \(([^)]*)\) mm along the axes of left/flange", check.advice)
     assert place and np.array(place[1].split(","), float) == pytest.approx([0, 0, -25], abs=3)
@@ -82,7 +83,9 @@ def test_a_wrong_focal_length_is_not_mended_at_the_sensor_but_named(recorded: di
     fit = calibrate_finger(folder, rig, labels(folder), out=out)
     assert fit.report.verdict == "fail" and not out.exists()
     assert fit.report.check("stroke").status == "fail" and abs(fit.stroke - 1) > 0.1
-    found = re.search(r"left_wrist .*multiply its focal length by ([\d.]+)", fit.report.check("sensor-moved").advice)
+    found = re.search(
+        r"left_wrist .*multiply its focal length by ([\d.]+)", fit.report.check("sensor-moved/tactile1").advice
+    )
     assert found and float(found[1]) == pytest.approx(1 / 1.5, abs=0.02)
 
 
@@ -93,13 +96,13 @@ def test_a_right_rig_needs_no_change_however_wide_the_boxes_were_drawn(
     wide = view(folder, "left_wrist", wider=0.5)
     fit = calibrate_finger(folder, folder / "rig.toml", wide, out=out)
     assert fit.after > fit.before and not fit.needed and not out.exists()
-    assert "No change is needed" in fit.report.check("change-needed").advice
+    assert "No change is needed" in fit.report.check("change-needed/tactile1").advice
     # What the sigma does not hold, another line does: boxes a pixel wider do move the sensor as far as it says.
     one, two = (calibrate_finger(folder, folder / "rig.toml", view(folder, "left_wrist", wider=w)) for w in (0.0, 1.0))
-    said = one.report.check("wider-boxes").measured
-    moved = 1e3 * np.linalg.norm(two.shift_m - one.shift_m)
+    said = one.report.check("wider-boxes/tactile1").measured
+    moved = 1e3 * np.linalg.norm(two.fits["tactile1"].x[:3] - one.fits["tactile1"].x[:3])
     assert float(re.findall(r"[\d.]+", said)[0]) == pytest.approx(moved, abs=0.1) and moved > 4e3 * np.linalg.norm(
-        one.sigma[:3]
+        one.fits["tactile1"].sigma[:3]
     )
     assert calibrate_finger(folder, folder / "rig.toml", wide, accept=True, out=out).report.verdict == "warn"
     assert out.exists()
@@ -121,16 +124,16 @@ def test_a_fit_that_makes_another_view_worse_fails_and_one_that_makes_it_better_
     both = {**labels(folder), **view(folder, "top")}
     wrong = with_camera_off(folder, 0, 0, 0.025)
     fit = calibrate_finger(folder, wrong, both, camera="left_wrist", accept=True, out=out)
-    check = fit.report.check("other-view/top")
+    check = fit.report.check("other-view/top/tactile1")
     assert check.status == "fail" and "Calibrate the camera" in check.advice and not out.exists()
     rig = load_rig(folder / "rig.toml")
     higher = rig.with_camera("top", translation_m=(0.95, 0.55, 0.95))
     fit = calibrate_finger(folder, higher, both, camera="left_wrist")
-    assert fit.report.check("other-view/top").status == "warn"
+    assert fit.report.check("other-view/top/tactile1").status == "warn"
     nearer = rig.with_sensor("tactile1", translation_m=(0.0, 0.0, 0.130))
     fit = calibrate_finger(folder, nearer, both, camera="left_wrist", out=out)
-    assert fit.report.check("other-view/top").measured.endswith("better")
-    advice = fit.report.check("sensor-moved").advice
+    assert fit.report.check("other-view/top/tactile1").measured.endswith("better")
+    advice = fit.report.check("sensor-moved/tactile1").advice
     assert "Boxes in top support" in advice and "second view" not in advice
 
 
@@ -223,3 +226,49 @@ def test_a_wrong_stroke_is_named_before_any_camera_is_blamed(recorded: dict[str,
     found = calibrate_finger(folder, rig, labels(folder)).report.check("stroke")
     assert found.status == "fail" and found.value == pytest.approx(0.045 / 0.060, rel=0.04)
     assert found.advice.index("the stroke alone") < found.advice.index("cameras.left_wrist")
+
+
+def hand(folder: Path, **wrong: dict[str, object]) -> tuple[Rig, Rig, Labels]:
+    """Write a recording of a hand with two sensors; return the true rig, one with wrong sensors, and drawn boxes."""
+    true = two_sensor_rig()
+    qpos = np.column_stack([np.tile(JOINTS, (20, 1)), np.linspace(0.05, 1, 20)])
+    write(folder, true, qpos, ("left_wrist",))
+    rig = true
+    for sensor, keys in wrong.items():
+        rig = rig.with_sensor(sensor, **keys)
+    return true, rig, drawn(true, qpos, np.random.default_rng(0), "left_wrist")
+
+
+def error_mm(found: Rig, true: Rig, sensor: str) -> float:
+    shift = (found.sensors[sensor].T_parent_this - true.sensors[sensor].T_parent_this)[:3, 3]
+    return 1e3 * float(np.linalg.norm(shift))
+
+
+def test_two_sensors_of_a_gripper_are_fitted_together_with_one_stroke(tmp_path: Path) -> None:
+    off = {"tactile1": {"translation_m": (0.004, 0.002, 0.144)}, "tactile2": {"translation_m": (-0.004, 0.0, 0.155)}}
+    true, wrong, boxes = hand(tmp_path, **off)
+    fit = calibrate_finger(tmp_path, opening_to(wrong, 0.052), boxes, accept=True, out=tmp_path / "rig.toml")
+    assert fit.stroke == pytest.approx(0.045 / 0.052, abs=0.03)
+    assert {sensor: one.x[6] for sensor, one in fit.fits.items()} == dict.fromkeys(SENSORS, fit.stroke)
+    for sensor in SENSORS:
+        assert error_mm(load_rig(tmp_path / "rig.toml"), true, sensor) < 0.5 * error_mm(wrong, true, sensor)
+        assert fit.report.check(f"iou-median/{sensor}").status == "pass"
+
+
+def test_a_stroke_that_does_not_differ_clearly_stays_1_and_a_right_sensor_keeps_its_pose(tmp_path: Path) -> None:
+    true, wrong, boxes = hand(tmp_path, tactile1={"translation_m": (0.003, 0.001, 0.147)})
+    fit = calibrate_finger(tmp_path, wrong, boxes)
+    free = fit.fits["tactile1"].free_stroke
+    assert fit.stroke == 1 and free != 1 and f"x {free:.4f}" in fit.report.check("stroke").measured
+    assert fit.rig.gripper("left") == wrong.gripper("left") and fit.rig.sensors["tactile2"] == true.sensors["tactile2"]
+    assert error_mm(fit.rig, true, "tactile1") < 1 < error_mm(wrong, true, "tactile1")
+    assert fit.needed and fit.report.check("change-needed/tactile2").status == "warn"
+    alone = calibrate_finger(tmp_path, wrong, boxes, sensor="tactile2")
+    assert list(alone.fits) == ["tactile2"] and not alone.needed
+
+
+def test_sensors_of_two_grippers_are_not_fitted_together(tmp_path: Path) -> None:
+    boxes = {t: (1.0, 1.0, 9.0, 9.0) for t in range(6)}
+    both: Labels = {("a.hdf5", "top", sensor): dict(boxes) for sensor in SENSORS}
+    with pytest.raises(ValueError, match=r"several grippers \(tactile1 on left, tactile2 on right\).*--sensor"):
+        calibrate_finger(tmp_path, load_rig("xtrainer"), both)

@@ -93,7 +93,7 @@ def test_a_tag_puts_back_what_it_is_glued_for_and_the_hand_is_right_at_every_ope
 def test_a_sensor_far_from_where_the_rig_has_it_is_written_only_when_accepted(
     tagged: tuple[Path, Rig], tmp_path: Path
 ) -> None:
-    check = fit(tagged, "sensor", out=tmp_path / "rig.toml").report.check("sensor-moved")
+    check = fit(tagged, "sensor", out=tmp_path / "rig.toml").report.check("sensor-moved/tactile1")
     assert check.status == "fail" and "--accept-doubtful" in check.advice and not (tmp_path / "rig.toml").exists()
 
 

@@ -1,5 +1,6 @@
-"""Import of recordings from other formats to HDF5 episodes, and export to other formats; one module per format.
+"""Containers of recordings; one module per format.
 
-Recordings in these formats must be converted before use, because no other module reads them. `verbs.data.convert`
-chooses the module; an import returns `datasets.convert.Converted`.
+`tree` is the form in which HDF5 files, LeRobotDatasets (`lerobot_reader`) and Zarr stores (`zarr`) show their episodes;
+`datasets.episodes.open_episode` and `list_episodes` read all of them. `lerobot` exports and imports datasets. Raw
+X-Trainer recordings must be converted before use.
 """

@@ -14,10 +14,10 @@ def convert(
     """Convert recordings to another format, and return the written files and a list of what was lost.
 
     Args:
-        source: An HDF5 episode, a folder of episodes, the folder of a LeRobotDataset v3, or raw X-Trainer recordings.
+        source: An HDF5 episode, a LeRobotDataset, a Zarr store, a folder of these, or raw X-Trainer recordings.
         out: Folder to write into.
         to: xtrainer, aloha, lerobot, or the name or path of another HDF5 layout.
-        layout: Layout of an HDF5 source; recognised from the file when None.
+        layout: Layout of the source; recognised from the files when None.
         fps: Frames per second, if the recording does not state the rate; required for lerobot.
         overwrite: Whether existing files may be replaced.
 
@@ -26,7 +26,7 @@ def convert(
             `convert_episodes`, `export_lerobot`, `import_lerobot` and `convert_raw_xtrainer`.
     """
     if (source / "meta" / "info.json").is_file():
-        return import_lerobot(source, out, to=to, overwrite=overwrite)
+        return import_lerobot(source, out, to=to, layout=layout, overwrite=overwrite)
     if to == "lerobot":
         return export_lerobot(source, out, fps=fps, layout=layout)
     if not raw_recordings(source):

@@ -1,6 +1,6 @@
-"""Export and import of LeRobotDataset v3.0 without the package `lerobot` (extra `lerobot`: pyarrow and PyAV)."""
+"""Export of LeRobotDataset v3.0, and import of v2.1 and v3, without the package `lerobot` (extra `lerobot`)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,21 +12,20 @@ from tactile_align.datasets.containers.lerobot_parquet import (
     COUNTERS,
     IMAGES,
     STATE,
+    TASKS_JSONL,
     TASKS_PATH,
     VELOCITY,
     DatasetWriter,
-    Info,
+    column_names,
+    counter_column,
+    episode_columns,
     episode_rows,
-    episode_table,
     read_info,
-    read_video,
     require_spans,
-    require_times,
     task_texts,
 )
-from tactile_align.datasets.convert import Converted, left_behind, psnr, rounding
-from tactile_align.datasets.episodes import Episode, EpisodeRef, list_episodes, open_episode, write_episode
-from tactile_align.datasets.layout import load_layout
+from tactile_align.datasets.convert import Converted, convert_episodes, left_behind, psnr, rounding
+from tactile_align.datasets.episodes import Episode, EpisodeRef, list_episodes, open_episode
 from tactile_align.datasets.writer import ABOUT_STORAGE
 from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
@@ -87,93 +86,53 @@ def export_lerobot(
                     if episode.depth:
                         lossy[f"depth ({', '.join(episode.depth)}) is left out, because v3.0 cannot store it"] = None
                     lossy.update(dict.fromkeys(_left_out(episode)))
-        lossy.update(dict.fromkeys(_compare(partial, [open_episode(ref, layout) for ref in refs])))
+        lossy.update(dict.fromkeys(_compare(partial, refs, layout)))
         partial.replace(target)
     return Converted((target,), tuple(lossy))
 
 
 def import_lerobot(
-    source: str | Path, out: str | Path, *, to: str | Path = "xtrainer", overwrite: bool = False
+    source: str | Path,
+    out: str | Path,
+    *,
+    to: str | Path = "xtrainer",
+    layout: str | Path | None = None,
+    overwrite: bool = False,
 ) -> Converted:
-    """Import every episode of a LeRobotDataset v3.x as an HDF5 file in the folder `out`, and return the result.
+    """Convert every episode of a LeRobotDataset v2.1 or v3 to an HDF5 file in the folder `out`; return the result.
 
-    An existing file that contains the same episode is kept, so an interrupted import resumes.
+    Images that are stored as PNG or JPEG are copied. An existing file that contains the same episode is kept, so an
+    interrupted import resumes.
 
     Args:
         source: The dataset's folder.
         out: The output folder.
-        to: Target layout; its name patterns decide which streams are touches.
+        to: Target layout.
+        layout: Layout of the dataset, which states its touch streams; None: recognised.
         overwrite: Whether existing files may be replaced.
 
     Raises:
-        FileNotFoundError: A file of the dataset is missing.
+        FileNotFoundError: The folder contains no dataset.
         FileExistsError: An output file exists and contains something else.
-        InputError: The dataset is not version 3, is damaged, has paths that lead outside its folder, or its metadata
+        InputError: The dataset has another version, is damaged, has paths that lead outside its folder, or its metadata
             disagree: the parts of the videos with the numbers of rows, or the timestamps with the rate.
     """
-    info, target = read_info(Path(source)), load_layout(to)
-    texts = task_texts(info)
-    paths, lossy, left_out, kept = [], dict[str, None](), dict.fromkeys(info.unread), 0
-    rows = list(episode_rows(info))
+    info = read_info(Path(source))
+    rows = episode_rows(info)
     require_spans(info, rows)
-    stored = (STATE, ACTION, *([VELOCITY] if target.state.qvel else ()))
+    texts, lost = task_texts(info), dict.fromkeys(info.unread)
+    done = convert_episodes(source, out, to=to, layout=layout, overwrite=overwrite)
     for row in rows:
-        table = episode_table(info, row, stored)
-        require_times(info, row, table)
-        steps = len(table[ACTION])
-        streams = {name: _read_stream(info, key, row, table, steps) for name, key in info.images.items()}
-        low = {key: table[key] for key in stored if key in table}
-        for key, values in low.items():
-            lossy.update(dict.fromkeys(rounding(key, values, target.state.dtype)))
-        numbers = dict.fromkeys(table.get("task_index", ()))
-        tasks = [texts[number] for number in numbers if number in texts]
-        known = (*low, *info.images.values(), *info.depth, *COUNTERS)
-        lost = [f"column {key}" for key in table if key not in known]
-        lost += [f"the task {text!r}, which only later rows have," for text in tasks[1:]]
-        lost += [f"task {number}, which {TASKS_PATH} does not list," for number in numbers if number not in texts]
-        left_out.update(dict.fromkeys(lost))
-        path = Path(out) / target.file_name.format(index=row["episode_index"])
-        paths.append(path)
-        if path.exists() and not overwrite:
-            _require_import(path, to, low, {_plain(name) for name in streams}, info.fps)
-            kept += 1
-            continue
-        write_episode(
-            path,
-            qpos=low[STATE],
-            action=low[ACTION],
-            qvel=low.get(VELOCITY),
-            images={_plain(name): data for name, data in streams.items() if not target.is_touch(name)},
-            touches={_plain(name): data for name, data in streams.items() if target.is_touch(name)},
-            fps=info.fps,
-            attributes={"task": tasks[0]} if any(tasks[:1]) else None,
-            layout=to,
-            overwrite=overwrite,
-        )
-    if target.storage.kind != "raw":
-        lossy[f"frames are encoded as JPEG {target.storage.quality}"] = None
-    left_out.update(dict.fromkeys(f"{key}, a depth map," for key in info.depth))
-    return Converted(tuple(paths), (*lossy, *(f"{what} is left out" for what in left_out)), kept)
-
-
-def _require_import(path: Path, to: str | Path, low: dict[str, np.ndarray], streams: set[str], fps: float) -> None:
-    """Raise an error if an existing file is not the import of this episode, so that an interrupted import resumes.
-
-    Raises:
-        FileExistsError: The file differs in its joints, actions, streams or rate.
-    """
-    try:
-        with open_episode(EpisodeRef(path), to) as there:
-            dtype = there.layout.state.dtype
-            pairs = (low[STATE], there.qpos), (low[ACTION], there.action)
-            same = all(np.array_equal(values.astype(dtype), stored.astype(dtype)) for values, stored in pairs)
-            same = same and {*there.cameras, *there.sensors} == streams and there.fps == fps
-    except InputError:
-        same = False
-    if not same:
-        raise FileExistsError(
-            f"{path} exists and is not the import of this episode. Use another folder, or replace it: --overwrite"
-        )
+        table = episode_columns(info, row, ["task_index"])
+        listed = (*info.features, *COUNTERS)
+        lost |= dict.fromkeys(f"column {name}" for name in column_names(info, row) if name not in listed)
+        numbers = dict.fromkeys(counter_column(info, row, table, "task_index"))
+        known = [texts[number] for number in numbers if number in texts]
+        lost |= dict.fromkeys(f"the task {text!r}, which only later rows have," for text in known[1:])
+        tasks = TASKS_JSONL if info.by_episode else TASKS_PATH
+        lost |= dict.fromkeys(f"task {n}, which {tasks} does not list," for n in numbers if n not in texts)
+    lost |= dict.fromkeys(f"{key}, a depth map," for key in info.depth)
+    return Converted(done.paths, (*done.lossy, *(f"{what} is left out" for what in lost)), done.kept)
 
 
 def _rate(episode: Episode, fps: float | None) -> float:
@@ -239,40 +198,26 @@ def _left_out(episode: Episode) -> Iterator[str]:
     yield from left_behind(episode.ref, episode.carried)
 
 
-def _compare(root: Path, episodes: list[Episode]) -> Iterator[str]:
+def _compare(root: Path, sources: Iterable[EpisodeRef], layout: str | Path | None) -> Iterator[str]:
     """Read a written dataset back and yield a sentence for each difference from the source episodes."""
-    info = read_info(root)
     worst: dict[str, float] = {}
-    for row, episode in zip(episode_rows(info), episodes, strict=True):
-        table = episode_table(info, row)
-        for key, values in _low(episode).items():
-            if not np.array_equal(table[key], values.astype(np.float32)):
-                raise InputError(f"{root}: {key} does not read back as written; the disk may be failing. Use another")
-            yield from rounding(key, values, "float32")
-        with episode:
+    videos: set[str] = set()
+    for ref, source in zip(list_episodes(root, "lerobot"), sources, strict=True):
+        with open_episode(source, layout) as episode, open_episode(ref) as copy:
+            low = _low(copy)
+            for key, values in _low(episode).items():
+                if not np.array_equal(low[key], values.astype(np.float32)):
+                    raise InputError(
+                        f"{root}: {key} does not read back as written; the disk may be failing. Use another"
+                    )
+                yield from rounding(key, values, "float32")
             for name in (*episode.cameras, *episode.sensors):
-                frames = _read_stream(info, info.images[name], row, table, len(episode))
-                for t, frame in enumerate(frames):
-                    worst[name] = min(worst.get(name, np.inf), psnr(episode.image(name, t), frame))
+                videos |= {name} if copy.stream(name.replace("/", "_")).kind == "raw" else set()
+                for t in range(len(episode)):
+                    same = psnr(episode.image(name, t), copy.image(name.replace("/", "_"), t))
+                    worst[name] = min(worst.get(name, np.inf), same)
     for name, decibel in worst.items():
-        if info.features[info.images[name]]["dtype"] == "video":
+        if name in videos:
             yield f"{name} is encoded as video (every frame keeps at least {decibel:.1f} dB)"
         elif decibel != np.inf:
             raise InputError(f"{root}: {name} does not read back as written; the disk may be failing. Use another")
-
-
-def _read_stream(info: Info, key: str, row: dict[str, Any], table: dict[str, Any], steps: int) -> Iterator[np.ndarray]:
-    if info.features[key]["dtype"] == "image":
-        for t, cell in enumerate(table[key]):
-            try:
-                yield codec.decode((cell.get("bytes") if isinstance(cell, dict) else None) or b"")
-            except InputError as cause:
-                raise InputError(f"{info.root}: {key} row {t} of episode {row['episode_index']} {cause}") from cause
-        return
-    chunk, number, start = (row[f"videos/{key}/{n}"] for n in ("chunk_index", "file_index", "from_timestamp"))
-    path = info.file(info.video_path, chunk, number, key)
-    yield from read_video(path, round(start * info.fps), steps, info.fps)
-
-
-def _plain(name: str) -> str:
-    return name.replace("/", "_")

@@ -1,8 +1,9 @@
-"""Reading and writing of the files of a LeRobotDataset v3.0: parquet tables, videos and metadata."""
+"""Files of a LeRobotDataset: parquet tables, videos and metadata. v2.1 and v3 are read, v3.0 is written."""
 
 import json
 import string
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
@@ -11,9 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tactile_align.datasets.codec import MAX_PIXELS
 from tactile_align.errors import InputError
 from tactile_align.extras import need
-from tactile_align.files import read_json
+from tactile_align.files import read_json, read_text
 
 VERSION = "v3.0"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -21,6 +23,9 @@ VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.m
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 TASKS_PATH, INFO_PATH, STATS_PATH = "meta/tasks.parquet", "meta/info.json", "meta/stats.json"
 STATE, VELOCITY, ACTION, IMAGES = "observation.state", "observation.velocity", "action", "observation.images."
+EPISODES_JSONL, TASKS_JSONL = "meta/episodes.jsonl", "meta/tasks.jsonl"
+DATA_PATH_2 = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+VIDEO_PATH_2 = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
 COUNTERS = {"timestamp": "float32"} | dict.fromkeys(("frame_index", "episode_index", "index", "task_index"), "int64")
 
 
@@ -28,7 +33,8 @@ COUNTERS = {"timestamp": "float32"} | dict.fromkeys(("frame_index", "episode_ind
 class Info:
     """Entries of a dataset's meta/info.json that are needed to read the dataset in the folder `root`.
 
-    `unread` lists the other entries that describe the recordings, such as the names of the joints.
+    `unread` lists the other entries that describe the recordings, such as the names of the joints. `by_episode` is true
+    for v2, which has a data file and its videos for each episode, in folders of `chunk_size` episodes.
     """
 
     root: Path
@@ -38,6 +44,8 @@ class Info:
     video_path: str
     features: dict[str, dict[str, Any]]
     unread: tuple[str, ...] = ()
+    by_episode: bool = False
+    chunk_size: int = 1000
 
     @property
     def images(self) -> dict[str, str]:
@@ -55,20 +63,28 @@ class Info:
         }
         return tuple(key for key, depth in is_depth.items() if depth)
 
-    def file(self, template: str, chunk: int, number: int, video_key: str = "") -> Path:
-        """Return the path of a file of the dataset, after checking that it lies inside the dataset's folder.
+    def file(self, row: dict[str, Any], video_key: str = "") -> Path:
+        """Return the path of the data file or of a video of an episode, after checking that it is inside the dataset.
 
-        The arguments fill the fields of `template`, one of `data_path` and `video_path`: the index of the chunk (a
-        subfolder), the number of the file in it, and for a video its feature key.
+        Args:
+            row: The episode, from `episode_rows`.
+            video_key: Feature key of the video; "": the data file.
 
         Raises:
-            InputError: The template uses unknown fields or attributes, or leads outside the folder.
+            InputError: The template of paths uses unknown fields or attributes, or leads outside the folder.
         """
+        template, index = self.video_path if video_key else self.data_path, int(row["episode_index"])
+        place = f"videos/{video_key}" if video_key else "data"
+        fields: dict[str, Any] = {"video_key": video_key}
+        if self.by_episode:
+            fields |= {"episode_index": index, "episode_chunk": index // self.chunk_size}
+        else:
+            fields |= {name: row[f"{place}/{name}"] for name in ("chunk_index", "file_index")}
         for _, name, _, _ in string.Formatter().parse(template):
-            if name is not None and name not in ("chunk_index", "file_index", "video_key"):
-                text = f"path template {template!r} uses {name!r}; allowed are chunk_index, file_index and video_key"
+            if name is not None and name not in fields:
+                text = f"path template {template!r} uses {name!r}; allowed are {', '.join(fields)}"
                 raise InputError(f"{self.root / INFO_PATH}: {text}. Correct the template, or export the dataset again")
-        filled = PurePosixPath(template.format(chunk_index=int(chunk), file_index=int(number), video_key=video_key))
+        filled = PurePosixPath(template.format(**fields))
         path = self.root.joinpath(*filled.parts)
         if filled.is_absolute() or ".." in filled.parts or not path.resolve().is_relative_to(self.root.resolve()):
             text = f"the path template {template!r} leads outside the dataset's folder ({filled})"
@@ -81,15 +97,15 @@ def read_info(root: Path) -> Info:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        InputError: The dataset has another version, or a key is missing or wrong.
+        InputError: The dataset has a version other than 2 and 3, or a key is missing or wrong.
     """
     path = root / INFO_PATH
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file. Give the folder of a LeRobotDataset, which contains it")
     data = read_json(path)
     version = data.get("codebase_version") if isinstance(data, dict) else None
-    if not isinstance(version, str) or not version.startswith("v3."):
-        text = f"codebase_version is {version!r}, expected v3.x. Convert v2.1 with LeRobot's convert_dataset_v21_to_v30"
+    if not isinstance(version, str) or not version.startswith(("v2.", "v3.")):
+        text = f"codebase_version is {version!r}, expected v2.x or v3.x. Convert the dataset with the package lerobot"
         raise InputError(f"{path}: {text}")
     fps, features, episodes = data.get("fps"), data.get("features"), data.get("total_episodes")
     if not isinstance(fps, (int, float)) or not 0 < fps < 10_000:
@@ -98,14 +114,15 @@ def read_info(root: Path) -> Info:
         raise InputError(f"{path}: features is not a table of columns with a dtype each. Copy the dataset again")
     if not isinstance(episodes, int) or episodes < 0:
         raise InputError(f"{path}: total_episodes is {episodes!r}, expected 0 or more. Copy the dataset again")
-    if missing := {STATE, ACTION} - {*features}:
-        text = f"lacks the features {', '.join(sorted(missing))} (found: {', '.join(features)})"
-        raise InputError(f"{path}: {text}. Export the dataset with joints and actions")
-    paths = str(data.get("data_path") or DATA_PATH), str(data.get("video_path") or VIDEO_PATH)
+    by_episode, size = version.startswith("v2."), data.get("chunks_size", 1000)
+    if by_episode and (type(size) is not int or size < 1):
+        raise InputError(f"{path}: chunks_size is {size!r}, expected 1 or more. Copy the dataset again")
+    usual = (DATA_PATH_2, VIDEO_PATH_2) if by_episode else (DATA_PATH, VIDEO_PATH)
+    paths = str(data.get("data_path") or usual[0]), str(data.get("video_path") or usual[1])
     unread = [f"{key} of {INFO_PATH}" for key, value in data.items() if key not in _INFO_KEYS and value is not None]
     named = [key for key, f in features.items() if f.get("names") and f["dtype"] not in ("image", "video")]
     unread += [f"names of the columns of {key}" for key in named]
-    return Info(root, float(fps), episodes, *paths, features, tuple(unread))
+    return Info(root, float(fps), episodes, *paths, features, tuple(unread), by_episode, size)
 
 
 _INFO_KEYS = {
@@ -226,43 +243,81 @@ class VideoWriter:
             self._container.mux(packet)
 
 
-def read_video(path: Path, first: int, count: int, fps: float) -> Iterator[np.ndarray]:
-    """Yield the frames `first` to `first` + `count` - 1 of a video as (H, W, 3) uint8 RGB.
+class VideoReader:
+    """Frames of a video file by their number. Frames that follow each other are decoded without seeking.
+
+    Attributes:
+        width: Width of a frame, px.
+        height: Height of a frame, px.
 
     Raises:
         FileNotFoundError: The file does not exist.
-        InputError: The file is damaged or has too few frames.
+        InputError: The file is damaged.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file, but the metadata list this video. Copy the dataset again")
-    av, found = need_av(), 0
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            start = stream.start_time or 0
-            if first:
-                container.seek(start + int((first - 0.5) / fps / stream.time_base), stream=stream, backward=True)
-            for frame in container.decode(stream):
-                number = round(float((frame.pts - start) * stream.time_base) * fps)
-                if number < first:
-                    continue
-                if found == count:
-                    break
-                if number != first + found:
-                    raise InputError(
-                        f"{path}: frame {first + found} of the video is missing; frame {number} follows instead. "
-                        f"Copy the file again"
-                    )
-                bits = max(part.bits for part in frame.format.components)
-                if bits > 8:
-                    text = f"frame {number} has {bits} bits per channel ({frame.format.name}), but images have 8 bits"
-                    raise InputError(f"{path}: {text}. Leave the stream out, or encode it with 8 bits")
-                yield frame.to_ndarray(format="rgb24")
-                found += 1
-    except (av.error.FFmpegError, IndexError) as cause:
-        raise InputError(f"{path}: cannot be decoded at frame {first + found} ({cause}); copy it again") from cause
-    if found != count:
-        raise InputError(f"{path}: has {found} frames from frame {first} on, expected {count}; copy it again")
+
+    def __init__(self, path: Path, fps: float) -> None:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file, but the metadata list this video. Copy the dataset again")
+        self.path, self.fps = path, fps
+        self._frames: Iterator[Any] = iter(())
+        self._next, self._av = -1, need_av()
+        try:
+            self._container = self._av.open(str(path))
+            self._stream = self._container.streams.video[0]
+            self.width, self.height = int(self._stream.width), int(self._stream.height)
+        except (self._av.error.FFmpegError, IndexError) as cause:
+            raise InputError(f"{path}: cannot be decoded ({cause}); copy it again") from cause
+        if not 0 < self.width * self.height <= MAX_PIXELS:
+            text = f"states {self.width}x{self.height} pixels, expected 1 to {MAX_PIXELS:,} pixels"
+            raise InputError(f"{path}: {text}. Encode a smaller video")
+
+    def frame(self, number: int) -> np.ndarray:
+        """Return a frame, (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: The file is damaged, lacks the frame, or has more than 8 bits per channel.
+        """
+        try:
+            if self._next < 0 or not self._next <= number < self._next + NEAR_FRAMES:
+                self._frames, self._next = self._from(number), number
+            for frame in self._frames:
+                at = self._number(frame)
+                if at != self._next:
+                    text = f"frame {self._next} of the video is missing; frame {at} follows instead"
+                    self._next = -1
+                    raise InputError(f"{self.path}: {text}. Copy the file again")
+                self._next += 1
+                if at == number:
+                    return self._pixels(frame, number)
+        except self._av.error.FFmpegError as cause:
+            raise InputError(f"{self.path}: cannot be decoded at frame {number} ({cause}); copy it again") from cause
+        self._next, end = -1, self._next
+        raise InputError(f"{self.path}: has {end} frames, but frame {number} is needed; copy it again")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def _from(self, first: int) -> Iterator[Any]:
+        stream, start = self._stream, self._stream.start_time or 0
+        self._container.seek(start + int(max(first - 0.5, 0) / self.fps / stream.time_base), stream=stream)
+        return (frame for frame in self._container.decode(stream) if self._number(frame) >= first)
+
+    def _number(self, frame: Any) -> int:
+        return round(float((frame.pts - (self._stream.start_time or 0)) * self._stream.time_base) * self.fps)
+
+    def _pixels(self, frame: Any, number: int) -> np.ndarray:
+        bits = max(part.bits for part in frame.format.components)
+        if bits > 8:
+            text = f"frame {number} has {bits} bits per channel ({frame.format.name}), but images have 8 bits"
+            raise InputError(f"{self.path}: {text}. Leave the stream out, or encode it with 8 bits")
+        if (frame.width, frame.height) != (self.width, self.height):
+            text = f"frame {number} has {frame.width}x{frame.height} px, the video states {self.width}x{self.height}"
+            raise InputError(f"{self.path}: {text}. Encode the video again")
+        return np.asarray(frame.to_ndarray(format="rgb24"))
+
+
+NEAR_FRAMES = 16  # a frame that lies less far ahead is reached by decoding the frames before it
 
 
 MAX_DATA_BYTES, MAX_VIDEO_BYTES = 100 * 2**20, 200 * 2**20  # the limits that info.json states
@@ -413,7 +468,7 @@ def _pandas(name: str | None, column: str, kind: str) -> dict[str, Any]:
 
 
 def episode_rows(info: Info) -> list[dict[str, Any]]:
-    """Return one row per episode from the tables in meta/episodes, without the columns of statistics.
+    """Return one row per episode: episode_index, length, and for v3 the places of its data, without statistics.
 
     The cells that state the index, the length and the files of an episode are checked and returned as numbers.
 
@@ -422,18 +477,27 @@ def episode_rows(info: Info) -> list[dict[str, Any]]:
         InputError: A table cannot be read, a column or cell is missing or wrong, two rows have the same index, or the
             number of episodes differs from info.json. The message contains file, column and row.
     """
-    files = sorted((info.root / "meta" / "episodes").glob("*/*.parquet"))
-    if not files:
-        raise FileNotFoundError(f"{info.root}: no meta/episodes/*/*.parquet found. Copy the complete dataset")
-    videos = [key for key, feature in info.features.items() if feature["dtype"] == "video"]
-    ends = [f"videos/{key}/to_timestamp" for key in videos]
-    needed = ["episode_index", "length", "data/chunk_index", "data/file_index"]
-    needed += [f"videos/{key}/{name}" for key in videos for name in ("chunk_index", "file_index", "from_timestamp")]
+    needed, ends = ["episode_index", "length"], list[str]()
+    if info.by_episode:
+        files = [info.root / EPISODES_JSONL]
+    else:
+        videos = [key for key, feature in info.features.items() if feature["dtype"] == "video"]
+        ends = [f"videos/{key}/to_timestamp" for key in videos]
+        needed += ["data/chunk_index", "data/file_index"]
+        needed += [f"videos/{key}/{name}" for key in videos for name in ("chunk_index", "file_index", "from_timestamp")]
+        files = sorted((info.root / "meta" / "episodes").glob("*/*.parquet"))
+    if not files or not files[0].is_file():
+        what = EPISODES_JSONL if info.by_episode else "meta/episodes/*/*.parquet"
+        raise FileNotFoundError(f"{info.root}: no {what} found. Copy the complete dataset")
     found: dict[int, dict[str, Any]] = {}
     for file in files:
-        table = _read(file)
-        _require_columns(file, table, needed)
-        for number, row in enumerate(table.to_pylist()):
+        if info.by_episode:
+            rows = _lines(file, needed)
+        else:
+            table = _read(file)
+            _require_columns(file, table, needed)
+            rows = _rows(file, table)
+        for number, row in enumerate(rows):
             for name in (*needed, *(name for name in ends if row.get(name) is not None)):
                 row[name] = _number(file, name, number, row[name], whole=not name.endswith("timestamp"))
             if row["episode_index"] in found:
@@ -441,43 +505,61 @@ def episode_rows(info: Info) -> list[dict[str, Any]]:
                 raise InputError(f"{file}: column episode_index, {text}. {_CORRECT}")
             found[row["episode_index"]] = row
     if len(found) != info.episodes:
-        text = (
-            f"meta/episodes lists {len(found)} episodes, meta/info.json states {info.episodes}. Copy the dataset again"
-        )
+        listed = EPISODES_JSONL if info.by_episode else "meta/episodes"
+        text = f"{listed} lists {len(found)} episodes, meta/info.json states {info.episodes}. Copy the dataset again"
         raise InputError(f"{info.root}: {text}")
     return list(found.values())
 
 
-def episode_table(
-    info: Info, row: dict[str, Any], numbers: Sequence[str] = (STATE, ACTION, VELOCITY)
-) -> dict[str, Any]:
-    """Return the data of one episode as one list per column, by column name; `row` is from `episode_rows`.
+def episode_columns(info: Info, row: dict[str, Any], columns: Sequence[str]) -> Any:
+    """Return columns of one episode as a pyarrow table, in the order of the frames.
 
-    The columns `numbers` are checked and become arrays (T, D), float64, for T rows of D numbers. Numbers of tasks are
-    whole, timestamps are seconds.
+    Args:
+        info: The dataset.
+        row: The episode, from `episode_rows`.
+        columns: Names of the columns; those that the file lacks are left out.
 
     Raises:
         FileNotFoundError: The data file is missing.
-        InputError: The data file cannot be read, does not contain the whole episode, or has a wrong cell. The message
-            contains file, column and row.
+        InputError: The data file cannot be read, or does not contain the whole episode.
     """
-    file = info.file(info.data_path, row["data/chunk_index"], row["data/file_index"])
-    index = row["episode_index"]
-    images = [key for key, feature in info.features.items() if feature["dtype"] == "image"]
-    table = _read(file, [("episode_index", "=", index)])
-    _require_columns(file, table, [STATE, ACTION, *images])
+    file, index = info.file(row), row["episode_index"]
+    filters = None if info.by_episode else [("episode_index", "=", index)]
+    table = _read(file, filters, [*columns, "frame_index"])
     if table.num_rows != row["length"]:
-        text = f"has {table.num_rows} rows of episode {index}, meta/episodes states {row['length']}"
+        text = f"has {table.num_rows} rows of episode {index}, the metadata state {row['length']}"
         raise InputError(f"{file}: {text}. Copy the dataset again")
-    data = {name: table[name].to_pylist() for name in table.column_names}
-    for name in numbers:
-        if name in data:
-            data[name] = _matrix(file, name, data[name], index)
-    for name in ("task_index", "timestamp"):
-        if name in data:
-            whole = name == "task_index"
-            data[name] = [_number(file, name, i, cell, whole) for i, cell in enumerate(data[name])]
-    return data
+    if "frame_index" in table.column_names:
+        cells = _cells(file, table, "frame_index")
+        order = [_number(file, "frame_index", i, cell) for i, cell in enumerate(cells)]
+        if order != sorted(order):
+            table = table.take(np.argsort(order, kind="stable"))
+    return table
+
+
+def column_names(info: Info, row: dict[str, Any]) -> list[str]:
+    """Return the names of the columns in the data file of an episode; the errors are those of `episode_columns`."""
+    return list(_read(info.file(row), only=()).schema.names) if False else _schema(info.file(row)).names
+
+
+def number_column(info: Info, row: dict[str, Any], table: Any, name: str) -> np.ndarray:
+    """Return a column of numbers as (T, D) float64, for T rows of D numbers; `table` is from `episode_columns`.
+
+    Raises:
+        InputError: The column is missing, or a cell is wrong. The message contains file, column and row.
+    """
+    file = info.file(row)
+    _require_columns(file, table, [name])
+    return _matrix(file, name, _cells(file, table, name), row["episode_index"])
+
+
+def counter_column(info: Info, row: dict[str, Any], table: Any, name: str) -> list[Any]:
+    """Return the numbers of the column `task_index` or `timestamp`, []: without it; errors as in `number_column`."""
+    if name not in table.column_names:
+        return []
+    file = info.file(row)
+    cells = _cells(file, table, name)
+    return [_number(file, name, i, cell, name == "task_index") for i, cell in enumerate(cells)]
 
 
 def require_spans(info: Info, rows: Iterable[dict[str, Any]]) -> None:
@@ -502,13 +584,13 @@ def require_spans(info: Info, rows: Iterable[dict[str, Any]]) -> None:
                 )
 
 
-def require_times(info: Info, row: dict[str, Any], table: dict[str, Any]) -> None:
-    """Check that the column `timestamp` of an episode agrees with the rate of the dataset.
+def require_times(info: Info, row: dict[str, Any], timestamps: Sequence[float]) -> None:
+    """Check that the timestamps of an episode, s, agree with the rate of the dataset.
 
     Raises:
         InputError: The time of a row differs by more than half a frame from its number divided by the rate.
     """
-    times = np.asarray(table.get("timestamp", ()), np.float64)
+    times = np.asarray(timestamps, np.float64)
     expected = times[:1] + np.arange(len(times)) / info.fps
     apart = np.flatnonzero(~(np.abs(times - expected) < 0.5 / info.fps))
     if len(apart):
@@ -521,22 +603,26 @@ def require_times(info: Info, row: dict[str, Any], table: dict[str, Any]) -> Non
 
 
 def task_texts(info: Info) -> dict[int, str]:
-    """Return the text of each task in tasks.parquet by the task's number; an empty dictionary without that file.
+    """Return the text of each task by the task's number; an empty dictionary if no file lists the tasks.
 
     Raises:
         InputError: The file cannot be read, or a number or text is missing or wrong.
     """
-    path = info.root / TASKS_PATH
+    path, name = info.root / (TASKS_JSONL if info.by_episode else TASKS_PATH), "task"
     if not path.is_file():
         return {}
-    table = _read(path)
-    names = [name for name in table.column_names if name != "task_index"] or ["task"]
-    _require_columns(path, table, ["task_index", names[0]])
+    if info.by_episode:
+        rows = _lines(path, ["task_index", name])
+    else:
+        table = _read(path)
+        name = next((other for other in table.column_names if other != "task_index"), name)
+        _require_columns(path, table, ["task_index", name])
+        rows = _rows(path, table)
     texts: dict[int, str] = {}
-    for number, row in enumerate(table.to_pylist()):
-        text = row[names[0]]
+    for number, row in enumerate(rows):
+        text = row[name]
         if not isinstance(text, str):
-            raise InputError(f"{path}: column {names[0]}, row {number} is {text!r}, expected a text. {_CORRECT}")
+            raise InputError(f"{path}: column {name}, row {number} is {text!r}, expected a text. {_CORRECT}")
         texts[_number(path, "task_index", number, row["task_index"])] = text
     return texts
 
@@ -553,7 +639,7 @@ def _require_columns(file: Path, table: Any, needed: Sequence[str]) -> None:
 
 def _number(file: Path, column: str, row: int, value: Any, whole: bool = True) -> Any:
     """Return the number in a cell; a whole number may be stored as a float, as pandas does beside empty cells."""
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < np.inf
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 2**53
     if not good or (whole and value != int(value)):
         need = "a whole number of 0 or more" if whole else "a number of 0 or more"
         raise InputError(f"{file}: column {column}, row {row} is {value!r}, expected {need}. {_CORRECT}")
@@ -571,18 +657,58 @@ def _matrix(file: Path, column: str, cells: list[Any], episode: int) -> np.ndarr
     return np.asarray(cells, np.float64).reshape(len(cells), width)
 
 
-def _read(file: Path, filters: list[tuple[str, str, Any]] | None = None) -> Any:
+def _lines(file: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the objects of a file with one JSON object per line, after checking that each has the keys `needed`."""
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(filter(str.strip, read_text(file).splitlines())):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as cause:
+            raise InputError(f"{file}: row {number} is not valid JSON ({cause}). Copy the dataset again") from cause
+        if missing := [key for key in needed if not isinstance(row, dict) or key not in row]:
+            raise InputError(f"{file}: row {number} has no column {', '.join(missing)}. Export the dataset again")
+        rows.append(row)
+    return rows
+
+
+def _read(file: Path, filters: list[tuple[str, str, Any]] | None = None, only: Collection[str] | None = None) -> Any:
     pa, pq = need_arrow()
+    schema = _schema(file)
+    for name, _, _ in filters or ():
+        if name not in schema.names or not pa.types.is_integer(schema.field(name).type):
+            have = str(schema.field(name).type) if name in schema.names else "missing"
+            raise InputError(f"{file}: column {name} is {have}, expected whole numbers. Export the dataset again")
+    columns = [n for n in schema.names if not n.startswith("stats/") and (only is None or n in only)]
+    with _parquet(file):
+        return pq.read_table(file, columns=columns, filters=filters)
+
+
+def _rows(file: Path, table: Any) -> list[dict[str, Any]]:
+    with _parquet(file):
+        rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+def _cells(file: Path, table: Any, name: str) -> list[Any]:
+    with _parquet(file):
+        cells: list[Any] = table[name].to_pylist()
+    return cells
+
+
+def _schema(file: Path) -> Any:
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file, but the metadata list it. Copy the dataset again")
+    with _parquet(file):
+        schema = need_arrow()[1].read_schema(file)
+        _ = schema.names  # names that are no text are refused here
+        return schema
+
+
+@contextmanager
+def _parquet(file: Path) -> Iterator[None]:
+    """Convert the errors of pyarrow inside the `with` block to an InputError that contains the file."""
     try:
-        schema = pq.read_schema(file)
-        for name, _, _ in filters or ():
-            if name not in schema.names or not pa.types.is_integer(schema.field(name).type):
-                have = str(schema.field(name).type) if name in schema.names else "missing"
-                raise InputError(f"{file}: column {name} is {have}, expected whole numbers. Export the dataset again")
-        columns = [name for name in schema.names if not name.startswith("stats/")]
-        return pq.read_table(file, columns=columns, filters=filters)
-    except (pa.ArrowException, OSError) as cause:
+        yield
+    except (need_arrow()[0].ArrowException, OSError, UnicodeDecodeError) as cause:
         reason = " ".join(str(cause).split())
         raise InputError(f"{file}: cannot be read as parquet ({reason}). Copy it again") from cause

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.calibration.rig import Rig, load_rig, rig_beside
 from tactile_align.facts import fact_names
 from tactile_align.geometry.boxes import intersection_over_union
 from tactile_align.projection.sensor_box import SensorBoxes
@@ -26,13 +26,13 @@ def rig_for(path: Path, rig: RigLike | None) -> Rig:
         FileNotFoundError: No rig was given, and the folder of the episode has no `rig.toml`.
     """
     if rig is None:
-        beside = path.parent / "rig.toml"
-        if not beside.is_file():
+        rig = rig_beside(path)
+        if rig is None:
+            beside = path.parent / "rig.toml"
             raise FileNotFoundError(
                 f"{path}: a rig is required, but no rig was given and {beside} does not exist. Give a .toml file or "
                 f"the name of a shipped rig ({', '.join(fact_names('calibration'))})"
             )
-        rig = beside
     loaded = rig if isinstance(rig, Rig) else load_rig(rig)
     return loaded.for_episode(path)
 
