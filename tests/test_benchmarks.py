@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import gpu, no_information
+from tests.benchmarks import gpu, inputs, no_information
 
 SCRIPTS = sorted(path.stem for path in (Path(__file__).parent / "benchmarks").glob("*.py"))
 
@@ -19,6 +19,11 @@ def test_the_benchmark_without_information_trains_two_steps(capsys: pytest.Captu
     no_information.main(["bank-and-regions", "--steps", "2"])
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| bank-and-regions")]
     assert float(row.split(" | ")[1]) > 0.9
+
+
+@pytest.mark.parametrize("name", inputs.GENERATORS)
+def test_random_spellings_are_read_right_and_damage_is_named(name: str) -> None:
+    assert inputs.wrong(name, range(20)) == []
 
 
 def test_the_gpu_benchmark_runs_dry_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,12 +42,27 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{file}: contains YAML anchors, which are not supported. Replace them with their values")
     try:
         # OpenCV's matrices are plain mappings under a tag that safe loading would refuse.
-        data = yaml.safe_load(re.sub("!!opencv-(nd-)?matrix", "", text))
+        data = yaml.load(re.sub("!!opencv-(nd-)?matrix", "", text), _UniqueKeys)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: not valid YAML: {' '.join(str(error).split())}. Correct that line") from error
     if not isinstance(data, dict):
         raise InputError(f"{file}: expected keys and values, found {type(data).__name__}. Choose a calibration file")
     return data
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Safe loader that refuses a key that is stated twice, of which YAML's own loaders keep the last value."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping of a node.
+
+        Raises:
+            ConstructorError: A key is stated twice.
+        """
+        keys = [key.value for key, _ in node.value]
+        if twice := [key for place, key in enumerate(keys) if key in keys[:place]]:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]} is stated twice", node.start_mark)
+        return dict(super().construct_mapping(node, deep))
 
 
 def _xml(text: str, path: Path) -> dict[str, Any]:

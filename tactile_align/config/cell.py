@@ -17,6 +17,8 @@ Touch = Literal["true", "shuffle", "zero"]
 class CellOptions(Strict):
     """Options of the cell of the closed-loop tasks, for recordings and for roll-outs.
 
+    Recordings of other tasks take `relaxation` only.
+
     Only options that differ from their defaults are stored, so that files stay readable when an option is added.
     The last three do not change the cell. They change the rig that a policy is given, see `cell.Cell.policy_rig`.
     """
@@ -37,6 +39,9 @@ class CellOptions(Strict):
     """Contrast of the marks with the object. 1: dark blue. 0: the object's own colour."""
     camera_noise: Annotated[float, Field(ge=0, le=20)] = 0.0
     """Standard deviation of the noise of camera images, grey levels."""
+    relaxation: bool = False
+    """Let the gel recover slowly after a contact, by another law in each episode; see `gel.Relaxation.draw`. False: it
+    recovers at once."""
     occlude: bool = False
     """Cover 60 % of the sensor's box in each moving camera's image, from the pad's end on, with a grey rectangle."""
     box_offset_px: float = 0.0

@@ -41,6 +41,7 @@ FALLING = 0.03  # share of the largest score of a contact, per frame; a gel reco
 
 # Share of the contact's pattern in the reference: 0 at rest, -1 if the contact is the reference, -0.5 between the two.
 INVERTED, AT_REST, PRESSED = -0.6, -0.4, 0.35
+LEVEL, LEVEL_FRAMES = 0.12, 5  # change of a level score within 4 frames, as a share; fewest frames of a level
 NARROWER = 0.3  # share of the gripper's travel
 TRAVEL_M = 0.002  # metres; a smaller travel of the gripper is no evidence
 
@@ -360,13 +361,15 @@ def _chosen(
 def _before_contact(fields: np.ndarray, noise: float, trace: _Trace, others: list[np.ndarray]) -> _Trace:
     """Return the trace, or a better one whose reference contains less of what remains of a contact.
 
-    Then the gel before the first contact is the reference, and all frames in contact were in contact already.
+    Then the gel before the first contact is the reference, and all frames in contact were in contact already. Frames
+    after the first contact are not tried: a light contact that follows a firm one would look like what remains of it.
     """
     for free in others:
         if trace.flags[free].mean() > 0.5 and np.median(trace.score[free]) < RELEASED * trace.score.max():
             other = _settled(fields, _running_mean(fields, free.astype(np.float64)), noise)
             fewer = trace.flags.sum() - other.flags.sum() > (other.flags & ~trace.flags).sum() * 10
-            if fewer and _verdict(fields, other, noise)[0] == "at rest":
+            before = np.argmax(free) < np.argmax(other.flags)
+            if before and fewer and _verdict(fields, other, noise)[0] == "at rest":
                 trace = other
     return trace
 
@@ -385,32 +388,45 @@ def _verdict(fields: np.ndarray, trace: _Trace, noise: float) -> tuple[str, np.n
     """Return whether the reference is the gel "at rest", and (T,) bool frames that look more at rest, if any do.
 
     The pattern of a contact is searched for in the reference. Its share there has a standard error because the gel has
-    a pattern of its own: that of the shares with the pattern shifted over the pad.
+    a pattern of its own: that of the shares with the pattern shifted over the pad. The frames at each level of the
+    score are examined on their own, also below a firm contact and after it. For if a light contact is the reference,
+    the gel at rest differs from it as little as light contacts and what remains of firm ones do.
     """
     if not trace.flags.any():
         return "still", None
-    total, power, own, against, least, rest = np.zeros(fields.shape[1:3]), 0.0, 0.0, 0.0, 0.0, None
-    run = contacts(trace.flags)
-    for k in range(run.max() + 1):
-        at = np.flatnonzero(run == k)
-        at = at[trace.score[at] >= 0.7 * trace.score[at].max()]
+    total, power, own, against, least, rest = np.zeros(fields.shape[1:3]), 0.0, 0.0, 0.0, INVERTED, None
+    firm = [at[trace.score[at] >= 0.7 * trace.score[at].max()] for at in _runs(trace.flags)]
+    for number, at in enumerate([*firm, *_levels(trace.score)]):
         reference, pattern = trace.running[at].mean(axis=0), (fields[at] - trace.running[at]).mean(axis=0)
         spectra = np.conj(np.fft.rfft2(pattern, axes=(0, 1))) * np.fft.rfft2(reference, axes=(0, 1))
         shifted = np.fft.irfft2(spectra.sum(axis=2), s=pattern.shape[:2])
         strength = (pattern**2).sum(axis=2)
         share, error = _share(shifted, float(strength.sum()))
         clear = np.median(trace.score[at]) > 1.25 * thresholds(noise)[0]
-        if clear and share + 2 * error < min(INVERTED, least):
+        if clear and share + 2 * error < least:
             least, rest = share + 2 * error, np.isin(np.arange(len(fields)), at)
-        total, power = total + shifted, power + float(strength.sum())
-        own += float((strength * (reference**2).sum(axis=2)).sum())
-        against += float((strength**2).sum())
+        if number < len(firm):  # the other frames are of the same contacts, or of none
+            total, power = total + shifted, power + float(strength.sum())
+            own += float((strength * (reference**2).sum(axis=2)).sum())
+            against += float((strength**2).sum())
     share, error = _share(total, power)
     if rest is not None or share + 2 * error < INVERTED:
         return "inverted", rest
     if share > PRESSED and share - 2 * error > 0.1:
         return "pressed", None
     return "at rest" if share - 2 * error > AT_REST and share <= PRESSED and own < against else "undecided", None
+
+
+def _levels(score: np.ndarray) -> list[np.ndarray]:
+    """Return the frames (n,) of each stretch of at least LEVEL_FRAMES frames in which the score changes slowly."""
+    change = np.convolve(np.pad(score, 3, "edge"), [1, 1, 1, 0, -1, -1, -1], "valid") / 3
+    return [at for at in _runs(np.abs(change) < LEVEL * score) if len(at) >= LEVEL_FRAMES]
+
+
+def _runs(which: np.ndarray) -> list[np.ndarray]:
+    """Return the frames (n,) of each unbroken run of frames in `which` (T,) bool."""
+    run = contacts(which)
+    return [np.flatnonzero(run == k) for k in range(run.max() + 1)]
 
 
 def _share(shifted: np.ndarray, power: float) -> tuple[float, float]:

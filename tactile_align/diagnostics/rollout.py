@@ -37,7 +37,7 @@ TOUCHES: dict[Touch, str] = {
     "zero": "the policy gets the no-contact reference at every step",
 }
 _DONOR = 3  # last number of a donor's seed; roll-outs have one number, and recordings end in 1 or 2
-RECORDED = ("stripe_mm", "mark_contrast", "camera_noise", "random_units", "visible_marks", "clutter")
+RECORDED = ("stripe_mm", "mark_contrast", "camera_noise", "random_units", "visible_marks", "clutter", "relaxation")
 """Options of the cell of the training episodes in which the verb `rollout` lets a policy act."""
 _ERRORS = ("box_offset_px", "rig_error_mm", "rig_error_deg")  # options that change the policy's rig, not the cell
 

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -117,12 +118,15 @@ class Job:
         layout = None if self.ref.layout is None else load_layout(self.ref.layout)
         places = [] if layout is None else [layout.touches.no_contact]
         places += [sensor.no_contact for sensor in self.rig.sensors.values()]
+        rig = self.rig.model_dump(mode="json", exclude={"verified", "override"})
+        for sensor in rig["sensors"].values():
+            sensor.get("no_contact", {}).pop("file", None)  # a copy of the file has another path
         facts: dict[str, object] = {
             "format": FORMAT,
             "file": [str(self.ref.path.resolve()), self.ref.group, stamp.length, stamp.modified_ns],
             # The contents of layouts, arms and references, not their names, because a lab may correct its files.
             "layout": None if layout is None else layout.model_dump(mode="json", exclude=NAMES),
-            "rig": self.rig.model_dump(mode="json", exclude={"verified", "override"}),
+            "rig": rig,
             "arms": {name: _steps(mounted.arm) for name, mounted in self.rig.arms.items()},
             # Options that are off are left out, so that a new option does not change existing hashes.
             "inputs": [{k: v for k, v in asdict(entry).items() if v is None or v} for entry in self.inputs],
@@ -136,13 +140,15 @@ class Job:
 def _content(place: NoContact) -> str | list[int] | None:
     """Return what identifies the content of a no-contact reference's file; None if no file is named or it is missing.
 
-    It is the hash of an image. Of an episode, which may be large, it is the size and the time of the last change.
+    It is the hash of an image's pixels. Of an episode, which may be large, it is the size and the time of the last
+    change.
     """
     path = None if place.file is None else Path(place.file if place.is_image else place.file.partition("#")[0])
     if path is None or not path.exists():
         return None
     if place.is_image:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        return hashlib.sha256(path.read_bytes() if image is None else image.tobytes()).hexdigest()
     stamp = Stamp.of(path)
     return [stamp.length, stamp.modified_ns]
 

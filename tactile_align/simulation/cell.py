@@ -14,6 +14,7 @@ from tactile_align.config.cell import CellOptions
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import invert, pose, rotation_from_rpy
 from tactile_align.simulation.cell_tasks import WIDE_M, CellTask, script, task_named
+from tactile_align.simulation.gel import Relaxation
 from tactile_align.simulation.raycast import Floats
 from tactile_align.simulation.scene import read_hand
 from tactile_align.simulation.world import HOME, Moment, Step, World, tool_pose
@@ -113,11 +114,12 @@ class Cell:
         streams = [np.random.default_rng(s) for s in root.spawn(3 + self.task.classes)]
         looks, places, self._noise = streams[:3]
         grains = [np.random.default_rng(s) for s in root.spawn(len(self.rig.cameras))]
+        law = Relaxation.draw(np.random.default_rng(root.spawn(1)[0])) if self.options.relaxation else None
         self.script_rng = streams[3 + cls]  # one per class, so that no demonstration copies another one's motion
         unit = self.task.unit(looks, self.options)
         look, noise = self.task.look(looks, cls, self.options), self.options.camera_noise
         self.world = world = World(
-            self.rig, look, self.arm, unit, noise, dict(zip(self.rig.cameras, grains, strict=True))
+            self.rig, look, self.arm, unit, noise, dict(zip(self.rig.cameras, grains, strict=True)), law
         )
         self.cls, self.count = cls, 0
         world.lenses = {name: world.lenses[name] for name in self.cameras}

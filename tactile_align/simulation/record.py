@@ -26,6 +26,7 @@ from tactile_align.facts import parse
 from tactile_align.simulation import tasks
 from tactile_align.simulation.cell import STEP_HZ, Cell, cell_rig
 from tactile_align.simulation.cell_tasks import TASKS
+from tactile_align.simulation.gel import Relaxation
 from tactile_align.simulation.looks import draw_look
 from tactile_align.simulation.raycast import Floats
 from tactile_align.simulation.world import PHASES, Step, World
@@ -57,7 +58,8 @@ class _Job:
     def identity(self) -> dict[str, Any]:
         """Attributes by which an existing file is recognised as the result of this job."""
         out = {f"simulated_{key}": getattr(self, key) for key in ("task", "gripper", "seed", "index")}
-        return out | ({"simulated_options": self.options.model_dump_json()} if self.closed_loop else {})
+        stated = self.closed_loop or self.options != CellOptions()
+        return out | ({"simulated_options": self.options.model_dump_json()} if stated else {})
 
 
 def simulate(
@@ -91,7 +93,7 @@ def simulate(
             shows an object of the class i % classes; it is stored in the attribute `cls`.
         gripper: Content of the last column of qpos. commanded: the last command, as in X-Trainer recordings. measured:
             the true opening.
-        options: Options of the cell of a closed-loop task; None: the defaults.
+        options: Options of the cell; expert, regrasp and mixed have the option `relaxation` only. None: the defaults.
         processes: Number of processes; None: one per core. A script that uses several processes must call this function
             under `if __name__ == "__main__":`, because every process starts a new interpreter.
         progress: Whether to show a progress bar on stderr.
@@ -101,8 +103,8 @@ def simulate(
 
     Raises:
         ChildProcessError: A worker process was killed; finished episodes are kept.
-        InputError: `episodes` or `processes` is below 1, the task or gripper is unknown, `options` are given for a
-            task that is not a closed-loop task, or a file in the folder is from another recording.
+        InputError: `episodes` or `processes` is below 1, the task or gripper is unknown, the task lacks one of the
+            `options`, or a file in the folder is from another recording.
     """
     for name, value, known in (("task", task, get_args(Recorded)), ("gripper", gripper, get_args(Reading))):
         if value not in known:
@@ -112,10 +114,11 @@ def simulate(
             raise InputError(f"{name} must be at least 1; got {number}. Set {name} to 1 or more")
     folder = Path(out)
     jobs = [_job(folder, i, seed, task, gripper, options or CellOptions()) for i in range(episodes)]
-    if options is not None and not jobs[0].closed_loop:
+    others = sorted(set((options or CellOptions()).model_dump()) - {"relaxation"})
+    if others and not jobs[0].closed_loop:
         raise InputError(
-            f"task = '{task}' has no options of a closed-loop cell; got {options!r}. Omit them, or choose one of: "
-            f"{', '.join(TASKS)}"
+            f"task = '{task}' has no options of a closed-loop cell except relaxation; got {', '.join(others)}. Omit "
+            f"them, or choose one of: {', '.join(TASKS)}"
         )
     folder.mkdir(parents=True, exist_ok=True)
     todo = [job for job in jobs if not _done(job)]
@@ -198,10 +201,10 @@ def _record(job: _Job) -> Path:
 
 
 def _write_episode(job: _Job) -> Path:
-    looks, motion = (np.random.default_rng(s) for s in np.random.SeedSequence([job.seed, job.index]).spawn(2))
+    looks, motion, gel = (np.random.default_rng(s) for s in np.random.SeedSequence([job.seed, job.index]).spawn(3))
     rig = _rig(job.gripper)
     look = draw_look(looks)
-    world = World(rig, look)
+    world = World(rig, look, relaxation=Relaxation.draw(gel) if job.options.relaxation else None)
     script = tasks.Expert(world, motion) if job.task == "expert" else tasks.Regrasp(world, motion)
     return _write(job, rig, world, script.steps(), lambda: {"success": _success(script)})
 

@@ -222,6 +222,7 @@ class Regrasp:
         """Return the step in which the fingers are apart and the object rests in its fixture."""
         self._reach(T_hand)
         self._place(opening, self.T_world_thing)
+        self.world.wait(1 / REGRASP_FPS)
         return Step(self.world.observe(self.rng), np.append(self.q, opening), phase, -1)
 
     def _place(self, opening: float, T_world_thing: Floats) -> None:
@@ -239,6 +240,7 @@ class Regrasp:
         shift = world.hand.outwards * (two - one + depth) / 2
         yielded = pose(np.eye(3), np.array([0.0, shift, 0.0])) @ grip.T_hand_thing
         self._place(opening, world.T_world_tcp() @ yielded)
+        world.wait(1 / REGRASP_FPS)
         moment = world.observe(self.rng)
         command = max(opening - squeeze, world.hand.stroke[0])
         return Step(moment, np.append(self.q, command), "press", contact)

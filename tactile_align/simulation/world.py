@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tactile_align.calibration.rig import Rig
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import pose, rotation_from_rpy
-from tactile_align.simulation.gel import GelCamera, GelUnit, Pad, clearance
+from tactile_align.simulation.gel import GelCamera, GelUnit, Pad, Relaxation, Skin, clearance
 from tactile_align.simulation.looks import Look, paint_of
 from tactile_align.simulation.raycast import Caster, Floats, Lens, Picture, Solids, mask_box
 from tactile_align.simulation.scene import ROD_HALF, TIMESTEP_S, read_hand, scene_text
@@ -157,6 +157,7 @@ class World:
         camera_noise: Standard deviation of the noise of camera images, grey levels.
         noise_rngs: Random generator of the noise of each camera, by name; needed with `camera_noise`. Each camera has
             its own one, so that no image depends on the other cameras that are rendered.
+        relaxation: Law by which the gel recovers; None: it recovers at once.
     """
 
     def __init__(
@@ -167,6 +168,7 @@ class World:
         unit: GelUnit | None = None,
         camera_noise: float = 0.0,
         noise_rngs: Mapping[str, np.random.Generator] | None = None,
+        relaxation: Relaxation | None = None,
     ) -> None:
         self.rig, self.look, self.arm = rig, look, rig.arms[arm].arm
         self.hand = read_hand(rig, arm)
@@ -203,6 +205,7 @@ class World:
             self._grain = noise.astype(np.float32)
         self.pad = Pad(self.hand.pad_width, self.hand.pad_height)
         self.gel = GelCamera(self.pad, unit=unit)
+        self._skin, self._pressed_s = Skin(relaxation), 0.0
         self._q = slice(0, self.arm.dof)
         self._fingers = [m.joint(f).qposadr[0] for f in ("finger1", "finger2")]
         self._thing = self.data.joint("thing").qpos  # a numpy view of position and quaternion, (7,)
@@ -232,6 +235,10 @@ class World:
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
 
+    def wait(self, seconds: float) -> None:
+        """Let time pass, in seconds, without a physics step: only the gel changes."""
+        self.data.time += seconds
+
     # Moving with physics
 
     def command(self, target: Floats) -> None:
@@ -247,6 +254,8 @@ class World:
         """Command the servo targets and simulate one control step of 1 / CONTROL_HZ seconds; see `command`."""
         self.command(target)
         self.run(round(1 / (CONTROL_HZ * TIMESTEP_S)))
+        if self._skin.relaxation is not None:  # such a gel remembers how deep it was pressed between two images
+            self._press()
 
     def thing_place(self) -> Floats:
         """Return the position of the object to grip, (3,) metres, in the world frame."""
@@ -332,11 +341,17 @@ class World:
         for name in self.lenses:
             picture, box[name], unoccluded[name] = self.look_through(name)
             images[name] = self._with_noise(picture.rgb, name)
-        sunk = -self.height_field()
-        deepest = max(float(sunk.max()), 0.0)
+        sunk, skin = self._press()
+        deepest = max(float(np.where(sunk >= skin, sunk, 0.0).max()), 0.0)  # elsewhere no object reaches the skin
         opening = self.data.qpos[self._fingers].copy()
         truth = Truth(box, unoccluded, deepest, deepest > TOUCHING, opening, self.thing_place())
-        return Moment(images, self.gel.touch(sunk, rng), self.data.qpos[self._q].copy(), truth)
+        return Moment(images, self.gel.touch(skin, rng), self.data.qpos[self._q].copy(), truth)
+
+    def _press(self) -> tuple[Floats, Floats]:
+        """Press the objects into the gel, and return the indentation by the objects and that of the skin, metres."""
+        sunk, since = -self.height_field(), self.data.time - self._pressed_s
+        self._pressed_s = self.data.time
+        return sunk, self._skin.press(sunk, since)
 
     def _with_noise(self, image: npt.NDArray[np.uint8], camera: str) -> npt.NDArray[np.uint8]:
         if self._grain is None:

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,13 +16,14 @@ from tactile_align.checks import Check
 from tactile_align.config.data import DataConfig
 from tactile_align.config.renamed import another_version
 from tactile_align.config.train import TrainConfig
+from tactile_align.datasets.codec import encode_png
 from tactile_align.datasets.copies import copies
 from tactile_align.datasets.episodes import EpisodeRef, list_episodes, open_episode
 from tactile_align.datasets.layout import Layout
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict, parse
 from tactile_align.features.tensor_files import header_of
-from tactile_align.files import read_json, write_text_atomically
+from tactile_align.files import read_json, write_atomically, write_text_atomically
 from tactile_align.losses.build import negatives_of
 from tactile_align.moments.cache import Job
 from tactile_align.moments.columns import Columns
@@ -31,7 +33,7 @@ from tactile_align.moments.sampling import split_episodes
 from tactile_align.policies.alignment import View
 from tactile_align.policies.build import initial_checkpoint, inputs_of, views_of
 from tactile_align.policies.checkpoint import load_checkpoint
-from tactile_align.projection.episode_boxes import hand_of, hold_sensors
+from tactile_align.projection.episode_boxes import hand_of, hold_sensors, no_contact_image
 
 logger = logging.getLogger(__name__)
 
@@ -259,6 +261,24 @@ def _layouts(moments: Moments) -> list[Layout]:
 def rig_file(number: int) -> str:
     """Return the name of the file of a run folder that holds the rig of a [[data]] entry, by the entry's index."""
     return "rig.toml" if number == 0 else f"rig_{number}.toml"
+
+
+def save_rig(rig: Rig, run: Path, number: int) -> None:
+    """Write the rig of a [[data]] entry, by the entry's index, to a run folder, with the no-contact images it names.
+
+    The saved rig names the copies, so that the policy of a run that is moved elsewhere finds them.
+
+    Raises:
+        InputError: A no-contact image cannot be read.
+    """
+    path = run / rig_file(number)
+    for name, sensor in rig.sensors.items():
+        if sensor.no_contact is not None and sensor.no_contact.file is not None:
+            copy = path.with_name(f"{path.stem}_{name}_no_contact.png")
+            png = encode_png(no_contact_image(sensor.no_contact, sensor.stream))
+            write_atomically(copy, partial(Path.write_bytes, data=png))
+            rig = rig.with_sensor(name, no_contact={"file": copy.name})
+    rig.save(path)
 
 
 def run_beside(config: Path) -> Path | None:

@@ -33,7 +33,7 @@ from tactile_align.training.data import (
     contact_share,
     load_data,
     part_checks,
-    rig_file,
+    save_rig,
     with_initial_weights,
     without_opening,
 )
@@ -81,12 +81,13 @@ def train(
 ) -> Path:
     """Train a policy and return the path of the run folder.
 
-    The folder contains config.toml, rig.toml, statistics.json, episodes.json, environment.txt, parameters.json
-    (numbers, learning rate and first gradient of each module), metrics.jsonl and checkpoints/. At the end of training,
-    tower.safetensors is added: the vision encoder, in a form that `pretrained` of another config accepts. On Ctrl-C or
-    SIGTERM, training saves a checkpoint at the end of the step and returns. All random numbers of step n depend only on
-    (seed, n), so a resumed run continues exactly as if it had never stopped. With torchrun, each process trains on its
-    share of every batch; `batch_size` and the learning rates apply to the complete batch.
+    The folder contains config.toml, rig.toml with copies of the no-contact images that it names, statistics.json,
+    episodes.json, environment.txt, parameters.json (numbers, learning rate and first gradient of each module),
+    metrics.jsonl and checkpoints/. At the end of training, tower.safetensors is added: the vision encoder, in a form
+    that `pretrained` of another config accepts. On Ctrl-C or SIGTERM, training saves a checkpoint at the end of the
+    step and returns. All random numbers of step n depend only on (seed, n), so a resumed run continues exactly as if it
+    had never stopped. With torchrun, each process trains on its share of every batch; `batch_size` and the learning
+    rates apply to the complete batch.
 
     Args:
         config: Training config.
@@ -321,7 +322,7 @@ def _describe(out: Path, config: TrainConfig, data: Data) -> None:
     data.statistics.save(out / STATISTICS)
     data.episodes.save(out)
     for number, rig in enumerate(data.rigs):
-        rig.save(out / rig_file(number))
+        save_rig(rig, out, number)
     packages = ("torch", "torchvision", "open_clip_torch", "numpy", "opencv-python", "h5py", "tactile-align")
     lines = [f"python {platform.python_version()}", f"platform {platform.platform()}"]
     lines += [f"{name} {package_version(name)}" for name in packages]

@@ -18,6 +18,7 @@ def simulate(
     seed: int = 0,
     task: Literal["expert", "regrasp", "mixed", "lift", "feel", "look", "sort", "look-play", "sort-play"] = "regrasp",
     gripper: Literal["commanded", "measured"] = "commanded",
+    relaxation: bool = False,
     processes: int | None = None,
 ) -> int:
     """Simulate a Nova 2 cell in MuJoCo and record HDF5 episodes with ground truth, in the layout of real recordings.
@@ -30,11 +31,16 @@ def simulate(
             lift, feel, look, sort: demonstrations of the tasks of `rollout`. look-play, sort-play: regrasp with the
             objects of that task.
         gripper: Opening that qpos records. commanded: the last command. measured: the measured opening.
+        relaxation: Let the gel recover slowly after a contact, by another law in each episode.
         processes: Number of processes; default: one per core.
     """
+    from tactile_align.config.cell import CellOptions
     from tactile_align.simulation.record import simulate as record
 
-    written = record(out, episodes=episodes, seed=seed, task=task, gripper=gripper, processes=processes)
+    options = CellOptions(relaxation=True) if relaxation else None
+    written = record(
+        out, episodes=episodes, seed=seed, task=task, gripper=gripper, options=options, processes=processes
+    )
     print(f"{len(written)} episodes in {out}, rig in {out / 'rig.toml'}")
     return GOOD
 

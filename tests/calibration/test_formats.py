@@ -107,6 +107,7 @@ def test_a_camchain_comes_back_and_keeps_its_direction(tmp_path: Path) -> None:
         ("a: [1, 2\n", "not valid YAML"),
         ("image_width: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
         ("a: &x [1]\nb: *x\n", "YAML anchors"),
+        ("image_width: 640\nimage_width: 320\n", "the key image_width is stated twice"),
         ("image_width: 4\nimage_height: 3\ncamera_matrix: {data: [1, 2]}\n", "camera_matrix needs .*9 in all; got 2"),
         (
             "image_width: 4\nimage_height: 3\ncamera_matrix: {data: [5, 0, 2, 0, 5, 1, 0, 0, 1]}\n"

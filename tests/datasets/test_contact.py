@@ -161,6 +161,12 @@ def test_what_remains_of_a_contact_is_not_the_reference_of_the_frames_before_it(
     assert recording.f1(contact_of(recording.touches).flags) >= 0.98
 
 
+@pytest.mark.parametrize(("kind", "seed"), [("starts", 38), ("rests", 14)])
+def test_a_light_contact_before_or_after_a_firm_one_is_not_the_reference(kind: str, seed: int) -> None:
+    recording = presses(seed, kind=kind)
+    assert recording.f1(contact_of(recording.touches).flags) >= 0.98
+
+
 def test_a_robot_sees_the_same_contacts_on_a_gel_that_recovers_slowly() -> None:
     recording = presses(5, kind="regrasp", steps=180)
     watch = ContactWatch(recording.touches[0])

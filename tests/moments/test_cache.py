@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -180,3 +181,8 @@ def test_the_cache_does_not_outlive_the_content_of_a_no_contact_reference(tmp_pa
             image.write_bytes(content)
             keys.append(Job(EpisodeRef(episode, "", own), rig, INPUTS, True).key())
         assert len(set(keys)) == 3
+    cv2.imwrite(str(image), np.full((4, 5, 3), 7, np.uint8))
+    copy = tmp_path / "copy.bmp"
+    cv2.imwrite(str(copy), cv2.imread(str(image)))
+    moved = plain.with_sensor("tactile1", no_contact={"file": str(copy)})
+    assert len({Job(EpisodeRef(episode, "", None), rig, INPUTS, True).key() for rig in (named, moved)}) == 1

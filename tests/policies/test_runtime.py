@@ -12,13 +12,15 @@ import torch
 
 from tactile_align.calibration.rig import load_rig
 from tactile_align.config.train import TrainConfig
+from tactile_align.datasets.codec import encode_png
 from tactile_align.datasets.contact import ContactWatch, contact_of
 from tactile_align.datasets.episodes import list_episodes, open_episode
 from tactile_align.moments.augment import augment
 from tactile_align.policies.act import resnet18_backbone
 from tactile_align.policies.build import make_model
 from tactile_align.policies.runtime import Policy, TemporalEnsembler
-from tactile_align.training.data import Data, load_data
+from tactile_align.projection.episode_boxes import no_contact_image
+from tactile_align.training.data import Data, load_data, save_rig
 from tactile_align.training.loop import train
 from tests.features.making import save_clip
 from tests.policies.conftest import observation
@@ -121,6 +123,24 @@ def test_a_given_reference_replaces_the_file_of_the_rig(run: Run) -> None:
         policy = Policy.load(folder, rig=rig)
         policy.reset(free={"tactile1": episode.image("tactile1", 0)})
         assert policy.act(seen).shape == (6, 7)
+
+
+def test_a_run_that_is_moved_keeps_its_no_contact_images(run: Run, tmp_path: Path) -> None:
+    _, data, folder = run
+    moved, image = tmp_path / "moved", tmp_path / "rest.png"
+    shutil.copytree(folder, tmp_path / "made")
+    with open_episode(data.train.jobs[0].ref) as episode:
+        seen, rest = observation(episode, 0), episode.image("tactile1", 0)
+    image.write_bytes(encode_png(rest))
+    rig = load_rig(folder / "rig.toml").with_gripper("left", reading="commanded")
+    save_rig(rig.with_sensor("tactile1", no_contact={"file": str(image)}), tmp_path / "made", 0)
+    image.unlink()
+    (tmp_path / "made").rename(moved)
+    policy = Policy.load(moved)
+    assert policy.act(seen).shape == (6, 7)
+    reference = policy.rig.sensor("tactile1").no_contact
+    assert reference is not None
+    assert np.array_equal(no_contact_image(reference, "tactile1"), rest)
 
 
 def test_reset_forgets_the_episode(run: Run) -> None:

@@ -4,6 +4,7 @@ import json
 from itertools import islice
 from pathlib import Path
 
+import cv2
 import gymnasium
 import h5py
 import numpy as np
@@ -14,6 +15,7 @@ from tactile_align.calibration.rig import load_rig
 from tactile_align.config.cell import CellOptions
 from tactile_align.datasets.copies import copies
 from tactile_align.datasets.episodes import open_episode
+from tactile_align.geometry.frames import pose
 from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.simulation.cell import LIFTED_M, Cell, cell_rig
 from tactile_align.simulation.cell_tasks import TASKS, Relief
@@ -120,6 +122,26 @@ def test_play_shows_the_marks_that_the_task_of_sort_hides(tmp_path: Path, monkey
 def _marked(frame: np.ndarray) -> int:
     """Return the number of pixels in the dark blue of the marks."""
     return int(((frame[..., 2] > 2 * frame[..., 0] + 8) & (frame[..., 2] < 60) & (frame[..., 1] < 25)).sum())
+
+
+def test_a_gel_that_recovers_slowly_shows_a_contact_after_its_release() -> None:
+    remains = []
+    for relaxation in (False, True):
+        cell = Cell("feel", CellOptions(relaxation=relaxation), cameras=())
+        cell.reset(4)
+        tcp, world = cell.world.T_world_tcp()[:3, 3], cell.world
+        world.place_thing(pose(np.eye(3), tcp))
+        world.settle()
+        world.place_arm(cell.q0, (world.thickness()[0] - 0.001, 0.03))
+        for place in (tcp, np.array([0.0, 0.0, -1.0])):
+            world.place_thing(pose(np.eye(3), place))
+            world.settle()
+            world.wait(0.1)
+            moment = cell.moment()
+            assert moment.truth.contact == (place is tcp)
+        shown, rest = (cv2.blur(image, (9, 9)).astype(float) for image in (moment.touch, world.gel.reference))
+        remains.append(np.abs(shown - rest).max())
+    assert remains[0] < 3 < 8 < remains[1]
 
 
 def test_options_of_the_cell_are_refused_for_other_tasks(tmp_path: Path) -> None:
