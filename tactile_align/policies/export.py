@@ -30,7 +30,7 @@ class Network(nn.Module):
         """Return the chunk of actions of each of B moments, (B, C, A): C normalised actions of A columns."""
         left = iter(values)
         batch = self.example.mapped(lambda _: next(left))
-        actions: Tensor = self.model.predict(batch, self.model.see(batch, alignment=False)).actions
+        actions: Tensor = self.model.predict(batch, self.model.see(batch, alignment=False))
         return actions
 
 

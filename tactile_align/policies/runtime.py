@@ -226,8 +226,8 @@ class Policy:
             for held, onset in onsets:
                 held.onset = onset
             raise
-        output = self.model.predict(batch, self.model.see(batch, alignment=False))
-        actions = self.statistics.restore_action(output.actions[0].double().cpu())
+        predicted = self.model.predict(batch, self.model.see(batch, alignment=False))
+        actions = self.statistics.restore_action(predicted[0].double().cpu())
         return np.asarray(actions if self._ensembler is None else self._ensembler.update(actions))
 
     def batch(self, observation: Observation) -> ObservationBatch:

@@ -18,7 +18,7 @@ from tactile_align.training.optimiser import RunningMean, Schedule, weights_at
 from tactile_align.training.parameters import gradient_norms
 
 # Logged values of which each process computes only the part of its own rows.
-SUMMED = ("l1", "kl", "no_box/", "no_contact", "r1/", "negatives_from/", "excluded/", "no_negative/", "no_partner/")
+SUMMED = ("l1", "kl", "denoise", "no_box/", "no_contact", "r1/", "negatives_from/", "excluded/", "no_negative/", "no_partner/")
 MEANS = ("hsa/", "chance/", "negatives/", "negatives_from/", "r1/", "bank_share/")
 """Logged means over the pairs of a view."""
 
@@ -92,7 +92,7 @@ class Trainer:
         return combined(logs, model) | {"gradient_norm": norm} | norms
 
     def prepared(self, batch: MomentBatch, step: int) -> MomentBatch:
-        """Return the augmented batch with its latent noise and what `hsa.pairs` needs; also seed dropout."""
+        """Return the augmented batch with the policy's random numbers and what `hsa.pairs` needs; also seed dropout."""
         config, group = self.config, self.group
         share = (group.rank, group.world)
         seed = step_seed(config.seed, step)
@@ -100,8 +100,9 @@ class Trainer:
         generator = torch.Generator().manual_seed(seed)
         whole = augment(batch, config.augment, generator, share)
         if self.model.act is not None:
-            noise = torch.randn(len(batch) * group.world, self.model.act.config.latent_dim, generator=generator)
-            whole = replace(whole, noise=noise[group.rank :: group.world].to(batch.qpos.device, batch.qpos.dtype))
+            drawn = self.model.act.random(len(batch) * group.world, generator)
+            own = {name: values[group.rank :: group.world].to(batch.qpos) for name, values in drawn.items()}
+            whole = replace(whole, **own)
         pairs = config.hsa.pairs if self.model.aligns else "true"
         if pairs == "two_crops":
             whole = with_second_views(whole, batch, config.augment, generator, share)
@@ -191,8 +192,8 @@ def combined(logs: list[dict[str, Tensor]], model: AlignedPolicy) -> dict[str, T
 def total_loss(parts: Mapping[str, Tensor], model: AlignedPolicy) -> Tensor:
     """Return the total loss from the loss terms in `parts`, the values of a step by name."""
     total = torch.zeros(())
-    if "l1" in parts and model.act is not None:
-        total = model.act.config.loss(parts["l1"], parts["kl"])
+    if model.act is not None and model.act.loss_name in parts:
+        total = model.act.total(parts)
     if "hsa" in parts:
         total = total + parts["hsa_weight"] * parts["hsa"]
     return total

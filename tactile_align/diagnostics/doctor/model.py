@@ -166,7 +166,7 @@ def outputs(subject: Subject) -> Iterator[Check]:
         for module in model.modules():
             if isinstance(module, nn.Tanh | nn.Sigmoid | nn.Hardtanh):
                 hooks.callback(module.register_forward_hook(keep).remove)
-        actions = model.eval().predict(subject.wide, model.see(subject.wide)).actions
+        actions = model.eval().predict(subject.wide, model.see(subject.wide))
     target = float(subject.wide.action[~subject.wide.is_pad].std())
     scale, largest = float(actions.std()), actions.abs().amax()
     extreme = float((actions.abs() > 0.99 * largest).float().mean())
@@ -250,11 +250,11 @@ def shared(subject: Subject) -> Iterator[Check]:
     if not model.aligns or model.act is None:
         return
     with torch.no_grad():
-        base = model.eval().predict(subject.few, model.see(subject.few)).actions
+        base = model.eval().predict(subject.few, model.see(subject.few))
         images = subject.few.images()
         keys = {*model.sensors, *(view.key for view in model.views), *model.frame_keys.values()}
         other = subject.few.with_images({key: 255 - images[key] for key in keys})
-        change = float((model.predict(other, model.see(other)).actions - base).abs().max())
+        change = float((model.predict(other, model.see(other)) - base).abs().max())
     yield judged("alignment-reaches-action", change)
 
 

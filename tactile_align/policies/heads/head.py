@@ -1,0 +1,79 @@
+"""Protocol of the action heads, which share the encoder of ACT and differ in how they decode its memory."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tactile_align.moments.batch import MomentBatch
+
+
+class Observed(NamedTuple):
+    """Input of a policy's network at B moments; the arguments of `ACT.forward` have the same names and meanings."""
+
+    state: Tensor
+    images: Tensor | None = None
+    extra_tokens: Tensor | None = None
+    extra_is_pad: Tensor | None = None
+
+
+class Memory(NamedTuple):
+    """Output of the encoder at B moments: N tokens of width D.
+
+    `tokens` is (B, N, D), `positions` (1, N, D), and `is_pad` (B, N) bool is True where a moment lacks a token; None:
+    no moment lacks a token.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    is_pad: Tensor | None
+
+
+class ActionHead(nn.Module, ABC):
+    """Network from observations to chunks of C normalised actions of A columns, with its training loss.
+
+    A loss is never scaled, clipped or skipped, whatever its size; only gradients are clipped, by the training step.
+    """
+
+    loss_name: ClassVar[str]
+    """Name of the action loss in the log."""
+
+    @abstractmethod
+    def random(self, rows: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the random numbers of the loss of `rows` moments: fields of `MomentBatch`, by name, on the CPU."""
+
+    @abstractmethod
+    def counts(self, batch: MomentBatch) -> dict[str, Tensor]:
+        """Return the numbers, in a batch with its random numbers, by which `losses` divides its sums, by name."""
+
+    @abstractmethod
+    def losses(
+        self, observed: Observed, batch: MomentBatch, totals: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the training loss as "action", and the values to log, by name.
+
+        Args:
+            observed: Input of the network.
+            batch: The moments. Random numbers that it lacks are drawn from torch's default generator.
+            totals: "rows" and `counts` of the complete step, if this batch is only a part of it. The results are then
+                the shares of this part. None: the batch is the complete step.
+        """
+
+    @abstractmethod
+    def total(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return the action loss from the logged values of a complete step, by name."""
+
+    @abstractmethod
+    def noise(self, rows: int, generator: torch.Generator) -> Tensor | None:
+        """Return noise for `sample`, on the CPU; None: the head chooses the actions without noise."""
+
+    @abstractmethod
+    def sample(self, observed: Observed, noise: Tensor | None = None) -> Tensor:
+        """Return normalised actions (B, C, A); equal observations and equal noise give equal actions.
+
+        Args:
+            observed: Input of the network.
+            noise: (B, C, A) from the method `noise`. None: noise of seed 0.
+        """
