@@ -497,7 +497,7 @@ class ObservationEncoder(ActionHead):
             wanted = shapes[name]
             if tensor is not None and (
                 tensor.ndim != len(wanted)
-                or any(sizes.get(n, n) != m for n, m in zip(wanted, tensor.shape, strict=True) if n not in ("H", "W"))
+                or any(sizes.get(n, n) != m for n, m in zip(wanted, tensor.shape, strict=True) if n not in ("H", "W", "S"))
             ):
                 raise ValueError(
                     f"{name} must have shape ({', '.join(map(str, wanted))}) with B = len(state); "

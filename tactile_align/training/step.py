@@ -200,14 +200,14 @@ def total_loss(parts: Mapping[str, Tensor], model: AlignedPolicy) -> Tensor:
 
 
 def measured(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the values of a batch without the means over the pairs of a view that has no pair with a negative."""
+    """Return the values of a batch without means over nothing: a view without pairs, a noise level never drawn."""
     empty = tuple(
         name.removeprefix("pairs") for name, pairs in parts.items() if name.startswith("pairs/") and not pairs
     )
     kept = {name: value for name, value in parts.items() if not (name.startswith(MEANS) and name.endswith(empty))}
     if empty and not any(name.startswith("hsa/") for name in kept):
         kept.pop("hsa", None)
-    return kept
+    return {name: v for name, v in kept.items() if not (name.startswith("denoise/") and bool(torch.isnan(v)))}
 
 
 def step_seed(seed: int, step: int) -> int:
