@@ -12,6 +12,9 @@ OF_RESNET = ("cameras", "image_size", "vision_weights", "per_camera_backbones")
 OF_ACT = ("decoder_layers", "vae_layers", "latent_dim", "use_vae", "kl_weight", "loss_reduction", "init_gain")
 """Options that only head = "act" has."""
 Head = Literal["act", "flow", "diffusion"]
+QUARTERS = ("q1", "q2", "q3", "q4")
+"""Quarters of a denoiser's noise levels in the log, from little noise to pure noise. In q4 only the observation tells the
+action."""
 
 
 class DenoiserConfig(Strict):

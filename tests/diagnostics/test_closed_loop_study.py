@@ -25,7 +25,7 @@ from tactile_align.moments.sampling import split_episodes
 from tactile_align.training.data import load_data
 from tests.training.conftest import POLICY, TOWER
 
-SHIPPED = ("closed_loop_quick", "closed_loop", "recipe")
+SHIPPED = ("closed_loop_quick", "closed_loop", "recipe", "heads")
 ACTS = {"task": "feel", "seeds": 4}
 FEEL = {"feel": {"task": "feel", "episodes": 8}}
 

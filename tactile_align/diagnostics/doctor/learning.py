@@ -9,13 +9,14 @@ import numpy as np
 import torch
 
 from tactile_align.checks import Check
+from tactile_align.config.policy import QUARTERS
 from tactile_align.diagnostics.doctor.limits import judged
 from tactile_align.diagnostics.doctor.subject import Subject, total_of
 from tactile_align.features.health import effective_rank, eigenvalue_ratio, spread
 from tactile_align.moments.batch import MomentBatch
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.alignment import Alignment
-from tactile_align.policies.heads.denoising import QUARTERS, Denoising
+from tactile_align.policies.heads.denoising import Denoising
 from tactile_align.policies.heads.head import Observed
 from tactile_align.training.optimiser import make_optimiser, warmup_cosine
 

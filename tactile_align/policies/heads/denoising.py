@@ -12,13 +12,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from tactile_align.config.policy import QUARTERS
 from tactile_align.moments.batch import MomentBatch, required
 from tactile_align.policies.act import ACTConfig, ObservationEncoder
 from tactile_align.policies.heads.denoiser import HIGHEST, Denoiser, KeysValues
 from tactile_align.policies.heads.head import Observed
-
-QUARTERS = ("q1", "q2", "q3", "q4")
-"""Quarters of the noise levels, from little noise to pure noise. In q4 only the observation tells the action."""
 
 
 class Denoising(ObservationEncoder):

@@ -9,12 +9,12 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from tactile_align.config.policy import DenoiserConfig, Head, PolicyConfig
+from tactile_align.config.policy import QUARTERS, DenoiserConfig, Head, PolicyConfig
 from tactile_align.moments.batch import MomentBatch
 from tactile_align.policies.act import ACT, ACTConfig
 from tactile_align.policies.heads.build import make_head
 from tactile_align.policies.heads.denoiser import HIGHEST
-from tactile_align.policies.heads.denoising import QUARTERS, Denoising
+from tactile_align.policies.heads.denoising import Denoising
 from tactile_align.policies.heads.diffusion import Diffusion, ddim_step, kept_signal, sample_levels
 from tactile_align.policies.heads.flow import Flow
 from tactile_align.policies.heads.head import Observed
