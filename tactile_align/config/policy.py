@@ -13,8 +13,8 @@ OF_ACT = ("decoder_layers", "vae_layers", "latent_dim", "use_vae", "kl_weight", 
 """Options that only head = "act" has."""
 Head = Literal["act", "flow", "diffusion"]
 QUARTERS = ("q1", "q2", "q3", "q4")
-"""Quarters of a denoiser's noise levels in the log, from little noise to pure noise. In q4 only the observation tells the
-action."""
+"""Quarters of a denoiser's noise levels in the log, from little noise to pure noise. In q4 only the observation tells
+the action."""
 
 
 class DenoiserConfig(Strict):
@@ -45,12 +45,12 @@ class PolicyConfig(Strict):
     head: Head = "act"
     """Network that turns the encoder's memory into actions. act: the decoder of ACT, which predicts one chunk for each
     observation. flow and diffusion: a denoiser that turns random noise into one of the chunks that were demonstrated
-    after such an observation, by flow matching or by noise prediction (DDIM). Use these where several ways are right."""
+    after such an observation, by flow matching or by noise prediction (DDIM). Use these if several ways are right."""
     denoiser: DenoiserConfig = DenoiserConfig()
     """Denoiser of the heads flow and diffusion."""
     execute: Annotated[int, Field(ge=1)] | None = None
-    """Number of actions of a chunk that are executed before the policy predicts the next chunk (receding horizon). None:
-    the caller decides; roll-outs execute 3."""
+    """Number of actions of a chunk that are executed before the policy predicts the next chunk (receding horizon).
+    None: the caller decides; roll-outs execute 3."""
     chunk_size: Annotated[int, Field(ge=1)] = 45
     """Number of future actions that the policy predicts at once. 45 actions are about one second of motion."""
     vision: Literal["tower", "resnet18", "none"] = "tower"

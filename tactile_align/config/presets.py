@@ -55,7 +55,7 @@ DENOISER_LR = 1e-4
 
 
 def _for_denoiser(preset: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a preset for the heads flow and diffusion: without the options of ACT, with Diffusion Policy's optimiser."""
+    """Return a preset for the heads flow and diffusion: no options of ACT, and Diffusion Policy's optimiser."""
     policy = {name: value for name, value in preset["policy"].items() if name not in OF_ACT}
     recipe = {"lr": max(DENOISER_LR, preset["optimiser"]["lr"]), "betas": (0.95, 0.999), "clip_norm": 1.0, "ema": 0.999}
     return {**preset, "policy": policy, "optimiser": {**preset["optimiser"], **recipe}}

@@ -86,7 +86,7 @@ def play(
 
     The policy is asked at every third step (EXECUTED), or at every `Policy.execute`-th step if that is set, and cameras
     are rendered only then. The noise of the heads flow and diffusion has the seed of the episode. An episode ends when
-    the task is decided, when the object has fallen, or at the horizon. torch runs with one thread, so that the same seeds
+    the task is decided, when the object has fallen, or at the horizon. torch runs with one thread, so that equal seeds
     give the same outcomes on one machine with the same versions.
 
     A policy whose gripper reading is "commanded" notices the start of a contact only when it is asked, so it may hold

@@ -153,7 +153,7 @@ class MomentBatch(ObservationBatch):
     | is_pad | (B, C) bool | whether the action is padding after the end of the episode |
     | episode | (B,) int64 | index of the episode |
     | time | (B,) int64 | frame number in the episode |
-    | noise | (B, latent_dim) or (B, S, C, A) float32 | normal random numbers: the latent of ACT, or S chunks for a denoiser |
+    | noise | (B, latent_dim) or (B, S, C, A) float32 | normal random numbers: ACT's latent, or S noises of the action |
     | level | (B, S) float32 | uniform random numbers in 0..1 that choose a denoiser's noise levels |
     | order | (B,) float32 | random numbers by which touches are exchanged, for hsa.pairs = "permuted" |
     | second_views | as `views` | another random augmentation of the same views, for hsa.pairs = "two_crops" |

@@ -482,7 +482,9 @@ class ObservationEncoder(ActionHead):
                 f"images is missing; this policy uses cameras {list(c.cameras)}. Pass images (B, N, 3, H, W)."
             )
         if c.vision == "none" and images is not None:
-            raise ValueError("images were given, but this policy has vision 'none' and uses no images. Pass images=None.")
+            raise ValueError(
+                "images were given, but this policy has vision 'none' and uses no images. Pass images=None."
+            )
         most = f"K <= {c.extra_tokens}"
         shapes: dict[str, tuple[str | int, ...]] = {
             "state": ("B", c.state_dim),
@@ -497,7 +499,9 @@ class ObservationEncoder(ActionHead):
             wanted = shapes[name]
             if tensor is not None and (
                 tensor.ndim != len(wanted)
-                or any(sizes.get(n, n) != m for n, m in zip(wanted, tensor.shape, strict=True) if n not in ("H", "W", "S"))
+                or any(
+                    sizes.get(n, n) != m for n, m in zip(wanted, tensor.shape, strict=True) if n not in ("H", "W", "S")
+                )
             ):
                 raise ValueError(
                     f"{name} must have shape ({', '.join(map(str, wanted))}) with B = len(state); "

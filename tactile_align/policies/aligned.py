@@ -53,8 +53,8 @@ class Losses(NamedTuple):
 class AlignedPolicy(nn.Module):
     """Network of a policy, and the alignment loss that trains the encoders of its tokens.
 
-    The policy is built first, so that its random weights do not depend on the alignment. With hsa.weight = 0, and if ACT uses
-    no tokens of frames, regions or touches, the model has no alignment and is plain ACT.
+    The policy is built first, so that its random weights do not depend on the alignment. With hsa.weight = 0, and if
+    ACT uses no tokens of frames, regions or touches, the model has no alignment and is plain ACT.
 
     Args:
         policy: Architecture of ACT and the tokens that it uses; None trains the alignment only.

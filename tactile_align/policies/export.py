@@ -38,9 +38,9 @@ def export_policy(policy: Policy, batch: ObservationBatch, path: str | Path) -> 
     """Write a policy's network to a .pt2 file, and return the names of the network's inputs.
 
     The inputs have the order of `batch.tensors()`. With the heads flow and diffusion, the input "noise" follows:
-    standard normal noise (B, C, A), from which the program makes the actions. The .pt2 file does not compute boxes and zoom, and does not
-    normalise joints; compute these from the rig and the statistics as `Policy.batch` does. The network is read back
-    from a temporary file and compared with the policy before the file gets its final name.
+    standard normal noise (B, C, A), from which the program makes the actions. The .pt2 file does not compute boxes and
+    zoom, and does not normalise joints; compute these from the rig and the statistics as `Policy.batch` does. The
+    network is read back from a temporary file and compared with the policy before the file gets its final name.
 
     Args:
         policy: The policy.

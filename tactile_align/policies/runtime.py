@@ -131,12 +131,12 @@ class Policy:
         if (statistics.action_range is None) != (shape.head == "act"):
             raise InputError(
                 f"policy.head = '{shape.head}' needs statistics {'without' if shape.head == 'act' else 'with'} "
-                f"action_range; got the other kind, so actions would be scaled wrongly. Use the statistics.json of the run"
+                f"action_range; got the other kind, which scales differently. Use the statistics.json of the run"
             )
         if ensemble is not None and shape.head != "act":
             raise InputError(
-                f"ensemble = {ensemble:g} averages over chunks, but those of policy.head = '{shape.head}' may belong to "
-                f"different ways, whose mean is no way at all. Load the policy without ensemble, and execute several "
+                f"ensemble = {ensemble:g} averages over chunks, but chunks of policy.head = '{shape.head}' may be of "
+                f"different ways, and their mean is no way at all. Load the policy without ensemble, and execute several "
                 f"actions of each chunk with policy.execute and `next_action`"
             )
         self._head = model.act

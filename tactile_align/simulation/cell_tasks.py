@@ -178,7 +178,7 @@ _LOWEST_M = 0.019  # smallest height of the grip above the bench
 
 
 def script(world: World, side: int, yaw: float, q0: Floats, rng: np.random.Generator) -> Iterator[tuple[Floats, str]]:
-    """Yield the expert's target and phase at each step, without end; the expert knows the block's place and side, and the yaw of its grasp.
+    """Yield the expert's target and phase at each step, without end; the expert knows the block's place and side.
 
     A target has n + 1 numbers: n joints, rad, and the distance of the fingers from the tool axis, metres.
 

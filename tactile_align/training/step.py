@@ -18,7 +18,18 @@ from tactile_align.training.optimiser import RunningMean, Schedule, weights_at
 from tactile_align.training.parameters import gradient_norms
 
 # Logged values of which each process computes only the part of its own rows.
-SUMMED = ("l1", "kl", "denoise", "no_box/", "no_contact", "r1/", "negatives_from/", "excluded/", "no_negative/", "no_partner/")
+SUMMED = (
+    "l1",
+    "kl",
+    "denoise",
+    "no_box/",
+    "no_contact",
+    "r1/",
+    "negatives_from/",
+    "excluded/",
+    "no_negative/",
+    "no_partner/",
+)
 MEANS = ("hsa/", "chance/", "negatives/", "negatives_from/", "r1/", "bank_share/")
 """Logged means over the pairs of a view."""
 

@@ -79,7 +79,13 @@ class Watch:
         # The output layer of a denoiser is 0 before the first step, so no gradient passes it then.
         checks += [] if step == 1 and "denoise" in record else self._silent(record)
         if len(self._recent) == WINDOW:
-            checks += [*self._flat(step), *self._undenoised(step), *self._starved(), *self._lonely(), *_no_pairs("train", self._recent)]
+            checks += [
+                *self._flat(step),
+                *self._undenoised(step),
+                *self._starved(),
+                *self._lonely(),
+                *_no_pairs("train", self._recent),
+            ]
         return self._new(checks)
 
     def validation(self, record: Mapping[str, float], error: float | None = None) -> list[Check]:

@@ -3,9 +3,9 @@
     python -m tests.benchmarks.heads cost                     # CPU time of a training step and of one call, by head
     python -m tests.benchmarks.heads ways RUN... --seeds 40   # on runs of the study `heads`, one line per roll-out
 
-`cost` records four episodes and trains the config of the study for some steps. `ways` plays each run from one start with
-many seeds of the policy's noise, and says which way of the grasp it chose. It then prints the median distance of sampled
-first chunks to the nearer demonstrated way, over starts and seeds (mean absolute error of the joints, rad).
+`cost` records four episodes and trains the config of the study for some steps. `ways` plays each run from one start
+with many seeds of the policy's noise, and prints which way of the grasp it chose. It then prints the median distance of
+sampled first chunks to the nearer demonstrated way, over starts and seeds (mean absolute error of the joints, rad).
 """
 
 import argparse
@@ -74,7 +74,7 @@ def cost(steps: int, recording: Path | None) -> None:
                 calls.append(time.process_time() - began)
             numbers = sum(p.numel() for p in trainer.model.act.parameters()) if trainer.model.act else 0
             print(
-                f"{head}: {numbers} numbers in the policy's network, step {1e3 * each:.0f} ms ({each / base:.2f} of ACT's), "
+                f"{head}: {numbers} numbers, step {1e3 * each:.0f} ms ({each / base:.2f} of ACT's), "
                 f"call {1e3 * float(np.median(calls)):.1f} ms, slowest {1e3 * max(calls):.1f} ms",
                 flush=True,
             )
@@ -102,13 +102,20 @@ def ways(run: Path, seeds: int, first: int) -> None:
             for action in policy.act(cell.observation(cell.moment()))[:executed]:
                 cell.step(action)
         turned = (tool_yaw(cell) - along + 45) % 180 - 45
-        print(f"{run} seed {seed}: way {int(turned > 45)}, turned {turned:.0f} deg, lifted {cell.outcome().lifted}", flush=True)
+        print(
+            f"{run} seed {seed}: way {int(turned > 45)}, turned {turned:.0f} deg, lifted {cell.outcome().lifted}",
+            flush=True,
+        )
     distances = []
     for start in range(START, START + STARTS):
         shown = []
         for way in range(WAYS):
             cell.reset(start)
-            steps = [next(one) for one in [cell.demonstrate(noise=0.0, way=way)] for _ in range(policy.config.policy.chunk_size)]
+            steps = [
+                next(one)
+                for one in [cell.demonstrate(noise=0.0, way=way)]
+                for _ in range(policy.config.policy.chunk_size)
+            ]
             shown.append(np.array([step.action for step in steps])[:, :-1])
         cell.reset(start)
         observation = cell.observation(cell.moment())
@@ -116,7 +123,9 @@ def ways(run: Path, seeds: int, first: int) -> None:
             policy.reset(seed=seed)
             chunk = policy.act(observation)[:, :-1]
             distances.append(min(float(np.abs(chunk - way).mean()) for way in shown))
-    print(f"{run}: median distance to the nearer way {float(np.median(distances)):.4f} rad over {len(distances)} chunks")
+    print(
+        f"{run}: median distance to the nearer way {float(np.median(distances)):.4f} rad over {len(distances)} chunks"
+    )
 
 
 def main() -> None:

@@ -213,8 +213,8 @@ HEAD_STEPS, NOISES = 60, 16
 def uses_observations(subject: Subject) -> Iterator[Check]:
     """Yield the check that the denoising loss near pure noise rises when observations are shuffled.
 
-    A copy of the policy learns a few moments, with other noise in each step. Its rate suits its width, so that the check
-    does not depend on the rate of the run. The towers do not learn.
+    A copy of the policy learns a few moments, with other noise in each step. Its rate suits its width, so that the
+    check does not depend on the rate of the run. The towers do not learn.
     """
     model, config = copy.deepcopy(subject.model).eval(), subject.config
     act, few = model.act, subject.few

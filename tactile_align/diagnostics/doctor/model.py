@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tactile_align.checks import Check, Table
+from tactile_align.config.train import TrainConfig
 from tactile_align.diagnostics.doctor.limits import judged, stated
 from tactile_align.diagnostics.doctor.subject import Subject, total_of
 from tactile_align.moments.batch import MomentBatch
@@ -183,7 +184,7 @@ def outputs(subject: Subject) -> Iterator[Check]:
 @torch.no_grad()
 def denoiser(subject: Subject) -> Iterator[Check]:
     """Yield checks of a denoiser before the first step: its outputs, its loss against chance, and its learning rate."""
-    model, config = subject.model.eval(), subject.config
+    model = subject.model.eval()
     if not isinstance(model.act, Denoising):
         return
     outputs: list[Tensor] = []
@@ -200,8 +201,13 @@ def denoiser(subject: Subject) -> Iterator[Check]:
     ratio = loss / chance
     measured = f"{loss:.3g}, chance {chance:.3g}, ratio {ratio:.2f}"
     yield judged("initial-loss", max(0.0, 0.95 - ratio, ratio - 1.10), measured=measured)
+    yield denoiser_rate(subject.config)
+
+
+def denoiser_rate(config: TrainConfig) -> Check:
+    """Return the check of the learning rate of a denoiser, relative to its width."""
     rate = config.optimiser.lr * config.policy.d_model
-    yield judged("denoiser-rate", rate, measured=f"{config.optimiser.lr:.2g} x {config.policy.d_model} = {rate:.2g}")
+    return judged("denoiser-rate", rate, measured=f"{config.optimiser.lr:.2g} x {config.policy.d_model} = {rate:.2g}")
 
 
 NOISES = 8

@@ -1,9 +1,9 @@
 """Denoiser: a transformer decoder from a noisy chunk of actions, its noise level and the encoder's memory to a chunk.
 
-The architecture follows the transformer of Diffusion Policy (Chi et al. 2023, arXiv 2303.04137), with three changes. The
-output layer starts at zero, so that the loss starts at its chance level. The token of the noise level stands beside the
-tokens of the chunk, not in the memory, so that all noises of a moment share the keys and values of the memory. And all
-attention layers see the whole chunk.
+The architecture follows the transformer of Diffusion Policy (Chi et al. 2023, arXiv 2303.04137), with three changes.
+The output layer starts at zero, so that the loss starts at its chance level. The token of the noise level stands beside
+the tokens of the chunk, not in the memory, so that all noises of a moment share the keys and values of the memory. And
+all attention layers see the whole chunk.
 """
 
 from typing import NamedTuple

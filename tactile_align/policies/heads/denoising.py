@@ -102,7 +102,7 @@ class Denoising(ObservationEncoder):
         return steps | {name: ((quarter == n).sum(1) * real).sum() for n, name in enumerate(QUARTERS)}
 
     def errors(self, observed: Observed, batch: MomentBatch) -> Tensor:
-        """Return the squared errors of the denoiser (B, S, C, A) for the random numbers of a batch, padding included."""
+        """Return the squared errors of the denoiser (B, S, C, A) for the random numbers of a batch, with padding."""
         levels = self.levels(required(batch.level, "level"))
         noisy, target = self.noised(batch.action[:, None], required(batch.noise, "noise"), levels[..., None, None])
         state, images, extra, pad = observed

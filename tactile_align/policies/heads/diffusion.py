@@ -1,7 +1,7 @@
 """Diffusion head: a denoiser predicts the noise in a noisy chunk, which DDIM steps remove.
 
-Ho et al. 2020, arXiv 2006.11239 (training); Nichol and Dhariwal 2021, arXiv 2102.09672 (squared cosine schedule); Song et
-al. 2021, arXiv 2010.02502 (DDIM, here without noise in the steps). The options are those of Diffusion Policy (arXiv
+Ho et al. 2020, arXiv 2006.11239 (training); Nichol and Dhariwal 2021, arXiv 2102.09672 (squared cosine schedule); Song
+et al. 2021, arXiv 2010.02502 (DDIM, here without noise in the steps). The options are those of Diffusion Policy (arXiv
 2303.04137): the predicted actions are clipped to -1..1 in each step, and the levels of the steps are evenly spaced from
 0 on.
 """

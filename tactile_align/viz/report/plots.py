@@ -54,7 +54,9 @@ def curve_plots(runs: Sequence[Run]) -> list[Plot]:
     for key, title, unit, series in (
         *(
             (f"denoise/{name}", f"denoising loss, {noise}", "mean squared error", _both(f"denoise/{name}"))
-            for name, noise in zip(QUARTERS, ("little noise", "some noise", "much noise", "nearly pure noise"), strict=True)
+            for name, noise in zip(
+                QUARTERS, ("little noise", "some noise", "much noise", "nearly pure noise"), strict=True
+            )
         ),
         ("l1", "action loss", "L1, normalised units", _both("l1")),
         ("action_error", "action error, held out", "mean absolute error, normalised", _ACTION_ERRORS),

@@ -15,7 +15,7 @@ from tactile_align.policies.act import ACT, ACTConfig
 from tactile_align.policies.heads.build import make_head
 from tactile_align.policies.heads.denoiser import HIGHEST
 from tactile_align.policies.heads.denoising import Denoising
-from tactile_align.policies.heads.diffusion import Diffusion, ddim_step, kept_signal, sample_levels
+from tactile_align.policies.heads.diffusion import ddim_step, kept_signal, sample_levels
 from tactile_align.policies.heads.flow import Flow
 from tactile_align.policies.heads.head import Observed
 
@@ -137,9 +137,7 @@ def test_the_loss_is_the_mean_over_real_actions_and_each_quarter_has_its_part(ki
     with torch.no_grad():
         errors, found = head.errors(Observed(batch.qpos), batch), losses_of(head, batch)
     levels = head.levels(batch.level)
-    kept = [
-        (errors[i, s, ~batch.is_pad[i]], min(3, int(levels[i, s] / 25))) for i in range(ROWS) for s in range(4)
-    ]
+    kept = [(errors[i, s, ~batch.is_pad[i]], min(3, int(levels[i, s] / 25))) for i in range(ROWS) for s in range(4)]
     assert float(found["denoise"]) == pytest.approx(float(torch.cat([e for e, _ in kept]).mean()), rel=1e-5)
     for n, name in enumerate(QUARTERS):
         own = [e for e, quarter in kept if quarter == n]
