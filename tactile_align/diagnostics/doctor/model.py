@@ -27,6 +27,9 @@ LEARNS_LATER = ("act.decoder.layers.0.self_attn", "act.decoder.layers.0.norm1")
 """Parts of ACT without a gradient in the first steps, in which the decoder's input and self-attention are zero."""
 
 
+POSITION = "act.encoder_1d_feature_pos_embed"
+
+
 def towers_of(model: AlignedPolicy) -> dict[str, nn.Module]:
     """Return the encoders (towers) of the model by name; an encoder of both touch and vision appears once."""
     if model.alignment is None:
@@ -331,8 +334,12 @@ def gradients(subject: Subject) -> Iterator[Check]:
     loss = total_of(subject.losses(subject.few, model))
     if loss.requires_grad:
         loss.backward()
+    # With one token in the memory, attention has nothing to choose, so the position of the token has no effect.
+    shape = None if model.act is None else model.act.config
+    alone = isinstance(model.act, Denoising) and shape is not None and not shape.cameras and not shape.extra_tokens
+    without = (*LEARNS_LATER, *((POSITION,) if alone else ()))
     for part, named in parts_of(model).items():
-        own = [p for name, p in named if p.requires_grad and not name.startswith(LEARNS_LATER)]
+        own = [p for name, p in named if p.requires_grad and not name.startswith(without)]
         arrived = [p.grad.flatten() for p in own if p.grad is not None]
         if own:
             rms[part] = float(torch.cat(arrived).norm()) / sum(map(len, arrived)) ** 0.5 if arrived else 0.0
