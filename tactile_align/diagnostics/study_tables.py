@@ -8,7 +8,7 @@ from scipy.optimize import isotonic_regression
 
 from tactile_align.config.cell import CellOptions, Touch
 from tactile_align.config.study import BEST, STANDING_STILL, TRUE, CurveConfig, GroupConfig, StudyConfig
-from tactile_align.diagnostics.intervals import interval_text, mean_interval
+from tactile_align.diagnostics.intervals import Interval, interval_text, mean_interval
 from tactile_align.diagnostics.outcomes import Played, Share, sign_test, success
 from tactile_align.diagnostics.summary import ERRORS, Difference, JudgedOn, Recall, judged_text
 from tactile_align.errors import InputError
@@ -129,24 +129,39 @@ def table_text(plan: StudyConfig, cells: Sequence[RunResult]) -> str:
     return "\n".join(tables)
 
 
+def measured(cell: RunResult, condition: str = TRUE) -> tuple[float, Interval]:
+    """Return what a study measures of a run, with its 95 % interval: R@1, action error or share of correct roll-outs.
+
+    Args:
+        cell: The run.
+        condition: Name of the condition of the roll-outs; only for studies of success.
+    """
+    if condition in cell.rolled:
+        correct = success(cell.rolled[condition].played).correct
+        return correct.hits / correct.of, correct.interval
+    if cell.recall is not None:
+        return cell.recall.at[1], cell.recall.interval[1]
+    values = np.array(cell.values)
+    return float(values.mean()), mean_interval(values, np.array(cell.episodes), bounds=ERRORS)
+
+
 def _runs_table(plan: StudyConfig, cells: Sequence[RunResult]) -> str:
     columns: tuple[str, ...] = ("action error", "in contact", "standing still")
     if plan.measure == "retrieval":
         columns = ("R@1", "R@5", "median rank", "head parameters")
     lines = [f"| row | seed | {' | '.join(columns)} | weights | CPU min |", "|---" * (len(columns) + 4) + "|"]
     for cell in cells:
+        value, interval = measured(cell)
         if cell.recall is not None:
             r = cell.recall
-            measured = [f"{r.at[1]:.3f} {interval_text(r.interval[1])}", f"{r.at[5]:.3f}", f"{r.median_rank:.1f}"]
-            measured.append(f"{cell.head_parameters:,}")
+            shown = [f"{value:.3f} {interval_text(interval)}", f"{r.at[5]:.3f}", f"{r.median_rank:.1f}"]
+            shown.append(f"{cell.head_parameters:,}")
         else:
-            values = np.array(cell.values)
-            interval = mean_interval(values, np.array(cell.episodes), bounds=ERRORS)
-            touching = values[np.array(cell.phases) == "contact"]
+            touching = np.array(cell.values)[np.array(cell.phases) == "contact"]
             others = ["-" if not len(v) else f"{np.mean(v):.4f}" for v in (touching, cell.standing_still or [])]
-            measured = [f"{values.mean():.4f} {interval_text(interval)}", *others]
+            shown = [f"{value:.4f} {interval_text(interval)}", *others]
         minutes = f"{cell.cpu_minutes:.1f}{' (resumed)' if cell.resumed else ''}"
-        entries = [plan.title(cell.row), str(cell.seed), *measured, cell.selected, minutes]
+        entries = [plan.title(cell.row), str(cell.seed), *shown, cell.selected, minutes]
         lines.append(f"| {' | '.join(entries)} |")
     return "\n".join(lines) + "\n"
 
@@ -291,7 +306,7 @@ def _lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _names(plan: StudyConfig, row: str) -> list[str]:
+def condition_names(plan: StudyConfig, row: str) -> list[str]:
     """Return the names under which the roll-outs of a row are stored, in the order of the file."""
     acts = plan.stated(row, "roll_outs")
     return [] if acts is None else [*acts.conditions, BEST]
@@ -300,7 +315,7 @@ def _names(plan: StudyConfig, row: str) -> list[str]:
 def _rates_table(plan: StudyConfig, cells: Sequence[RunResult]) -> str:
     rows = []
     for row in dict.fromkeys(cell.row for cell in cells):
-        for name in _names(plan, row):
+        for name in condition_names(plan, row):
             if found := [cell for cell in cells if cell.row == row and name in cell.rolled]:
                 seeds = ", ".join(str(cell.seed) for cell in found)
                 rows.append([plan.title(row), name, seeds, *_rates([cell.rolled[name].played for cell in found])])
@@ -310,7 +325,7 @@ def _rates_table(plan: StudyConfig, cells: Sequence[RunResult]) -> str:
 def _each_run_table(plan: StudyConfig, cells: Sequence[RunResult]) -> str:
     rows = []
     for cell in cells:
-        for name in _names(plan, cell.row):
+        for name in condition_names(plan, cell.row):
             if (rolled := cell.rolled.get(name)) is not None:
                 entries = [plan.title(cell.row), str(cell.seed), name, *_rates([rolled.played]), rolled.weights]
                 rows.append([*entries, f"{rolled.minutes:.1f}"])
@@ -323,9 +338,9 @@ def _training_table(plan: StudyConfig, cells: Sequence[RunResult]) -> str:
     rows = []
     for cell in cells:
         r = cell.recall
-        measured = "-" if r is None else f"{r.at[1]:.3f} {interval_text(r.interval[1])}"
+        recalled = "-" if r is None else f"{r.at[1]:.3f} {interval_text(r.interval[1])}"
         minutes = f"{cell.cpu_minutes:.1f}{' (resumed)' if cell.resumed else ''}"
-        entries = [plan.title(cell.row), str(cell.seed), str(cell.training_moments), str(cell.steps), measured, minutes]
+        entries = [plan.title(cell.row), str(cell.seed), str(cell.training_moments), str(cell.steps), recalled, minutes]
         rows.append(entries)
     return "Training:\n\n" + _lines(("row", "seed", "moments", "steps", f"R@1{chance}", "CPU min"), rows)
 
@@ -375,7 +390,7 @@ Point = tuple[float, list[list[Played]]]
 """Place on the horizontal axis of a curve, and the roll-outs of each run there."""
 
 
-def _points(plan: StudyConfig, curve: CurveConfig, cells: Sequence[RunResult]) -> dict[str, list[Point]]:
+def curve_points(plan: StudyConfig, curve: CurveConfig, cells: Sequence[RunResult]) -> dict[str, list[Point]]:
     """Return the points of each line of a curve, by title of the line."""
     lines: dict[str, list[Point]] = {}
     for row in curve.rows:
@@ -399,7 +414,7 @@ def _points(plan: StudyConfig, curve: CurveConfig, cells: Sequence[RunResult]) -
 
 
 def _curve_table(plan: StudyConfig, curve: CurveConfig, cells: Sequence[RunResult]) -> str | None:
-    lines, rises = _points(plan, curve, cells), curve.over == "demonstrations"
+    lines, rises = curve_points(plan, curve, cells), curve.over == "demonstrations"
     rows = []
     for title, points in lines.items():
         fit, band = isotonic([runs for _, runs in points], rises)

@@ -184,6 +184,7 @@ def study(
     rows: tuple[str, ...] = (),
     seeds: tuple[int, ...] = (),
     processes: int = 1,
+    page: bool = False,
     dry_run: bool = False,
 ) -> int:
     """Train variants of a config with several seeds, and print tables with paired differences.
@@ -198,6 +199,7 @@ def study(
         rows: Names of rows or groups of rows; default: all rows.
         seeds: Seeds; each row is trained once per seed; default: the seeds of the file.
         processes: Number of runs at a time, and of processes that record episodes.
+        page: Also write OUT/page.html: charts, tables and, for studies of success, film strips, which are made first.
         dry_run: Only print the core-hours, and one command for each run that is missing.
     """
     from tactile_align.diagnostics.study import commands, cost
@@ -207,6 +209,10 @@ def study(
         print("\n".join([f"# {cost(file, out, rows, seeds)}", *commands(file, out, rows, seeds)]))
     else:
         print(compare(file, out, rows, seeds, processes=processes))
+    if page and not dry_run:
+        from tactile_align.viz.report.study_page import write_study_page
+
+        print(write_study_page(file, out))
     return GOOD
 
 

@@ -40,11 +40,11 @@ def similarity_matrix(
     _require_pairs(h_tau, h_w)
     cosine = normalised(h_tau) @ normalised(h_w).T
     pair = np.eye(len(cosine), dtype=bool)
-    figure = _figure(11.0, 4.6)
+    figure = figure_of(11.0, 4.6)
     left, right = figure.subplots(1, 2, width_ratios=[1.15, 1.0])
     figure.colorbar(left.imshow(cosine, cmap="cividis", interpolation="nearest"), ax=left, label="cosine")
     left.set(xlabel="region", ylabel="touch")
-    left.set_title(_plain(title or "cosine of every touch with every region"), wrap=True)
+    left.set_title(plain(title or "cosine of every touch with every region"), wrap=True)
     left.locator_params(integer=True)  # rows and columns are counted
     if groups is not None:
         for edge in np.flatnonzero(np.asarray(groups)[1:] != np.asarray(groups)[:-1]):
@@ -57,7 +57,7 @@ def similarity_matrix(
     right.hist(cosine[pair], **bins, **line, color=TRAINING, label="touch with its own region")
     right.set(xlabel="cosine", ylabel="density", title="pairs against non-pairs")
     right.legend(framealpha=0.9, edgecolor="none")
-    return _pixels(figure)
+    return pixels_of(figure)
 
 
 def embedding(
@@ -89,7 +89,7 @@ def embedding(
         raise ValueError(f"labels must have {len(h_tau)} entries, one per row; got {len(labels)}. Label every row")
     points, shares = principal_components(np.concatenate([normalised(h_tau), normalised(h_w)]))
     touch, view = points[: len(h_tau)], points[len(h_tau) :]
-    figure = _figure(6.6, 5.4)
+    figure = figure_of(6.6, 5.4)
     axes = figure.subplots()
     for a, b in zip(touch, view, strict=True):
         axes.plot([a[0], b[0]], [a[1], b[1]], color="#bbbbbb", linewidth=0.4, zorder=1)
@@ -100,12 +100,12 @@ def embedding(
         figure.colorbar(marks, ax=axes, label=label_name)
     else:
         for name, rows, colour in _categories([str(entry) for entry in labels]):
-            axes.scatter(*touch[rows].T, color=colour, marker="o", s=22, zorder=2, label=_plain(name))
+            axes.scatter(*touch[rows].T, color=colour, marker="o", s=22, zorder=2, label=plain(name))
             axes.scatter(*view[rows].T, color=colour, marker="x", s=22, zorder=2)
         axes.legend(title=label_name, frameon=False, fontsize=8)
     x, y = f"component 1 ({100 * shares[0]:.0f} % of variance)", f"component 2 ({100 * shares[1]:.0f} %)"
-    axes.set(xlabel=x, ylabel=y, title=_plain(title or "touches (circles) and regions (crosses)"))
-    return _pixels(figure)
+    axes.set(xlabel=x, ylabel=y, title=plain(title or "touches (circles) and regions (crosses)"))
+    return pixels_of(figure)
 
 
 def attention_over_time(
@@ -129,21 +129,21 @@ def attention_over_time(
         raise ValueError(f"shares must have shape (T, {len(names)}); got {shares.shape}. Give one column per name")
     if contact is not None and len(contact) != len(shares):
         raise ValueError(f"contact must have length {len(shares)}; got {len(contact)}. Give one flag per row of shares")
-    labels = [_plain(name) for name in (*names, *(() if contact is None else ("contact",)))]
+    labels = [plain(name) for name in (*names, *(() if contact is None else ("contact",)))]
     columns = max(1, min(len(labels), int(LEGEND_LETTERS / (max(map(len, labels)) + 8))))
-    figure = _figure(8.0, 3.0 + 0.2 * -(-len(labels) // columns))
+    figure = figure_of(8.0, 3.0 + 0.2 * -(-len(labels) // columns))
     axes = figure.subplots()
     steps = np.arange(len(shares))
     for column, name in enumerate(names):
         style, colour = ("-", "--", ":", "-.")[column % 4], CATEGORIES[column % len(CATEGORIES)]
-        axes.plot(steps, shares[:, column], style, color=colour, linewidth=2, label=_plain(name))
+        axes.plot(steps, shares[:, column], style, color=colour, linewidth=2, label=plain(name))
     if contact is not None:
         shade = {"color": "#e4e4e4", "step": "mid", "label": "contact", "zorder": 0}
         axes.fill_between(steps, 0, 1, where=np.asarray(contact), transform=axes.get_xaxis_transform(), **shade)
     top = 1.05 * max(float(np.max(shares)), 1e-6)
-    axes.set(xlabel="row", ylabel="share of attention", title=_plain(title), ylim=(0, top))
+    axes.set(xlabel="row", ylabel="share of attention", title=plain(title), ylim=(0, top))
     figure.legend(frameon=False, ncols=columns, fontsize=8, loc="outside lower center")
-    return _pixels(figure)
+    return pixels_of(figure)
 
 
 def _categories(words: list[str]) -> list[tuple[str, np.ndarray, str]]:
@@ -165,14 +165,15 @@ def _require_pairs(h_tau: np.ndarray, h_w: np.ndarray) -> None:
         raise ValueError("h_tau or h_w is non-finite in some rows, but must not be. Leave out moments without a box")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return escaped, shortened text; in matplotlib "$" would start a formula, a leading "_" would hide a label."""
     shown = text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 3] + "..."
     shown = shown.replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
 
 
-def _figure(width: float, height: float) -> Any:
+def figure_of(width: float, height: float) -> Any:
+    """Return an empty matplotlib figure, `width` x `height` in."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -181,7 +182,8 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _pixels(figure: Any) -> np.ndarray:
+def pixels_of(figure: Any) -> np.ndarray:
+    """Return the drawn figure, (H, W, 3) uint8 RGB."""
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
@@ -194,7 +196,7 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path, title: str) -> No
         path: PNG to write.
         title: Title of the chart.
     """
-    figure = _figure(10, 4)
+    figure = figure_of(10, 4)
     axes = _open_axes(figure, 2)
     train = [r for r in metrics if r["kind"] == "train"]
     held_out = [r for r in metrics if r["kind"] == "validation"]
@@ -230,7 +232,7 @@ def draw_recall(view: ViewSummary, path: Path, title: str) -> None:
         path: PNG to write.
         title: Title of the chart.
     """
-    figure = _figure(7, 4)
+    figure = figure_of(7, 4)
     (axis,) = _open_axes(figure, 1)
     box = view.retrieval["both"]
     groups = [("box", box, BOX)]

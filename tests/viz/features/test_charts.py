@@ -14,13 +14,13 @@ from tactile_align.viz.features.run_pictures import WIDEST_PX, wrapped
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The matplotlib figures of the charts that are drawn in a test."""
     kept: list[Any] = []
-    pixels = charts._pixels
+    pixels = charts.pixels_of
 
     def keep(figure: Any) -> np.ndarray:
         kept.append(figure)
         return pixels(figure)
 
-    monkeypatch.setattr(charts, "_pixels", keep)
+    monkeypatch.setattr(charts, "pixels_of", keep)
     return kept
 
 

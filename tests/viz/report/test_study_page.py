@@ -1,0 +1,60 @@
+"""Page of a study: its charts show the numbers of the tables, and the page needs no other file."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from tactile_align.diagnostics.study_tables import measured, table_text
+from tactile_align.viz.report import study_page as module
+from tactile_align.viz.report.study_page import write_study_page
+from tests.diagnostics.test_closed_loop_study import CONDITIONS, FULL, HALF, ROWS, cell, plan_of, played
+
+PLAN = plan_of(ROWS, conditions=CONDITIONS, curves={"offset": {"over": "box_offset_px", "rows": ["vision", "touch"]}})
+CELLS = [
+    cell("vision", 0, true=played(HALF), o10=played([[0, 0]] * 5 + [[1, 0]] * 5)),
+    cell("touch", 0, true=played(FULL), o10=played(FULL)),
+    cell("touch", 1, true=played([[1, 1]] * 8 + [[0, 0]] * 2)),
+]
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
+    """The matplotlib figures of the page of PLAN in tmp_path, whose runs are CELLS and whose films exist."""
+    kept: list[Any] = []
+    pixels = module.pixels_of
+
+    def keep(figure: Any) -> np.ndarray:
+        kept.append(figure)
+        return pixels(figure)
+
+    monkeypatch.setattr(module, "pixels_of", keep)
+    monkeypatch.setattr(module, "load_study", lambda _: PLAN)
+    monkeypatch.setattr(module, "results", lambda _: CELLS)
+    (tmp_path / "films").mkdir()
+    for row in ROWS:
+        cv2.imwrite(str(tmp_path / "films" / f"{row}.png"), np.full((20, 30, 3), 90, np.uint8))
+    return kept
+
+
+def test_marks_and_lines_of_the_charts_are_the_values_and_intervals_of_the_tables(
+    figures: list[Any], tmp_path: Path
+) -> None:
+    write_study_page("own.toml", tmp_path, progress=False)
+    results, curve = (figure.axes[0] for figure in figures)
+    marks = sorted(float(line.get_xdata()[0]) for line in results.lines if len(line.get_xdata()) == 1)
+    spans = sorted(tuple(line.get_xdata()) for line in results.lines if len(line.get_xdata()) == 2)
+    assert marks == [0.5, 0.8, 1.0]
+    assert spans == sorted(measured(c)[1] or (0.0, 0.0) for c in CELLS)
+    text = table_text(PLAN, CELLS)
+    assert all(f"[{low:.2f}, {high:.2f}]" in text for low, high in spans)
+    assert [list(line.get_ydata()) for line in curve.lines if line.get_linestyle() == "None"] == [[0.5, 0.25], [0.9, 1]]
+
+
+def test_the_page_needs_no_other_file_and_has_the_words_of_the_tables(figures: list[Any], tmp_path: Path) -> None:
+    page = write_study_page("own.toml", tmp_path, progress=False).read_text()
+    assert page.count('src="data:image') == len(figures) + len(ROWS) and "src=" not in page.replace('src="data:', "")
+    assert "<td>touch</td>" in page and "Beyond the noise of roll-outs" in page
+    assert "default-src 'none'" in page
