@@ -24,7 +24,7 @@ from tactile_align.errors import InputError
 from tactile_align.facts import Strict
 from tactile_align.features.tensor_files import mismatches, read_tensors, require_finite
 from tactile_align.moments.batch import MomentBatch
-from tactile_align.policies.heads.head import ActionHead, Memory, Observed
+from tactile_align.policies.heads.head import ActionHead, Draws, Memory, Observed
 
 
 class ACTConfig(Strict):
@@ -598,9 +598,9 @@ class ACT(ObservationEncoder):
         decoded = self.decoder(start, self.decoder_pos_embed.weight[None], *memory)
         return ACTOutput(self.action_head(decoded), mu, logvar)
 
-    def random(self, rows: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return standard normal samples for the latent, as the field `noise`."""
-        return {"noise": torch.randn(rows, self.config.latent_dim, generator=generator)}
+    def random(self, rows: int, generator: torch.Generator) -> Draws:
+        """Return standard normal samples for the latent."""
+        return Draws(torch.randn(rows, self.config.latent_dim, generator=generator))
 
     def counts(self, batch: MomentBatch) -> dict[str, Tensor]:
         """Return the number of steps that the L1 loss is averaged over, as "steps"."""

@@ -112,8 +112,7 @@ class Trainer:
         whole = augment(batch, config.augment, generator, share)
         if self.model.act is not None:
             drawn = self.model.act.random(len(batch) * group.world, generator)
-            own = {name: values[group.rank :: group.world].to(batch.qpos) for name, values in drawn.items()}
-            whole = replace(whole, **own)
+            whole = drawn.rows(slice(group.rank, None, group.world)).into(whole)
         pairs = config.hsa.pairs if self.model.aligns else "true"
         if pairs == "two_crops":
             whole = with_second_views(whole, batch, config.augment, generator, share)

@@ -226,7 +226,7 @@ def uses_observations(subject: Subject) -> Iterator[Check]:
     optimiser = torch.optim.AdamW(weights, lr=max(config.optimiser.lr, SUITED / config.policy.d_model))
     generator = torch.Generator().manual_seed(config.seed)
     for _ in range(HEAD_STEPS):
-        batch = replace(few, **act.random(len(few), generator))
+        batch = act.random(len(few), generator).into(few)
         optimiser.zero_grad(set_to_none=True)
         act.losses(model.observed(batch, features), batch)["action"].backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -234,9 +234,11 @@ def uses_observations(subject: Subject) -> Iterator[Check]:
     sums = np.zeros(2)
     with torch.no_grad():
         observed = model.observed(few, features)
-        shuffled = Observed(*(None if part is None else part.roll(len(few) // 2, 0) for part in observed))
+        half = len(few) // 2
+        rolled = [None if part is None else part.roll(half, 0) for part in observed[1:]]
+        shuffled = Observed(observed.state.roll(half, 0), *rolled)
         for _ in range(NOISES):
-            batch = replace(few, **act.random(len(few), generator))
+            batch = act.random(len(few), generator).into(few)
             sums += [float(act.losses(seen, batch)[f"denoise/{QUARTERS[-1]}"]) for seen in (observed, shuffled)]
     true, mixed = sums / NOISES
     yield judged("observation-shuffle", mixed / max(true, TINY), measured=f"{true:.3g}, shuffled {mixed:.3g}")

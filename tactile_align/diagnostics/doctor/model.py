@@ -196,7 +196,7 @@ def denoiser(subject: Subject) -> Iterator[Check]:
     generator, sums = torch.Generator().manual_seed(0), torch.zeros(2)
     with hook:
         for _ in range(NOISES):
-            batch = replace(subject.batch, **model.act.random(len(subject.batch), generator))
+            batch = model.act.random(len(subject.batch), generator).into(subject.batch)
             log = model.act.losses(observed, batch)
             sums += torch.stack((log["denoise"], log["denoise_chance"]))
     yield judged("output-std", float(outputs[0].std()))

@@ -1,6 +1,6 @@
 """Subject of a diagnosis: a training config with its data, its model and some batches."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -83,7 +83,7 @@ def _at_the_door(batch: MomentBatch, config: TrainConfig, model: AlignedPolicy) 
     at_door = augment(batch, config.augment)
     if model.act is None:
         return at_door
-    return replace(at_door, **model.act.random(len(batch), torch.Generator().manual_seed(0)))
+    return model.act.random(len(batch), torch.Generator().manual_seed(0)).into(at_door)
 
 
 def total_of(losses: Losses) -> Tensor:

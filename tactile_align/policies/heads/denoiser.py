@@ -6,7 +6,8 @@ the tokens of the chunk, not in the memory, so that all noises of a moment share
 all attention layers see the whole chunk.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -109,7 +110,8 @@ class Denoiser(nn.Module):
     def keys_values(self, memory: Memory) -> list[KeysValues]:
         """Return the keys and values of the memory, by layer; positions are added to the keys only."""
         keys = memory.tokens + memory.positions
-        return [layer.memory_attn.keys_values(keys, memory.tokens, memory.is_pad) for layer in self.layers]
+        layers = cast(Iterable[DenoiserLayer], self.layers)
+        return [layer.memory_attn.keys_values(keys, memory.tokens, memory.is_pad) for layer in layers]
 
     def forward(self, noisy: Tensor, level: Tensor, memory: list[KeysValues], is_pad: Tensor | None = None) -> Tensor:
         """Return the prediction for S noisy chunks of each of B moments, (B, S, C, A).

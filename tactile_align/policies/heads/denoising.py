@@ -7,7 +7,6 @@ output layer starts at zero.
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from tactile_align.config.policy import QUARTERS
 from tactile_align.moments.batch import MomentBatch, required
 from tactile_align.policies.act import ACTConfig, ObservationEncoder
 from tactile_align.policies.heads.denoiser import HIGHEST, Denoiser, KeysValues
-from tactile_align.policies.heads.head import Observed
+from tactile_align.policies.heads.head import Draws, Observed
 
 
 class Denoising(ObservationEncoder):
@@ -86,11 +85,11 @@ class Denoising(ObservationEncoder):
         out: Tensor = self.denoiser(noisy, levels, self.denoiser.keys_values(self.encode(observed)), is_pad)
         return out
 
-    def random(self, rows: int, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def random(self, rows: int, generator: torch.Generator | None) -> Draws:
         """Return `noise` (rows, S, C, A), standard normal, and `level` (rows, S), uniform in 0..1."""
         c = self.config
         noise = torch.randn(rows, c.denoiser.draws, c.chunk_size, c.action_dim, generator=generator)
-        return {"noise": noise, "level": torch.rand(rows, c.denoiser.draws, generator=generator)}
+        return Draws(noise, torch.rand(rows, c.denoiser.draws, generator=generator))
 
     def counts(self, batch: MomentBatch) -> dict[str, Tensor]:
         """Return the number of real actions as "steps", and of noisy real actions by quarter of the noise level."""
@@ -116,7 +115,8 @@ class Denoising(ObservationEncoder):
         The loss is the mean squared error over the noises, the actions that are not padding, and their columns. A
         quarter in which no noise was drawn is nan.
         """
-        batch = self._drawn(batch)
+        if batch.noise is None or batch.level is None:
+            batch = self.random(len(batch), None).into(batch)
         divisors = self.counts(batch) if totals is None else totals
         draws, columns = self.config.denoiser.draws, self.config.action_dim
         real = ~batch.is_pad[:, None, :, None]
@@ -148,13 +148,6 @@ class Denoising(ObservationEncoder):
         self._check(observed, noise=(("B", self.config.chunk_size, self.config.action_dim), noise))
         memory = self.denoiser.keys_values(self.encode(observed))
         return self.denoised(noise[:, None].to(observed.state), memory)[:, 0]
-
-    def _drawn(self, batch: MomentBatch) -> MomentBatch:
-        """Return the batch with random numbers, which are drawn here from torch's default generator if it has none."""
-        if batch.noise is not None and batch.level is not None:
-            return batch
-        drawn = self.random(len(batch), None)
-        return replace(batch, **{name: values.to(batch.qpos) for name, values in drawn.items()})
 
     def _quarter(self, level: Tensor) -> Tensor:
         """Return the index (B, S) of the quarter of each noise level."""

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -31,6 +32,22 @@ class Memory(NamedTuple):
     is_pad: Tensor | None
 
 
+class Draws(NamedTuple):
+    """Random numbers of the loss of B moments; the fields of `MomentBatch` have the same names and meanings."""
+
+    noise: Tensor
+    level: Tensor | None = None
+
+    def rows(self, index: slice) -> "Draws":
+        """Return the random numbers of the moments that `index` selects."""
+        return Draws(self.noise[index], None if self.level is None else self.level[index])
+
+    def into(self, batch: MomentBatch) -> MomentBatch:
+        """Return a batch of B moments with these random numbers, on its device."""
+        level = None if self.level is None else self.level.to(batch.qpos)
+        return replace(batch, noise=self.noise.to(batch.qpos), level=level)
+
+
 class ActionHead(nn.Module, ABC):
     """Network from observations to chunks of C normalised actions of A columns, with its training loss.
 
@@ -41,8 +58,8 @@ class ActionHead(nn.Module, ABC):
     """Name of the action loss in the log."""
 
     @abstractmethod
-    def random(self, rows: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the random numbers of the loss of `rows` moments: fields of `MomentBatch`, by name, on the CPU."""
+    def random(self, rows: int, generator: torch.Generator) -> Draws:
+        """Return the random numbers of the loss of `rows` moments, on the CPU."""
 
     @abstractmethod
     def counts(self, batch: MomentBatch) -> dict[str, Tensor]:

@@ -47,7 +47,7 @@ def batch_of(head: Denoising, rows: int = ROWS, seed: int = 1) -> MomentBatch:
     index = torch.arange(rows)
     state = torch.randn(rows, 2, generator=generator)
     batch = MomentBatch(qpos=state, qpos_raw=state, action=action, is_pad=is_pad, episode=index, time=index)
-    return replace(batch, **head.random(rows, generator))
+    return head.random(rows, generator).into(batch)
 
 
 def losses_of(head: Denoising, batch: MomentBatch, **more: Any) -> dict[str, Tensor]:
