@@ -133,9 +133,9 @@ class TrainConfig(Strict):
     hsa: HSAConfig = HSAConfig()
     """Alignment loss."""
     policy: PolicyConfig = PolicyConfig()
-    """ACT policy."""
+    """Policy, with its action head."""
     train_policy: bool = True
-    """Train the ACT policy. False: train only the encoders, with the alignment loss."""
+    """Train the policy. False: train only the encoders, with the alignment loss."""
     region: Literal["box", "opening"] = "box"
     """Source of h_w, the feature that is compared with a touch. box: the camera image at the sensor's box. opening:
     only the opening of the gripper, as a baseline for retrieval."""

@@ -136,7 +136,7 @@ class Policy:
         if ensemble is not None and shape.head != "act":
             raise InputError(
                 f"ensemble = {ensemble:g} averages over chunks, but chunks of policy.head = '{shape.head}' may be of "
-                f"different ways, and their mean is none. Load the policy without ensemble, and execute several "
+                f"different ways, whose mean is not a way. Load the policy without ensemble, and execute several "
                 f"actions of each chunk with policy.execute and `next_action`"
             )
         self._head = model.act

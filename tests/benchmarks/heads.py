@@ -11,6 +11,7 @@ sampled first chunks to the nearer demonstrated way, over starts and seeds (mean
 import argparse
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +112,7 @@ def ways(run: Path, seeds: int, first: int) -> None:
         shown = []
         for way in range(WAYS):
             cell.reset(start)
-            steps = [
-                next(one)
-                for one in [cell.demonstrate(noise=0.0, way=way)]
-                for _ in range(policy.config.policy.chunk_size)
-            ]
+            steps = islice(cell.demonstrate(noise=0.0, way=way), policy.config.policy.chunk_size)
             shown.append(np.array([step.action for step in steps])[:, :-1])
         cell.reset(start)
         observation = cell.observation(cell.moment())

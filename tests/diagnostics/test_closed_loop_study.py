@@ -69,6 +69,24 @@ def test_sort_holds_out_one_demonstration_of_each_class_and_trains_on_at_least_t
     assert held_out == list(range(8)) and train == sorted(list(range(8)) * (count // 8 - 1))
 
 
+def test_the_study_of_heads_runs_dry_and_its_rows_differ_in_the_head_and_the_ways_of_the_expert_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["study", "heads", str(tmp_path), "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("--rows two_ways_flow --seeds") == 3
+    plan = load_study("heads")
+    of_act = {"head": "flow", "vae_layers": 4, "latent_dim": 32}  # the defaults, which flow ignores
+    for ways in ("one_way", "two_ways"):
+        act, flow = (config_of(plan, tmp_path, f"{ways}_{head}", 0) for head in ("act", "flow"))
+        changed = {"out": flow.out, "policy": act.policy.model_copy(update=of_act)}
+        assert act.model_copy(update=changed) == flow
+        assert {plan.condition(f"{ways}_{head}", "true").options.two_ways for head in ("act", "flow")} == {
+            ways[0] == "t"
+        }
+    acts = plan.stated("two_ways_flow", "roll_outs")
+    assert acts is not None and acts.seeds == 100 and len(plan.seeds) == 3
+
+
 def test_a_joint_row_differs_from_its_reference_in_the_loss_alone(tmp_path: Path) -> None:
     plan = load_study("closed_loop")
     for task in ("lift", "feel"):
