@@ -6,7 +6,7 @@ A fact file either ships with this package or is written by a lab.
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -20,6 +20,8 @@ from tactile_align.errors import FactError
 Kind = Literal["kinematics", "calibration", "datasets"]
 WHAT: dict[Kind, str] = {"kinematics": "an arm file", "calibration": "a rig file", "datasets": "a layout file"}
 Model = TypeVar("Model", bound=BaseModel)
+UNKNOWN = "?"
+"""Value of a key in a draft that the user must replace."""
 
 
 class Strict(BaseModel):
@@ -91,12 +93,37 @@ def parse(model: type[Model], data: Any, source: str) -> Model:
         source: Name of the file for error messages.
 
     Raises:
-        FactError: A key is unknown, missing or wrong; the message has one line per key, with file and key.
+        FactError: A key is unknown, missing or wrong; the message has one line per key, with file and key. Or values
+            are still UNKNOWN; one line lists their keys.
     """
+    if unknown := unknown_keys(data):
+        raise FactError(
+            f'{source}: {", ".join(unknown)}: the value is still "{UNKNOWN}". A draft of `init` has "{UNKNOWN}" where '
+            f"the recording does not contain the value. Replace each by the value; the comment above it explains it"
+        )
     try:
         return model.model_validate(data)
     except ValidationError as error:
         raise FactError(explain(error, source, model)) from error
+
+
+def unknown_keys(data: Any) -> tuple[str, ...]:
+    """Return the dotted keys of parsed TOML whose value is UNKNOWN, or a list that contains UNKNOWN."""
+    return tuple(_unknown(data, ()))
+
+
+def _unknown(data: Any, where: tuple[str, ...]) -> Iterator[str]:
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from _unknown(value, (*where, str(key)))
+    elif isinstance(data, list | tuple):
+        if any(isinstance(entry, str) and entry == UNKNOWN for entry in data):
+            yield ".".join(where)
+        for i, entry in enumerate(data):
+            if not isinstance(entry, str):
+                yield from _unknown(entry, (*where, str(i)))
+    elif isinstance(data, str) and data == UNKNOWN:
+        yield ".".join(where)
 
 
 def toml_text(data: Mapping[str, Any]) -> str:

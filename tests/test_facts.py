@@ -38,6 +38,15 @@ def test_an_unknown_key_names_the_one_that_was_meant(data: dict, message: str) -
     assert str(caught.value) == message
 
 
+def test_question_marks_of_a_draft_are_one_error_that_names_every_key() -> None:
+    data = {"name": "?", "parts": {"a": {"size_m": "?"}}, "rows": ["?", {"size_m": 1}], "colour": 1}
+    with pytest.raises(FactError) as caught:
+        parse(Whole, data, "rig.toml")
+    assert str(caught.value).startswith('rig.toml: name, parts.a.size_m, rows: the value is still "?". ')
+    assert "\n" not in str(caught.value)
+    assert parse(Whole, {"name": "who?", "state": "??"}, "rig.toml").name == "who?"
+
+
 @pytest.mark.parametrize(
     ("stated", "meant"), [("Nova 2", "nova2"), ("NOVA-5", "nova5"), ("nova_2", "nova2"), ("xnova2", "nova2")]
 )

@@ -15,10 +15,9 @@ from tactile_align.datasets.layout import Layout, load_layout
 from tactile_align.datasets.refs import episode_groups, locate
 from tactile_align.datasets.streams import Found, described, frame_places
 from tactile_align.datasets.writer import ABOUT_STORAGE, write_episode
-from tactile_align.errors import EpisodeError, InputError, printable
+from tactile_align.errors import InputError, printable
 
 MOST_NAMED = 8  # largest number of arrays of one group that a loss lists by name
-DEEPEST = 8  # largest depth of nested groups that are searched
 
 
 def other_arrays(
@@ -56,11 +55,11 @@ def untaken_streams(
         file: The file's path, for error messages.
         steps: Number of rows of the episode; 0 if unknown.
     """
-    taken = (_at(group, key, file) for key in ("", "truth", *layout.state.carried, *_known(layout, places)))
-    seen = {_address(item) for item in taken if item is not None}
+    taken = (hdf5.sound(group, key, file) for key in ("", "truth", *layout.state.carried, *_known(layout, places)))
+    seen = {hdf5.address(item) for item in taken if item is not None}
     return [
         described(key, data)
-        for key, data in _reached(group, file, "", seen)
+        for key, data in hdf5.below(group, file, "", seen)
         if isinstance(data, h5py.Dataset)
         and data.shape
         and (data.shape[0] == steps > 0 or _holds_bytes(data) or (len(data.shape) >= 3 and data.dtype.kind in "biuf"))
@@ -77,45 +76,10 @@ def _holds_bytes(data: h5py.Dataset) -> bool:
     return bool(h5py.check_vlen_dtype(data.dtype) == np.uint8)
 
 
-def _reached(
-    group: h5py.Group, file: Path, under: str, seen: set[int]
-) -> Iterator[tuple[str, h5py.Group | h5py.Dataset | None]]:
-    """Yield the path and the object of everything below a group, except objects whose address is in `seen`.
-
-    Each object is yielded once, because hard links may form cycles. The object is None for a link, damage, or a path
-    deeper than DEEPEST.
-    """
-    holder = _at(group, under, file)
-    try:
-        inside = hdf5.names(holder, file) if isinstance(holder, h5py.Group) else ()
-    except EpisodeError:
-        return
-    for name in inside:
-        key = f"{under}/{name}".strip("/")
-        item = _at(group, key, file) if key.count("/") <= DEEPEST + 1 else None
-        if item is None or _address(item) not in seen:
-            yield key, item
-        if item is not None and _address(item) not in seen:
-            seen.add(_address(item))
-            if isinstance(item, h5py.Group):
-                yield from _reached(group, file, key, seen)
-
-
-def _at(group: h5py.Group, key: str, file: Path) -> h5py.Group | h5py.Dataset | None:
-    try:
-        return hdf5.reach(group, key, file)
-    except EpisodeError:
-        return None
-
-
-def _address(item: h5py.Group | h5py.Dataset) -> int:
-    return int(h5py.h5o.get_info(item.id).addr)
-
-
 def _below(group: h5py.Group, known: set[str], file: Path, under: str) -> dict[str, h5py.Dataset]:
     found: dict[str, h5py.Dataset] = {}
     holder = hdf5.reach(group, under, file) if under else group
-    if not isinstance(holder, h5py.Group) or under.count("/") > DEEPEST:
+    if not isinstance(holder, h5py.Group) or under.count("/") > hdf5.DEEPEST:
         return found
     for name in hdf5.names(holder, file):
         key = f"{under}/{name}".strip("/")
@@ -151,15 +115,15 @@ def left_behind(episode: EpisodeRef, taken: Iterable[str]) -> list[str]:
     with open_file(episode.path) as file:
         _, layout, group = locate(file, episode, None)
         places = frame_places(group, layout, episode.path, Found())
-        others = [_at(file, name, episode.path) for name in episode_groups(file, layout, episode.path)]
-        seen = {_address(item) for item in others if item is not None and item != group}
+        others = [hdf5.sound(file, name, episode.path) for name in episode_groups(file, layout, episode.path)]
+        seen = {hdf5.address(item) for item in others if item is not None and item != group}
         known = [hdf5.full_name(group, key) for key in (*_known(layout, places), *taken)]
-        copied = {_address(item) for key in known if (item := _at(file, key, episode.path)) is not None}
-        items = {"": file, **dict(_reached(file, episode.path, "", seen))}
+        copied = {hdf5.address(item) for key in known if (item := hdf5.sound(file, key, episode.path)) is not None}
+        items = {"": file, **dict(hdf5.below(file, episode.path, "", seen))}
         lost, attributes = [], []
         for key, item in items.items():
             shown = key.removeprefix(f"{episode.group}/")
-            if item is None or (isinstance(item, h5py.Dataset) and _address(item) not in copied):
+            if item is None or (isinstance(item, h5py.Dataset) and hdf5.address(item) not in copied):
                 lost.append(shown)
             if item is not None and key != episode.group:
                 attributes += [f"{shown or '/'}@{name}" for name in item.attrs if name not in _OF_AXES]

@@ -4,7 +4,7 @@ import hashlib
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -145,13 +145,16 @@ class Episode:
 
     def qpos_key(self, error: ColumnError) -> str:
         """Return the path of the array of qpos that contains the column which an error is about."""
-        keys = self.layout.state.qpos
-        if len(keys) > 1:
-            with open_file(self.path) as file:
-                group = file[self.ref.group] if self.ref.group else file
-                widths = [1 if group[key].ndim == 1 else int(group[key].shape[1]) for key in keys]
-            keys = tuple(key for key, end in zip(keys, np.cumsum(widths), strict=True) if error.column < end)
-        return f"/{self.ref.group}/{keys[0]}".replace("//", "/")
+        return f"/{self.ref.group}/{self.column_keys('qpos')[error.column]}".replace("//", "/")
+
+    def column_keys(self, what: Literal["qpos", "action"]) -> tuple[str, ...]:
+        """Return for each column of qpos or action the path of its array below the episode."""
+        keys: tuple[str, ...] = getattr(self.layout.state, what)
+        if len(keys) == 1:
+            return keys * int(getattr(self, what).shape[1])
+        with open_file(self.path) as file:
+            group = file[self.ref.group] if self.ref.group else file
+            return tuple(key for key in keys for _ in range(1 if group[key].ndim == 1 else group[key].shape[1]))
 
     def width_height(self, name: str) -> tuple[int, int]:
         """Return (width, height), px, of the frames of the camera or touch sensor `name`."""

@@ -79,6 +79,7 @@ MAX_LOW_DIM_BYTES = 2**28  # 2.4 million rows of 14 doubles: 13 hours at 50 Hz
 MAX_FRAME_BYTES = 2**27  # one frame, encoded or decoded: 6700 x 6700 RGB
 MAX_CHUNK_BYTES = 2**28  # HDF5 decompresses the whole chunk to read one row
 MAX_ROWS = 10_000_000
+DEEPEST = 8  # largest depth of nested groups that are searched
 
 # Codes in the HDF Group's filter registry that every h5py wheel supports; 32000 is h5py's own LZF.
 _BUILT_IN_FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 5: "nbit", 6: "scaleoffset", 32000: "lzf"}
@@ -131,6 +132,43 @@ def reach(root: h5py.Group, key: str, file: Path) -> h5py.Group | h5py.Dataset |
                 raise _link_error(file, name, links, raw)
             here = here[part]
     return here if isinstance(here, (h5py.Group, h5py.Dataset)) else None
+
+
+def below(
+    group: h5py.Group, file: Path, under: str, seen: set[int]
+) -> Iterator[tuple[str, h5py.Group | h5py.Dataset | None]]:
+    """Yield the path and the object of everything below a group, except objects whose address is in `seen`.
+
+    Each object is yielded once, because hard links may form cycles. The object is None for a link, damage, or a path
+    deeper than DEEPEST.
+    """
+    holder = sound(group, under, file)
+    try:
+        inside = names(holder, file) if isinstance(holder, h5py.Group) else ()
+    except EpisodeError:
+        return
+    for name in inside:
+        key = f"{under}/{name}".strip("/")
+        item = sound(group, key, file) if key.count("/") <= DEEPEST + 1 else None
+        if item is None or address(item) not in seen:
+            yield key, item
+        if item is not None and address(item) not in seen:
+            seen.add(address(item))
+            if isinstance(item, h5py.Group):
+                yield from below(group, file, key, seen)
+
+
+def sound(group: h5py.Group, key: str, file: Path) -> h5py.Group | h5py.Dataset | None:
+    """Return the group or dataset at `key` below `group`; None if it is missing, a link or damaged."""
+    try:
+        return reach(group, key, file)
+    except EpisodeError:
+        return None
+
+
+def address(item: h5py.Group | h5py.Dataset) -> int:
+    """Return the address of an object in its file, which all hard links to the object share."""
+    return int(h5py.h5o.get_info(item.id).addr)
 
 
 def names(group: h5py.Group, file: Path) -> tuple[str, ...]:

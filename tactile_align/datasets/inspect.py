@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
+from typing import Literal
 
 import h5py
 import numpy as np
@@ -19,6 +20,7 @@ from tactile_align.datasets.copies import copies
 from tactile_align.datasets.episodes import Episode, EpisodeRef, examine_episode, list_episodes
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.refs import how_it_fits, locate
+from tactile_align.datasets.roles import tree
 from tactile_align.datasets.streams import Found, Stream, frame_places
 from tactile_align.errors import EpisodeError, Fault, InputError, printable
 from tactile_align.geometry.images import exif_orientation
@@ -74,14 +76,30 @@ class StreamFacts:
     evidence: str | None = None
 
 
+@dataclass(frozen=True)
+class ColumnFacts:
+    """Facts about one column of qpos or action: its name and the range of its numbers as recorded.
+
+    `name` is the label that the layout states ("width [m]"), or else the path of the array and the column in it.
+    `moved` is whether the number changes within an episode.
+    """
+
+    name: str
+    minimum: float
+    maximum: float
+    moved: bool
+
+
 @dataclass
 class EpisodeFacts:
     """Facts about one episode; its name is its path relative to the inspected folder.
 
     `faults` make the episode unusable; `remarks` are worth knowing, but the episode remains usable. `untaken` lists
-    HDF5 datasets that look like streams but are not part of the layout. `distinct` is the largest share, over the
-    cameras, of sampled frames that differ from each other. `items_a_second` is how many moments are decoded per
-    second of CPU time, and `slowest` the slowest stream with its share of that time; both are None if not measured.
+    HDF5 datasets that look like streams but are not part of the layout. `columns` describes the columns of "qpos" and
+    "action". `tree` lists the arrays of the first episode of an unknown layout with their probable roles. `distinct` is
+    the largest share, over the cameras, of sampled frames that differ from each other. `items_a_second` is how many
+    moments are decoded per second of CPU time, and `slowest` the slowest stream with its share of that time; both are
+    None if not measured.
     """
 
     name: str
@@ -92,6 +110,8 @@ class EpisodeFacts:
     joints: int = 0
     actions: int = 0
     qvel: bool = False
+    columns: dict[str, list[ColumnFacts]] = field(default_factory=dict)
+    tree: list[str] = field(default_factory=list)
     streams: list[StreamFacts] = field(default_factory=list)
     depth: list[str] = field(default_factory=list)
     untaken: list[str] = field(default_factory=list)
@@ -141,8 +161,26 @@ class Inspection:
 
     def text(self) -> str:
         """Return the facts of the episodes and the report as text."""
-        lines = [line for episode in self.episodes for line in _episode_lines(episode)]
+        lines = [line for episode in self.episodes for line in _episode_lines(episode)] + self._column_lines()
         return "\n".join([*lines, "", self.report.text()])
+
+    def _column_lines(self) -> list[str]:
+        """Return one table of columns for all episodes whose columns have the same names."""
+        tables: dict[tuple[str, ...], list[list[ColumnFacts]]] = {}
+        for episode in self.episodes:
+            for what, columns in episode.columns.items():
+                tables.setdefault((what, *(column.name for column in columns)), []).append(columns)
+        lines = []
+        for (what, *names), episodes in tables.items():
+            width = max(map(len, names))
+            lines += ["", f"{what} in {len(episodes)} episodes" if len(episodes) > 1 else what]
+            lines.append(f"  column {'name':{width}} {'min':>10} {'max':>10}  moved")
+            for i, name in enumerate(names):
+                low, high = min(c[i].minimum for c in episodes), max(c[i].maximum for c in episodes)
+                moved = sum(c[i].moved for c in episodes)
+                shown = "no" if not moved else "yes" if moved == len(episodes) else f"in {moved}"
+                lines.append(f"  {i:6} {printable(name):{width}} {low:10.4g} {high:10.4g}  {shown}")
+        return lines
 
     def _check_of(self, fault: Fault) -> Check:
         place = (place_below(self.root, fault.file), fault.key.lstrip("/"), "" if fault.row is None else str(fault.row))
@@ -151,7 +189,7 @@ class Inspection:
 
     def _summary(self) -> Check:
         steps = [episode.steps for episode in self.episodes if episode.steps]
-        layouts = Counter(str(episode.layout) for episode in self.episodes).items()
+        layouts = Counter(episode.layout or "unknown" for episode in self.episodes).items()
         named = ", ".join(f"{count} {layout}" for layout, count in layouts)
         measured = f"{len(self.episodes)} episodes, {sum(steps):,} steps ({named})"
         if steps:
@@ -167,6 +205,8 @@ def place_below(root: Path, place: str | Path) -> str:
 def _episode_lines(e: EpisodeFacts) -> list[str]:
     rate = f"{e.fps:g} fps" if e.fps else "rate unknown"
     lines = [e.name, f"  {e.title}; {e.steps} steps, {rate}, {e.joints} joint numbers, {e.actions} action numbers"]
+    if e.layout is None:
+        lines = [e.name, f"  {e.title}", *(f"    {line}" for line in e.tree)]
     for s in e.streams:
         coded = s.codec if s.quality is None else f"{s.codec} of quality {s.quality}"
         shown = f"  {s.role:6} {s.name:12} {s.width}x{s.height} {s.kind} {coded} {s.channels} {s.kb_a_frame:g} kB"
@@ -240,6 +280,9 @@ def _inspect(
         episode, examined = examine_episode(ref, layout)
     except EpisodeError as error:
         result.faults.extend(error.faults)
+        if error.faults[0].kind == "layout" and not any(other.tree for other in inspection.episodes):
+            with open_file(error.faults[0].file) as file:
+                result.tree = list(tree(file, error.faults[0].file))
         return result
     with episode:
         result.layout, result.title = episode.layout.name, episode.layout.title
@@ -265,9 +308,22 @@ def _inspect(
             )
             result.remark("rate", "Rate", measured, "Give --fps to each command that needs the rate.", info=True)
         usable.append(episode)
+        result.columns = {"qpos": _columns(episode, "qpos"), "action": _columns(episode, "action")}
         if _look(episode, result, contact) and timing:
             result.items_a_second, result.slowest = _measure(episode)
     return result
+
+
+def _columns(episode: Episode, what: Literal["qpos", "action"]) -> list[ColumnFacts]:
+    values: np.ndarray = getattr(episode, what)
+    names, keys = episode.layout.labels(what, values.shape[1]), episode.column_keys(what)
+    if not getattr(episode.layout.state, f"{what}_names"):
+        names = tuple(
+            f"{key}[{keys[:i].count(key)}]{name.removeprefix(f'column {i}')}"
+            for i, (key, name) in enumerate(zip(keys, names, strict=True))
+        )
+    facts = zip(names, values.min(axis=0), values.max(axis=0), strict=True)
+    return [ColumnFacts(name, float(low), float(high), bool(high > low)) for name, low, high in facts]
 
 
 def _against(episode: Episode) -> str:

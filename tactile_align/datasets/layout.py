@@ -135,13 +135,19 @@ class Depth(Strict):
 
 
 class Storage(Strict):
-    """Storage of frames: new files use `kind`; files of this layout may use any of the kinds in `found`."""
+    """Storage of frames: new files use `kind`. A layout is recognised in files that use any kind in `found`."""
 
     kind: Kind
-    found: tuple[Kind, ...] = Field(min_length=1)
+    found: tuple[Kind, ...] = ()
+    """Kinds by which the layout is recognised; empty: `kind` alone."""
     padding: Literal["shared", "per_stream"] = "per_stream"
     quality: int = Field(default=95, ge=1, le=100)
     touch_codec: Literal["jpeg", "png"] = "jpeg"
+
+    @property
+    def recognised(self) -> tuple[Kind, ...]:
+        """Kinds of storage by which the layout is recognised."""
+        return self.found or (self.kind,)
 
 
 class ChannelOrder(Strict):
@@ -218,6 +224,28 @@ class Layout(Strict):
     def channel_order(self, stream: str, encoded: bool) -> Channels:
         """Return the channel order of a stream's raw pixels, or if `encoded`, of the pixels from a standard decoder."""
         return self.channels.streams.get(stream, self.channels.encoded if encoded else self.channels.raw)
+
+    def each(self, key: str, count: int) -> tuple[str, ...]:
+        """Return the value of a key of [state] for each of `count` columns; () if it is not stated.
+
+        Raises:
+            InputError: The value is a list, but not of one entry per column.
+        """
+        value = getattr(self.state, key)
+        values: tuple[str, ...] = (value,) * count if isinstance(value, str) else tuple(value or ())
+        if values and len(values) != count:
+            what = key.partition("_")[0]
+            raise InputError(
+                f"layout {self.name}: [state] {key} has {len(values)} entries, but {what} has {count} columns; one "
+                f"entry for each column is needed. Correct {key}"
+            )
+        return values
+
+    def labels(self, what: Literal["qpos", "action"], count: int) -> tuple[str, ...]:
+        """Return a label of each of the `count` columns of qpos or action, such as "width [m]" or "column 0"."""
+        names = self.each(f"{what}_names", count) or tuple(f"column {i}" for i in range(count))
+        units = self.each(f"{what}_units", count)
+        return tuple(f"{name} [{unit}]" for name, unit in zip(names, units, strict=True)) if units else names
 
 
 def load_layout(name_or_path: str | Path) -> Layout:

@@ -1,6 +1,7 @@
 """References to episodes: list the episodes of a path, recognise their layout, find an episode in an open file."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -47,7 +48,7 @@ def guess_layout(file: h5py.File, path: Path, group: str | None = None) -> Layou
     Raises:
         EpisodeError: No layout fits, or several layouts fit but read the file differently; the message lists them.
     """
-    layouts, stated = all_layouts(), _stated(file)
+    layouts, stated = all_layouts(), stated_layout(file)
     if named := [layout for layout in layouts if layout.name == stated]:
         return named[0]
     fits = {layout.name: how_it_fits(file, layout, path, group) for layout in layouts}
@@ -56,10 +57,9 @@ def guess_layout(file: h5py.File, path: Path, group: str | None = None) -> Layou
         near = [layout for layout in layouts if fits[layout.name].damaged]
         if near:
             return near[0]
-        because = "; ".join(f"{name}: {fit.why}" for name, fit in fits.items())
-        remedy = "Choose one with --layout (in Python layout=), or write your own as TOML: see datasets/README.md"
-        seen = f"contains {', '.join(_first_arrays(file, path)) or 'no arrays'} and matches no known layout ({because})"
-        raise hdf5.fault("layout", path, "", f"{seen}. {remedy}")
+        seen = f"contains {', '.join(_first_arrays(file, path)) or 'no arrays'} and matches no known layout"
+        remedy = f"Draft a layout with: tactile-align init {shlex.quote(str(path))}, and give it with --layout"
+        raise hdf5.fault("layout", path, "", f"{seen}. {remedy} (in Python layout=)")
     readings = {_reading(file, layout, path, group) for layout in fitting}
     if len(readings) > 1:
         text = f"matches several layouts that read it differently ({', '.join(layout.name for layout in fitting)})"
@@ -67,7 +67,7 @@ def guess_layout(file: h5py.File, path: Path, group: str | None = None) -> Layou
     return max(fitting, key=lambda layout: len(layout.requires))
 
 
-def _first_arrays(file: h5py.File, path: Path, most: int = 8) -> list[str]:
+def _first_arrays(file: h5py.File, path: Path, most: int = 4) -> list[str]:
     shown: list[str] = []
 
     def add(key: str, item: h5py.Group | h5py.Dataset) -> bool | None:
@@ -145,9 +145,10 @@ def _how_frames_fit(episode: h5py.Group, layout: Layout, path: Path) -> Fit:
         if kind is None:
             raw = data is not None and data.ndim > 2
             return Fit(
-                f"{name} contains no frames", damaged=any((found == "raw") == raw for found in layout.storage.found)
+                f"{name} contains no frames",
+                damaged=any((found == "raw") == raw for found in layout.storage.recognised),
             )
-        if kind not in layout.storage.found:
+        if kind not in layout.storage.recognised:
             return Fit(f"{name} is stored as {kind}")
     widths = _row_widths(episode, layout, path)
     if len(widths) > 1 and layout.storage.kind == "padded_jpeg":
@@ -165,7 +166,8 @@ def _row_widths(episode: h5py.Group, layout: Layout, path: Path) -> list[int]:
     return [hdf5.byte_count(data.shape[1:], data.dtype.itemsize) for data in padded]
 
 
-def _stated(file: h5py.File) -> str:
+def stated_layout(file: h5py.File) -> str:
+    """Return the name of the layout that the attribute `layout` of a file states; "" if there is none."""
     try:
         stated = file.attrs.get("layout", "")
     except (OSError, RuntimeError, KeyError, TypeError, ValueError):

@@ -105,7 +105,7 @@ def holds_no_frames(group: h5py.Group, key: str, role: str, file: Path) -> bool:
             return data.dtype.kind not in "uif"
         kind = kind_of(data)
         if kind is None or kind == "raw":
-            return kind is None and not _shaped_as_frames(data)
+            return kind is None and not shaped_as_frames(data)
         row_bytes = hdf5.byte_count(data.shape[1:], data.dtype.itemsize)
         if row_bytes > hdf5.MAX_FRAME_BYTES:
             return False
@@ -131,7 +131,8 @@ def _of_matlab(data: h5py.Dataset) -> bool:
     return data.ndim == 4 and data.shape[0] in (1, 3) and min(data.shape[1:3]) >= 16 and data.shape[3] not in (1, 3)
 
 
-def _shaped_as_frames(data: h5py.Dataset) -> bool:
+def shaped_as_frames(data: h5py.Dataset) -> bool:
+    """Return whether an array of numbers has the shape of frames, also of frames in a form that is not read."""
     if _of_matlab(data):
         return True
     shape = data.shape[1:]

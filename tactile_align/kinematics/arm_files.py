@@ -150,6 +150,41 @@ def read_urdf(path: Path, base: str | None = None, tip: str | None = None) -> Ar
         raise FactError(f"{path}: {error}") from error
 
 
+@dataclass(frozen=True)
+class Links:
+    """Links of a URDF file that can be the flange of its arm.
+
+    Attributes:
+        base: The root link; None if there are several.
+        tip: The link that carries the fingers, or else the only end of the chain; None if the file shows neither.
+        tips: All links behind the last joint of the arm, in the order of the file.
+        arm: The arm up to `tip`, or up to the last of `tips`; None if the file has no single arm.
+        finger_axis: Direction in which the first finger opens, in the frame of `tip`; None if no finger slides.
+        finger_open_m: Largest distance that the first finger slides, m.
+    """
+
+    base: str | None
+    tip: str | None
+    tips: tuple[str, ...]
+    arm: Arm | None
+    finger_axis: tuple[float, float, float] | None = None
+    finger_open_m: float | None = None
+
+
+def read_links(path: Path) -> Links:
+    """Return the links of a URDF file that can be the flange of its arm.
+
+    Raises:
+        FactError: As `read_urdf`, except that several roots or ends are no error.
+    """
+    if not path.is_file():
+        raise FactError(f"{path}: no such file. Give a URDF file")
+    try:
+        return _Reader(parse(path)).arm_links(path)
+    except FactError as error:
+        raise FactError(f"{path}: {error}") from error
+
+
 class _Reader:
     """Links and joints of one URDF file, checked to form a tree."""
 
@@ -216,6 +251,27 @@ class _Reader:
             T_link_flange=T,
             prismatic=tuple(joint.kind == "prismatic" for joint in moving),
         )
+
+    def arm_links(self, path: Path) -> Links:
+        """Return the links that can be the flange of the only arm of the file."""
+        roots = [link for link in self.links if link not in self.above]
+        if len(roots) != 1:
+            return Links(None, None, (), None)
+        moving = {link: sum(j.kind in MOVING for j in self._path(roots[0], link)) for link in self.links}
+        fingers = {link: [j for j in self.joints if j.parent == link and j.kind in MOVING] for link in self.links}
+        hands = [link for link in self.links if len(fingers[link]) > 1]
+        if len(hands) > 1 or not max(moving.values()) or (hands and not moving[hands[0]]):
+            return Links(roots[0], None, (), None)
+        dof = moving[hands[0]] if hands else max(moving.values())
+        tips = tuple(link for link in self.links if moving[link] == dof)
+        tip = hands[0] if hands else tips[0] if len(tips) == 1 else None
+        arm = self.arm(path, roots[0], tip or tips[-1])
+        if tip is None or not hands or fingers[tip][0].kind != "prismatic":
+            return Links(roots[0], tip, tips, arm)
+        finger = fingers[tip][0]
+        axis = (_origin(finger) @ _axis_turn(finger))[:3, 2]
+        x, y, z = (float(n) for n in np.round(axis, 9) + 0.0)
+        return Links(roots[0], tip, tips, arm, (x, y, z), _limits(finger)[1])
 
     def _end(self, link: str | None, end: str, candidates: list[str], kind: str) -> str:
         """Return the link at `end` ("base" or "tip") of the chain: `link` if given, otherwise the only candidate."""

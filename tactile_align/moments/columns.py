@@ -1,21 +1,14 @@
 """Meaning of the columns of qpos and action: names, units, and whether an action is a target or a change."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import cast
 
 import numpy as np
 
-from tactile_align.datasets.action_kinds import explained
+from tactile_align.datasets.action_kinds import explained, guessed_kinds
 from tactile_align.datasets.layout import ActionKind, Layout
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict
-
-HOLDS, LEVELS = 0.1, 3
-"""A column that has at most LEVELS values and changes in at most a share HOLDS of the rows is a command that holds."""
-HARDLY_MOVES = 0.02
-"""Largest standard deviation of a column that hardly moves, as a share of the largest of all action columns."""
-Word = TypeVar("Word", bound=str)
-STATE_IT = "State `action_is` (absolute, delta, or one of both per column) in [state] of the layout"
 
 
 class Columns(Strict):
@@ -54,15 +47,15 @@ class Columns(Strict):
                     f"run need columns of one meaning. State the same in [state] of both layouts"
                 )
         width, count = (array.shape[1] for array in episodes[0])
-        qpos, action = (_labels(layouts[0], what, n) for what, n in (("qpos", width), ("action", count)))
+        qpos, action = layouts[0].labels("qpos", width), layouts[0].labels("action", count)
         names = first.qpos_names, first.action_names
-        kinds, source = _each(layouts[0], "action_is", first.action_is, count), "stated"
+        kinds, source = cast(tuple[ActionKind, ...], layouts[0].each("action_is", count)), "stated"
         if all(names):
             state = tuple(names[0].index(name) if name in names[0] else None for name in names[1])
         else:
             state = tuple(range(count)) if width == count else (None,) * count
         if not kinds:
-            kinds, source = _guessed(episodes, state, action)
+            kinds, source = guessed_kinds(episodes, state, action)
         # A target in another unit than the state, such as a gripper's command, has no state column.
         state = tuple(c if explained(episodes, i, c)[0] else None for i, c in enumerate(state))
         return cls(qpos=qpos, action=action, action_is=kinds, state=state, source=source)
@@ -88,49 +81,3 @@ class Columns(Strict):
             for i, (kind, c) in enumerate(zip(self.action_is, self.state, strict=True))
         ]
         return np.stack(columns, axis=1)
-
-
-def _each(layout: Layout, key: str, value: Word | tuple[Word, ...] | None, count: int) -> tuple[Word, ...]:
-    """Return a value of [state] for each of `count` columns; () if it is not stated."""
-    if not value:
-        return ()
-    values = (value,) * count if isinstance(value, str) else tuple(value)
-    if len(values) != count:
-        what = key.partition("_")[0]
-        raise InputError(
-            f"layout {layout.name}: [state] {key} has {len(values)} entries, but {what} has {count} columns; one entry "
-            f"for each column is needed. Correct {key}"
-        )
-    return values
-
-
-def _labels(layout: Layout, what: str, count: int) -> tuple[str, ...]:
-    names, units = (
-        _each(layout, f"{what}_{k}", getattr(layout.state, f"{what}_{k}"), count) for k in ("names", "units")
-    )
-    plain = names or tuple(f"column {i}" for i in range(count))
-    return tuple(f"{name} [{unit}]" for name, unit in zip(plain, units, strict=True)) if units else plain
-
-
-def _guessed(
-    episodes: Sequence[tuple[np.ndarray, np.ndarray]], state: tuple[int | None, ...], labels: tuple[str, ...]
-) -> tuple[tuple[ActionKind, ...], str]:
-    """Return the guessed kind of each action column and the guess in words; () and the reason if one is undecided."""
-    kinds: list[ActionKind | None] = []
-    actions = np.concatenate([action for _, action in episodes])
-    changes = np.mean(np.concatenate([action[1:] != action[:-1] for _, action in episodes]), axis=0)
-    for i, c in enumerate(state):
-        absolute, delta = explained(episodes, i, c)
-        holds = len(np.unique(actions[:, i])) <= LEVELS and 0 < changes[i] <= HOLDS
-        kinds.append("absolute" if absolute else "delta" if delta else "absolute" if holds else None)
-    known = [kind for kind in kinds if kind is not None]
-    moves = actions.std(axis=0) > HARDLY_MOVES * actions.std(axis=0).max()
-    if known:
-        most = max(dict.fromkeys(known), key=known.count)
-        kinds = [most if kind is None and not moves[i] else kind for i, kind in enumerate(kinds)]
-    unknown = [label for label, kind in zip(labels, kinds, strict=True) if kind is None]
-    if unknown:
-        return (), f"left out: {', '.join(unknown)} of action match neither the state nor its change. {STATE_IT}"
-    decided = [(label, kind) for label, kind in zip(labels, kinds, strict=True) if kind is not None]
-    parts = [f"{', '.join(n for n, k in decided if k == kind)} {kind}" for kind in dict.fromkeys(k for _, k in decided)]
-    return tuple(kind for _, kind in decided), f"guessed: {'; '.join(parts)}"

@@ -1,6 +1,7 @@
 """Commands for recordings, from `simulate` to `overlay`. Each command imports its heavy modules only when it runs."""
 
 import logging
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -73,6 +74,33 @@ def inspect(
         return show(inspection.report, as_json)
     print(inspection.text())
     return inspection.report.exit_code
+
+
+def init(
+    recording: Positional[Path], urdf: Path | None = None, out: Path | None = None, overwrite: bool = False
+) -> int:
+    """Draft layout.toml, rig.toml and run.toml for a recording of your own robot.
+
+    A comment calls each guess a guess. A value that the recording does not contain is "?", to be replaced before use.
+
+    Args:
+        recording: Episode file, or folder of episodes.
+        urdf: URDF file of the arm, for the number of joints, the unit of the angles and the fingers.
+        out: Folder to write into; default: the folder of the recording, where other commands look for rig.toml.
+        overwrite: Replace existing files.
+    """
+    from tactile_align.datasets.draft import draft
+
+    folder = out or (recording if recording.is_dir() else recording.parent)
+    drafts = draft(recording, folder, urdf)
+    if drafts.layout is not None:
+        print(f"the shipped layout {drafts.layout} fits: no layout.toml is needed")
+    for path in drafts.write(folder, overwrite):
+        keys = drafts.unknown[path.name]
+        print(f'{path}: still "?": {", ".join(keys)}' if keys else f"{path}: complete; read its guesses")
+    layout = drafts.layout or str(folder / "layout.toml")
+    logger.info(f"next: tactile-align inspect {shlex.quote(str(recording))} --layout {shlex.quote(layout)}")
+    return GOOD
 
 
 def trim(

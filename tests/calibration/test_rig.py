@@ -44,11 +44,22 @@ def quaternion_matrix(q: Any) -> np.ndarray:
     return np.stack(columns, axis=-1)
 
 
-@pytest.mark.parametrize("name", ["cell", "xtrainer"])
+@pytest.mark.parametrize("name", ["cell", "parallel_gripper", "xtrainer"])
 def test_a_shipped_rig_loads_and_every_camera_sees_in_front_of_itself(name: str) -> None:
     rig = load_rig(name)
     for camera in rig.cameras.values():
         assert camera.stored.width == camera.map.width
+
+
+def test_the_sensors_of_the_template_face_each_other_across_the_tool_axis() -> None:
+    rig, q = load_rig("parallel_gripper"), np.array([0.0, 0.3, 0.5, 0.1, 1.0, 0.0, 0.06])
+    first, second = (rig.T_from_to("arm/flange", name.parent, q) @ name.T_parent_this for name in rig.sensors.values())
+    normal = np.asarray(rig.sensors["tactile1"].pad.normal)
+    apart = second[:3, 3] - first[:3, 3]
+    assert apart == pytest.approx([0.0, -0.06, 0.0]), "the pads are as far apart as the width that was read"
+    assert first[:3, :3] @ normal == pytest.approx(apart / 0.06) and second[:3, :3] @ normal == pytest.approx(
+        -apart / 0.06
+    )
 
 
 @pytest.mark.parametrize("camera", ["left_wrist", "top"])

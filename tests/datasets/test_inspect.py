@@ -383,3 +383,22 @@ def test_an_episode_named_by_its_group_lies_beside_its_file(tmp_path: Path) -> N
     robomimic(tmp_path / "lift.hdf5")
     inspection = inspect_path(f"{tmp_path / 'lift.hdf5'}#data/demo_1", timing=False)
     assert (inspection.root, inspection.episodes[0].name) == (tmp_path, "lift.hdf5#data/demo_1")
+
+
+def test_the_columns_of_qpos_and_action_are_shown_with_name_range_and_whether_they_moved(tmp_path: Path) -> None:
+    for i in range(2):
+        with h5py.File(tmp_path / f"e{i}.h5", "w") as file:
+            joints = np.zeros((5, 2))
+            joints[:, 1] = np.linspace(-1, 1 + i, 5)
+            file["obs/q"], file["obs/width"], file["act"] = joints, np.full(5, 0.08), joints + 1
+            file["obs/scene"] = scene(i, np.arange(5.0))
+    text = 'name = "lab"\ntitle = "lab"\nsource = "us"\n[state]\nqpos = ["obs/q", "obs/width"]\naction = ["act"]\n'
+    text += 'action_names = ["lift", "turn"]\naction_units = ["m", "rad"]\n'
+    (tmp_path / "lab.toml").write_text(text + '[cameras]\ngroup = "obs"\n[storage]\nkind = "raw"\n', encoding="utf-8")
+    inspection = inspect_path(tmp_path, tmp_path / "lab.toml", timing=False)
+    shown = [line.split() for line in inspection.text().splitlines()]
+    assert ["qpos", "in", "2", "episodes"] in shown
+    assert ["1", "obs/q[1]", "-1", "2", "yes"] in shown and ["2", "obs/width[0]", "0.08", "0.08", "no"] in shown
+    assert ["1", "turn", "[rad]", "0", "3", "yes"] in shown and ["0", "lift", "[m]", "1", "1", "no"] in shown
+    facts = json.loads(inspection.report.json())["episodes"][0]["columns"]["action"][1]
+    assert facts == {"name": "turn [rad]", "minimum": 0.0, "maximum": 2.0, "moved": True}

@@ -173,7 +173,6 @@ groups = ["/obs/gel/"]
 names = ["left_tip"]
 [storage]
 kind = "raw"
-found = ["raw"]
 """
 
 

@@ -55,6 +55,13 @@ def test_equal_column_counts_alone_do_not_make_an_action_a_target() -> None:
         assert columns.source.startswith("left out: column 0") and "action_is" in columns.source
 
 
+def test_small_changes_beside_a_large_command_are_not_taken_for_columns_that_hardly_move() -> None:
+    change = np.random.default_rng(0).normal(scale=0.004, size=(120, 6))  # metres and radians a step
+    action = np.hstack([change, np.where(np.arange(120) < 60, 0.0, 1.0)[:, None]])
+    columns = Columns.of([layout()], [(walk(0, dim=8), action)])
+    assert columns.action_is == () and columns.source.startswith("left out: column 0, column 1")
+
+
 def test_what_the_layout_states_wins_over_a_guess_and_names_match_columns() -> None:
     qpos = walk(0, dim=4)
     names = {"qpos_names": ("a", "b", "c", "width"), "action_names": ("width", "b"), "action_units": ("m", "rad")}

@@ -1,0 +1,791 @@
+"""Drafts of a layout, a rig and a training config, made from what a recording contains.
+
+A draft states what the recording shows. A value that follows from a name or a range alone is called a guess in the
+comment above it. A value that the recording does not contain is "?", which every reader refuses by key.
+"""
+
+import json
+import os
+import re
+import textwrap
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import h5py
+import numpy as np
+import tomlkit
+
+from tactile_align.config.data import DataConfig
+from tactile_align.datasets import hdf5
+from tactile_align.datasets.action_kinds import LEVELS, guessed_kinds
+from tactile_align.datasets.handles import open_file
+from tactile_align.datasets.layout import Layout
+from tactile_align.datasets.refs import episode_groups, guess_layout, how_it_fits, list_episodes, stated_layout
+from tactile_align.datasets.roles import FRAMES, Array, Role, arrays_of, episode_pattern, words
+from tactile_align.datasets.streams import Found, frame_places
+from tactile_align.errors import EpisodeError, InputError, printable
+from tactile_align.facts import UNKNOWN, fact_names, toml_line, unknown_keys
+from tactile_align.files import write_text_atomically
+from tactile_align.kinematics.arm_files import Links, read_links
+
+NUMBERS = ("joints", "gripper", "state", "velocities", "action", "pose", "time")
+WRIST_WORDS = {"wrist", "hand", "eye"}
+FIXED_WORDS = {"scene", "top", "front", "side", "external", "exterior", "overhead", "third", "agentview", "table"}
+WIDTH_WORDS = {"width", "opening", "aperture"}
+LEAST_TURN, MOST_TURN, MOST_DEGREES = 1.0, 6.5, 400.0
+"""Largest absolute joint value up to which values may be normalised, are radians, and are degrees."""
+FINGERS_M = (0.01, 0.3)
+"""Range of the widest opening between two fingers, m."""
+MOST_OVER = 1.05
+"""Largest ratio of a recorded width to the width at the limits of the URDF's fingers."""
+STEP_S = (0.004, 0.5)
+"""Range of the time between two rows, s."""
+CENTRED = 0.15
+"""Largest distance of a principal point from the image's centre, as a share of the image, for which K may fit it."""
+THIRD_PERSON = 0.5
+"""Weight of a view whose camera is not on the hand."""
+MODELS = {"plumb_bob": "brown", "rational_polynomial": "rational", "equidistant": "fisheye"}
+"""Lens models by their names in ROS; names of the RealSense SDK are valid in a rig."""
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """Drafts of a recording.
+
+    Attributes:
+        files: Text of each file by its name: layout.toml (absent if a shipped layout fits), rig.toml, run.toml.
+        layout: Name of the shipped layout that fits the recording; None if layout.toml describes the recording.
+    """
+
+    files: Mapping[str, str]
+    layout: str | None
+
+    @property
+    def unknown(self) -> dict[str, tuple[str, ...]]:
+        """Keys of each file whose value is still to be stated."""
+        return {name: unknown_keys(tomllib.loads(text)) for name, text in self.files.items()}
+
+    def write(self, folder: Path, overwrite: bool = False) -> tuple[Path, ...]:
+        """Write the files into a folder and return their paths.
+
+        Raises:
+            InputError: A file exists and `overwrite` is false; nothing is written then.
+        """
+        paths = tuple(folder / name for name in self.files)
+        if not overwrite and (existing := [str(path) for path in paths if path.exists()]):
+            text = f"{', '.join(existing)} would be replaced by a draft"
+            raise InputError(f"{text}. Give another folder with --out, or give --overwrite")
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, text in zip(paths, self.files.values(), strict=True):
+            write_text_atomically(path, text)
+        return paths
+
+
+def draft(recording: str | Path, out: str | Path, urdf: str | Path | None = None) -> Drafts:
+    """Return drafts of layout, rig and training config for a recording; nothing is written.
+
+    Args:
+        recording: An HDF5 file, or a folder of HDF5 files; the first episode is read.
+        out: Folder for which the drafts are made. The rig states the URDF relative to it.
+        urdf: URDF file of the arm; None: the arm's model stays unknown.
+
+    Raises:
+        FileNotFoundError: The recording does not exist, or contains no HDF5 file.
+        EpisodeError: The first file is not a readable HDF5 file.
+        FactError: The URDF cannot be read.
+    """
+    path, out = list_episodes(recording)[0].path, Path(out)
+    links = None if urdf is None else read_links(Path(urdf))
+    with open_file(path) as file:
+        contents = _contents(file, path)
+    state = _State(contents, links)
+    files = {} if contents.layout else {"layout.toml": _layout(contents, state)}
+    model = None if urdf is None else Path(os.path.relpath(Path(urdf).resolve(), out.resolve())).as_posix()
+    files["rig.toml"] = _rig(contents, state, links, model)
+    files["run.toml"] = _run(contents, Path(recording), out)
+    return Drafts(files, contents.layout.name if contents.layout else None)
+
+
+@dataclass
+class _Contents:
+    """Contents of the first episode of a recording.
+
+    Attributes:
+        path: The file.
+        layout: The shipped layout that fits the file, which then decides the roles; None: the roles are guesses.
+        pattern: Pattern of the groups that are one episode each; "" if the file is one episode.
+        arrays: The arrays that the episode contains.
+        values: (T, D) numbers of the arrays of numbers, by path.
+        rated: Whether the file states its rate.
+        numbers: Scalars and small arrays, by the path of their holder, then by their name in lower case.
+    """
+
+    path: Path
+    layout: Layout | None
+    pattern: str
+    arrays: tuple[Array, ...]
+    values: dict[str, np.ndarray]
+    rated: bool
+    numbers: dict[str, dict[str, Any]]
+
+    def of(self, *roles: str) -> list[Array]:
+        """Return the arrays with one of these roles."""
+        return [array for array in self.arrays if array.role in roles]
+
+    @property
+    def streams(self) -> tuple[list[Array], list[Array], list[Array]]:
+        """Cameras, touches, and arrays that may be either; beside touches by name, other frames are cameras."""
+        cameras, touches, unsure = self.of("camera"), self.of("touch"), self.of("camera or touch")
+        return ([*cameras, *unsure], touches, []) if touches else (cameras, touches, unsure)
+
+    def joined(self, keys: Iterable[str]) -> np.ndarray:
+        """Return the columns of several arrays side by side, (T, D)."""
+        return np.concatenate([self.values[key] for key in keys], axis=1)
+
+
+def _contents(file: h5py.File, path: Path) -> _Contents:
+    layout = _fitting(file, path)
+    if layout is None:
+        pattern, groups = episode_pattern(file, path)
+    else:
+        pattern, groups = layout.episode_group, episode_groups(file, layout, path)
+    group = file[groups[0]] if groups[0] else file
+    arrays = arrays_of(group, path)
+    if layout is not None:
+        roles = {key: role for role, _, key in frame_places(group, layout, path, Found())}
+        roles |= {key: "action" for key in layout.state.action} | {key: "state" for key in layout.state.qpos}
+        arrays = tuple(array.taken_as(cast(Role, roles[array.key])) for array in arrays if array.key in roles)
+    values: dict[str, np.ndarray] = {}
+    for array in arrays:
+        data = hdf5.dataset(group, array.key, path) if array.role in NUMBERS else None
+        if data is not None:
+            rows = hdf5.read_low_dim(data, path, array.key).astype(np.float64)
+            values[array.key] = rows.reshape(len(rows), -1)
+    rated = any("fps" in holder.attrs for holder in (file, group))
+    return _Contents(path, layout, pattern, arrays, values, rated, _numbers(group, path))
+
+
+def _fitting(file: h5py.File, path: Path) -> Layout | None:
+    """Return the shipped layout that fits a file and reads all of its touches; None if there is none."""
+    try:
+        layout = guess_layout(file, path)
+    except EpisodeError:
+        return None
+    if layout.name != stated_layout(file) and not how_it_fits(file, layout, path).well:
+        return None
+    key = episode_groups(file, layout, path)[0]
+    group = file[key] if key else file
+    read = {place for role, _, place in frame_places(group, layout, path, Found()) if role == "touch"}
+    return layout if all(array.key in read for array in arrays_of(group, path) if array.role == "touch") else None
+
+
+IMAGE_WORDS = {"image", "images", "rgb", "color", "colors", "img", "frames"}
+OTHER_LENSES = {"depth", "ir", "infra", "infrared", "tactile", "gel"}
+"""Words of a path whose numbers describe another lens than that of the camera's colour images."""
+K_WORDS, D_WORDS = {"k", "intrinsic", "intrinsics", "matrix"}, {"d", "dist", "distortion", "coeffs", "coefficients"}
+
+
+def _numbers(group: h5py.Group, path: Path) -> dict[str, dict[str, Any]]:
+    """Return attributes and small datasets that may describe a camera, by the path of their holder.
+
+    A matrix K and the coefficients of a lens have the names "k" and "d", and are held by their own path: the names of
+    such datasets contain that of the camera.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for key, item in [("", group), *hdf5.below(group, path, "", set())]:
+        if item is None:
+            continue
+        with hdf5.reading(path, key):
+            values = {str(name).lower(): item.attrs[name] for name in item.attrs}
+        found[key] = {_lens_name(name): value for name, value in values.items() if _is_small(value)}
+        if isinstance(item, h5py.Dataset) and item.dtype.kind in "iuf":
+            value, parent, name = _constant(item), *_split(key)
+            if value is not None and _lens_name(name) in ("k", "d"):
+                found[key][_lens_name(name)] = value
+            elif value is not None:
+                found[parent][name] = value
+    return {key: numbers for key, numbers in found.items() if numbers}
+
+
+def _split(key: str) -> tuple[str, str]:
+    parent, _, name = key.rpartition("/")
+    return parent, name.lower()
+
+
+def _lens_name(name: str) -> str:
+    inside = set(words(name))
+    return "k" if K_WORDS & inside else "d" if D_WORDS & inside and "model" not in inside else name
+
+
+def _is_small(value: Any) -> bool:
+    """Return whether an attribute is a text, or at most 16 finite numbers."""
+    if isinstance(value, str | bytes):
+        return True
+    array = np.asarray(value)
+    return array.dtype.kind in "iuf" and 0 < array.size <= 16 and bool(np.all(np.isfinite(array)))
+
+
+def _constant(item: h5py.Dataset) -> np.ndarray | None:
+    """Return a small array, or the first matrix of an array (T, 3, 3) of equal matrices; None for any other array."""
+    if 0 < item.size <= 16:
+        return np.asarray(item[()], dtype=np.float64)
+    if item.shape[1:] == (3, 3) and item.size < 1e6:
+        rows = np.asarray(item[()], dtype=np.float64)
+        return rows[0] if np.array_equal(rows, np.broadcast_to(rows[0], rows.shape)) else None
+    return None
+
+
+@dataclass
+class _Arm:
+    """Columns of qpos that belong to one arm; `joints` is None if they are not known, and `why` explains the choice."""
+
+    name: str
+    joints: tuple[int, ...] | None = None
+    why: str = ""
+    gripper: int | None = None
+    gripper_key: str = ""
+
+
+@dataclass
+class _State:
+    """Arrays of qpos and action, and the arms to which their columns belong.
+
+    `qpos` and `action` are empty if the recording does not show them; `others` then lists the arrays to choose from.
+    `names` has one name per column of qpos, or is empty.
+    """
+
+    contents: _Contents
+    links: Links | None
+    qpos: list[Array] = field(init=False)
+    action: list[Array] = field(init=False)
+    others: dict[str, str] = field(default_factory=dict)
+    arms: list[_Arm] = field(default_factory=list)
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        contents, by_key = self.contents, {array.key: array for array in self.contents.arrays}
+        if contents.layout is not None:
+            stated = contents.layout.state
+            self.qpos = [by_key[key] for key in stated.qpos if key in contents.values]
+            self.action = [by_key[key] for key in stated.action if key in contents.values]
+        else:
+            self.qpos, self.action = self._joints(), self._actions()
+        if self.qpos:
+            self._divide()
+        self.arms = self.arms or [_Arm(name) for name in _sides(contents)]
+
+    @property
+    def dof(self) -> int | None:
+        """Number of joints of the URDF's arm."""
+        return None if self.links is None or self.links.arm is None else self.links.arm.dof
+
+    def _joints(self) -> list[Array]:
+        contents = self.contents
+        joints = contents.of("joints") or contents.of("state")
+        if len({array.side for array in joints}) < len(joints):
+            observed = [array for array in joints if words(array.key)[0] in ("obs", "observation", "observations")]
+            joints = observed or joints
+        chosen = _by_side(joints, contents.of("gripper"))
+        candidates = contents.of("joints", "state", "gripper", "pose")
+        if not chosen:
+            self.others["qpos"] = _listed("May be the joints and the gripper", candidates)
+        elif chosen[0].role == "state":
+            self.others["qpos"] = "A guess: an array of this name contains joints or a pose of the hand."
+        elif rest := [array for array in candidates if array not in chosen and array.role != "pose"]:
+            self.others["qpos"] = _listed("A guess by the names; not taken", rest)
+        else:
+            self.others["qpos"] = "By the names."
+        return chosen
+
+    def _actions(self) -> list[Array]:
+        actions = self.contents.of("action")
+        exact = [array for array in actions if array.name.lower() in ("action", "actions")]
+        rest = [array for array in actions if array not in exact]
+        grippers = [array for array in actions if "gripper" in words(array.name) and array.columns <= 2]
+        chosen = exact if len(exact) == 1 else _by_side([a for a in actions if a not in grippers], grippers)
+        if not chosen:
+            self.others["action"] = _listed("May be the actions", actions)
+        elif chosen == exact and rest:
+            self.others["action"] = _listed("A guess by the names; not taken", rest)
+        else:
+            self.others["action"] = "By the names."
+        return chosen
+
+    def _divide(self) -> None:
+        """Assign the columns of qpos to arms, as far as their arrays or the joints of the URDF show it."""
+        column, dof, names = 0, self.dof, list[str]()
+        arms: dict[str, _Arm] = {}
+        main = [array.side for array in self.qpos if array.role != "gripper"]
+        on = {array.key: array.side if array.side in main else main[0] for array in self.qpos}
+        separate = {on[array.key] for array in self.qpos if array.role == "gripper"}
+        for array in self.qpos:
+            count, side = array.columns, on[array.key]
+            arm = arms.setdefault(side, _Arm(side or "arm"))
+            columns = tuple(range(column, column + count))
+            column += count
+            if array.role == "gripper":
+                arm.gripper, arm.gripper_key = columns[0], array.key
+                names += [array.name if count == 1 else f"{array.name}{i + 1}" for i in range(count)]
+                continue
+            if dof == count:
+                arm.joints, arm.why = columns, f"A guess: as many columns as the URDF has joints, {dof}."
+            elif dof is None and array.role == "joints" and side in separate and count <= 7:
+                arm.joints, arm.why = columns, f"A guess: all columns of {array.key}, since the gripper is separate."
+            elif dof is not None and side not in separate and count - dof in (1, 2):
+                arm.joints, arm.gripper, arm.gripper_key = columns[:dof], columns[dof], array.key
+                arm.why = f"A guess: the {dof} joints of the URDF, with the gripper behind them."
+            elif dof is not None and not array.side and count in (2 * dof, 2 * dof + 2):
+                del arms[""]
+                for name, first in (("left", columns[0]), ("right", columns[count // 2])):
+                    arms[name] = two = _Arm(name, tuple(range(first, first + dof)))
+                    two.why = f"A guess: two arms of {dof} joints, the left arm first."
+                    if count > 2 * dof:
+                        two.gripper, two.gripper_key = first + dof, array.key
+            if arm.joints != columns or array.role != "joints":
+                names += [""] * count
+            else:
+                urdf = self.links.arm.joint_names if self.links and self.links.arm and dof == count else None
+                names += urdf or [f"joint{i + 1}" for i in range(count)]
+        sides = _sides(self.contents)
+        if list(arms) == [""] and arms[""].joints is None and len(sides) > 1:
+            arms = {side: _Arm(side) for side in sides}
+        self.arms = list(arms.values())
+        if len(self.arms) > 1 and all(names):
+            each = [on[array.key] for array in self.qpos for _ in range(array.columns)]
+            names = [name if side in words(name) else f"{side}_{name}" for side, name in zip(each, names, strict=True)]
+        if all(names) and len(set(names)) == len(names):
+            self.names = tuple(names)
+
+
+def _by_side(main: list[Array], grippers: list[Array]) -> list[Array]:
+    """Return an array and its gripper, for two arms first those of the left arm; [] if the choice is not clear."""
+    sides = sorted({array.side for array in main})
+    if not main or len(sides) < len(main) or (len(sides) > 1 and "" in sides):
+        return []
+    chosen: list[Array] = []
+    for array in sorted(main, key=lambda array: array.side):
+        near = [gripper for gripper in grippers if len(sides) == 1 or gripper.side == array.side]
+        wide = [gripper for gripper in near if WIDTH_WORDS & set(words(gripper.name))]
+        near = wide if len(wide) == 1 else near
+        if len(near) > 1:
+            return []
+        chosen += [array, *near]
+    return chosen
+
+
+def _listed(what: str, arrays: Iterable[Array]) -> str:
+    shown = ", ".join(array.shown for array in arrays)
+    return f"{what}: {shown}." if shown else "No array of the file has such a name."
+
+
+def _sides(contents: _Contents) -> tuple[str, ...]:
+    sides = {array.side for array in contents.of("camera") if WRIST_WORDS & set(words(array.name))}
+    return ("left", "right") if {"left", "right"} <= sides else ("arm",)
+
+
+class _Text:
+    """Text of a TOML file, with comments above the keys that they explain. tomlkit writes keys and values."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def comment(self, *texts: str) -> None:
+        """Add comments, wrapped; empty texts are left out."""
+        for text in filter(None, texts):
+            wrapped = textwrap.wrap(printable(text), 116, break_long_words=False, break_on_hyphens=False)
+            self.lines += [f"# {line}" for line in wrapped]
+
+    def table(self, *names: str, array: bool = False) -> None:
+        """Add the header of a table, or of an element of an array of tables."""
+        name = ".".join(_key(part) for part in names)
+        self.lines += ["", f"[[{name}]]" if array else f"[{name}]"]
+
+    def put(self, key: str, value: Any, *comments: str) -> None:
+        """Add a key with its value, below its comments."""
+        self.comment(*comments)
+        self.lines.append(f"{_key(key)} = {toml_line(value).as_string()}")
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines) + "\n"
+
+
+def _key(name: str) -> str:
+    return tomlkit.key(name).as_string() if re.fullmatch(r"[\w-]+", name, re.ASCII) else json.dumps(name)
+
+
+def _name(contents: _Contents) -> str:
+    stem = re.sub(r"[\W\d_]+$", "", contents.path.stem)
+    return re.sub(r"\W+", "_", contents.path.resolve().parent.name).strip("_") or stem or "lab"
+
+
+def _layout(contents: _Contents, state: _State) -> str:
+    text = _Text()
+    text.comment(f"Draft of the layout of {contents.path.name}. Compare it with: tactile-align inspect")
+    name = _name(contents)
+    text.put("name", name)
+    text.put("title", f"Recordings of {name}")
+    text.put("source", f"tactile-align init {contents.path.name}")
+    if contents.pattern:
+        text.put("episode_group", contents.pattern, "A guess: each of these groups is one episode.")
+        text.put("writable", False)
+    rate, why = _rate(contents)
+    if rate is not None:
+        text.put("fps", rate, why)
+    else:
+        text.comment(why)
+    _put_state(text, contents, state)
+    _put_streams(text, contents)
+    return str(text)
+
+
+def _rate(contents: _Contents) -> tuple[float | None, str]:
+    """Return the rate that the times of the rows show, Hz, and where it comes from or why it is unknown."""
+    if contents.rated:
+        return None, "The files state their rate in the attribute fps."
+    for array in contents.of("time"):
+        steps = np.diff(contents.values[array.key][:, 0])
+        if len(steps) < 2 or not np.all(steps > 0):
+            continue
+        step = float(np.median(steps))
+        unit = next((unit for unit in (1.0, 1e3, 1e9) if STEP_S[0] <= step / unit <= STEP_S[1]), None)
+        if unit is not None and np.abs(steps - step).max() < step:
+            name = {1.0: "s", 1e3: "ms", 1e9: "ns"}[unit]
+            return round(unit / step, 2), f"A guess: the median step of {array.key} is {step:.4g}, taken as {name}."
+    return None, "The recording does not state its rate. If you know it, write it here: fps = 30.0"
+
+
+def _put_state(text: _Text, contents: _Contents, state: _State) -> None:
+    text.table("state")
+    text.put("qpos", [array.key for array in state.qpos] or UNKNOWN, state.others.get("qpos", ""))
+    if state.names:
+        text.put("qpos_names", state.names)
+    text.put("action", [array.key for array in state.action] or UNKNOWN, state.others.get("action", ""))
+    for array in (*state.qpos, *state.action):
+        if " float" not in array.shown:
+            text.comment(f"{array.shown} is not floating-point, which the reader needs: write it again as float32.")
+    if state.action:
+        kinds, why = _kinds(contents, state)
+        if kinds:
+            text.put("action_is", kinds[0] if len(set(kinds)) == 1 else kinds, why)
+        else:
+            text.comment(why)
+    speeds = [array for array in contents.of("velocities") if {"joint", "qvel", "dq"} & set(words(array.name))]
+    if len(speeds) == 1:
+        text.put("qvel", [speeds[0].key])
+    used = [*state.qpos, *state.action, *(speeds if len(speeds) == 1 else ())]
+    kept = [array for array in contents.of(*NUMBERS, "numbers") if array not in used]
+    if kept:
+        text.put("carried", [array.key for array in kept])
+
+
+def _kinds(contents: _Contents, state: _State) -> tuple[tuple[str, ...], str]:
+    """Return the kind of each action column and the reason; () and a hint if they are unknown."""
+    action = contents.joined(array.key for array in state.action)
+    count, kinds, why = action.shape[1], tuple[str, ...](), ""
+    qpos = contents.joined(array.key for array in state.qpos) if state.qpos else np.zeros((0, 0))
+    if len(qpos) == len(action) > 1:
+        same = tuple(range(count)) if qpos.shape == action.shape else (None,) * count
+        kinds, why = guessed_kinds([(qpos, action)], same, tuple(f"column {i}" for i in range(count)))
+        why = f"A guess by the recorded numbers ({why.removeprefix('guessed: ')})."
+    if all({"delta", "deltas"} & set(words(array.key)) for array in state.action):
+        named = tuple("absolute" if len(np.unique(column)) <= LEVELS else "delta" for column in action.T)
+        if kinds in ((), named):
+            return named, "A guess by the name; columns of few values are taken as commands."
+    elif kinds:
+        return kinds, why
+    return (), 'Not shown by the recording: action_is = "absolute" (targets) or "delta" (changes), or one per column.'
+
+
+def _put_streams(text: _Text, contents: _Contents) -> None:
+    cameras, touches, unsure = contents.streams
+    every = [*cameras, *touches, *unsure]
+    text.table("cameras")
+    groups, names = {a.parent for a in (cameras or unsure)}, [a.name for a in cameras]
+    if len(groups) == 1 and len(set(names)) == len(names):
+        text.put("group", groups.pop())
+    elif groups:
+        text.put("group", UNKNOWN, _listed("A layout reads the cameras of one group, under different names", cameras))
+    else:
+        text.put("group", UNKNOWN, "No array of the file has the form and the name of camera images.")
+    text.put("names", names or UNKNOWN, "By the names." if names else _listed("Which are cameras", unsure))
+    names = [a.name for a in touches]
+    if touches or unsure:
+        text.table("touches")
+        text.put("groups", sorted({a.parent for a in (touches or unsure)}))
+    if twice := sorted({name for name in names if [*names, *(a.name for a in cameras)].count(name) > 1}):
+        text.put("names", UNKNOWN, f"Several streams have the name {', '.join(twice)}; rename them in the files.")
+    elif touches:
+        text.put("names", names, "By the names.")
+    elif unsure:
+        text.put("names", UNKNOWN, _listed("The names do not show which are touch sensors", unsure))
+    else:
+        text.comment(
+            'No name is that of a touch sensor. If there is one: [touches] groups = ["PATH"], names = ["NAME"]'
+        )
+    if ignored := contents.of("unreadable frames", "unreadable"):
+        text.comment(_listed("Not read (frames must be uint8 (steps, height, width, 3), JPEG or PNG)", ignored))
+    if depth := [a for a in contents.of("depth") if a.parent in {c.parent for c in cameras}]:
+        text.table("depth")
+        text.put("names", sorted({a.name for a in depth}))
+    text.table("storage")
+    kinds = Counter(array.kind for array in every)
+    text.put("kind", kinds.most_common(1)[0][0] if kinds else UNKNOWN)
+    if kinds:
+        text.table("channels")
+    for key, there in (("raw", "raw" in kinds), ("encoded", bool(set(kinds) - {"raw"}))):
+        if there:
+            text.put(key, "rgb", "A guess: the order of most recorders. If an overlay shows red as blue, write bgr.")
+
+
+def _rig(contents: _Contents, state: _State, links: Links | None, model: str | None) -> str:
+    text = _Text()
+    text.comment(f"Draft of the rig of {contents.path.name}. Poses are T_parent_this: metres, quaternion w x y z.")
+    if contents.layout is not None and contents.layout.name in fact_names("calibration"):
+        text.comment(f'The shipped rig "{contents.layout.name}" has nominal values of this robot.')
+    text.put("name", _name(contents))
+    text.put("status", "nominal")
+    for number, arm in enumerate(state.arms):
+        _put_arm(text, contents, state, arm, links, model, first=number == 0)
+    cameras, touches, unsure = contents.streams
+    named = _named(cameras)
+    for name, camera in named.items():
+        _put_camera(text, contents, state, name, camera)
+    for name, touch in _named(touches).items():
+        _put_sensor(text, state, name, touch)
+    if unsure:
+        text.comment(_listed("Add a table under cameras or sensors for each of these", unsure))
+    return str(text)
+
+
+def _put_arm(
+    text: _Text, contents: _Contents, state: _State, arm: _Arm, links: Links | None, model: str | None, first: bool
+) -> None:
+    text.table("arms", arm.name)
+    shipped = ", ".join(fact_names("kinematics"))
+    text.put("model", model or UNKNOWN, "" if model else f"Path of the arm's URDF, or one of: {shipped}.")
+    if links is not None and (links.tip is None or len(links.tips) != 1 or links.finger_axis):
+        names = ", ".join(links.tips) or "the file has no single arm"
+        why = "A guess: the link that carries the fingers." if links.tip else "The link to which the hand is attached."
+        text.put("tip", links.tip or UNKNOWN, f"{why} All poses at the flange are in its frame. Links: {names}.")
+    if links is not None and links.base is None:
+        text.put("base", UNKNOWN, "The first link of the arm; the file has several roots.")
+    text.put("parent", "world")
+    if first:
+        text.comment("A choice: the world frame is the base of this arm.")
+    else:
+        text.comment("The base of this arm in the world frame.")
+    text.put("translation_m", [0.0, 0.0, 0.0] if first else UNKNOWN)
+    text.put("quat_wxyz", [1.0, 0.0, 0.0, 0.0] if first else UNKNOWN)
+    unit, why = _unit(contents, state, arm, links)
+    text.comment(arm.why or "The recording does not show which columns of qpos are joints.", why)
+    text.put("joints", {"columns": list(arm.joints) if arm.joints else UNKNOWN, "unit": unit})
+    if arm.gripper is not None:
+        _put_gripper(text, contents, state, arm, links)
+    elif arm.joints is None:
+        text.comment(f"If the arm has a gripper, add [arms.{arm.name}.gripper] (docs: Your own rig).")
+
+
+def _unit(contents: _Contents, state: _State, arm: _Arm, links: Links | None) -> tuple[str, str]:
+    """Return the unit of the joints and its reason; the limits of the URDF decide, or else the range."""
+    if arm.joints is None:
+        return UNKNOWN, "The unit is rad or deg."
+    q = contents.joined(array.key for array in state.qpos)[:, list(arm.joints)]
+    most = float(np.nanmax(np.abs(q), initial=0.0))
+    if links is not None and links.arm is not None and links.arm.dof == len(arm.joints):
+        low, high = links.arm.lower - 0.05, links.arm.upper + 0.05
+        if np.all((q >= low) & (q <= high)) and most > LEAST_TURN:
+            return "rad", "Radians: all recorded values lie within the limits of the URDF."
+        if most > MOST_TURN and np.all((np.radians(q) >= low) & (np.radians(q) <= high)):
+            return "deg", "Degrees: only then do all recorded values lie within the limits of the URDF."
+        return UNKNOWN, f"rad or deg? Values up to {most:.3g} are recorded, which the URDF's limits do not decide."
+    if LEAST_TURN < most <= MOST_TURN:
+        return "rad", f"A guess: radians, since values up to {most:.3g} are recorded."
+    if MOST_TURN < most <= MOST_DEGREES:
+        return "deg", f"A guess: degrees, since values up to {most:.3g} are recorded."
+    return UNKNOWN, f"rad or deg? Values up to {most:.3g} are recorded; they may be normalised or counts."
+
+
+def _put_gripper(text: _Text, contents: _Contents, state: _State, arm: _Arm, links: Links | None) -> None:
+    reading = contents.joined(array.key for array in state.qpos)[:, arm.gripper]
+    reading = reading[np.isfinite(reading)]
+    low, high = float(reading.min(initial=np.inf)), float(reading.max(initial=-np.inf))
+    wide = bool(WIDTH_WORDS & set(words(arm.gripper_key))) and 0 <= low < high
+    metres = wide and FINGERS_M[0] <= high <= FINGERS_M[1]
+    text.table("arms", arm.name, "gripper")
+    text.put("column", arm.gripper)
+    text.comment(f"Readings from {low:.4g} to {high:.4g} are recorded.")
+    text.put("open", round(high, 6) if wide else UNKNOWN, "A guess: the largest recorded width." if wide else "")
+    text.put("closed", 0.0 if wide else UNKNOWN, "A guess: a width is 0 when closed." if wide else "")
+    text.put(
+        "reading",
+        "measured" if wide else UNKNOWN,
+        "A guess: a width is measured. If it is the last command: commanded." if wide else "measured or commanded?",
+    )
+    axis = links.finger_axis if links is not None else None
+    if axis is not None:
+        text.comment("axis: that of the first finger of the URDF, in the frame of `tip`.")
+    else:
+        text.comment("axis: unit vector in the flange frame along which finger1 moves when it opens.")
+    open_m: float | str = UNKNOWN
+    if axis is not None and links is not None and links.finger_open_m:
+        if metres and high > MOST_OVER * 2 * links.finger_open_m:
+            text.comment(f"open_m: ONE finger's distance. The URDF's finger slides only {links.finger_open_m:g} m.")
+        else:
+            text.comment("open_m: ONE finger's distance from the tool axis; the limit of the URDF's finger.")
+            open_m = links.finger_open_m
+    elif metres:
+        open_m = round(high / 2, 6)
+        text.comment("open_m: ONE finger's distance from the tool axis. A guess: half of the width, in metres.")
+    else:
+        text.comment("open_m: ONE finger's distance from the tool axis when fully open, m.")
+    text.put("law", {"kind": "linear", "axis": list(axis) if axis else UNKNOWN, "closed_m": 0.0, "open_m": open_m})
+
+
+def _arm_of(state: _State, array: Array) -> str:
+    names = [arm.name for arm in state.arms]
+    return array.side if array.side in names else names[0]
+
+
+def _named(streams: list[Array]) -> dict[str, Array]:
+    """Return streams by name; those of equal names by the name of their group."""
+    names = Counter(stream.name for stream in streams)
+    named: dict[str, Array] = {}
+    for stream in streams:
+        name = stream.name if names[stream.name] == 1 else stream.parent.rpartition("/")[2]
+        named[name if name not in named else stream.key.replace("/", "_")] = stream
+    return named
+
+
+def _put_camera(text: _Text, contents: _Contents, state: _State, name: str, camera: Array) -> None:
+    inside, arm = set(words(name)), _arm_of(state, camera)
+    parent, why = UNKNOWN, f"world, or {arm}/flange for a camera on the hand."
+    if WRIST_WORDS & inside and (len(state.arms) == 1 or camera.side):
+        parent, why = f"{arm}/flange", "A guess by the name: a camera on the hand."
+    elif FIXED_WORDS & inside:
+        parent, why = "world", "A guess by the name: a fixed camera."
+    text.table("cameras", name)
+    text.put("parent", parent, why)
+    poses = [key for key in _holders(contents, name) if "extrinsic" in key.lower()]
+    stored = f" The file contains {poses[0]}, but not from which frame to which." if poses else ""
+    text.comment(f"Measured, or solved by: tactile-align calibrate.{stored}")
+    text.put("translation_m", UNKNOWN)
+    text.put("quat_wxyz", UNKNOWN)
+    _put_lens(text, contents, name, camera)
+
+
+def _holders(contents: _Contents, camera: str) -> list[str]:
+    """Return the paths of numbers that contain the name of a camera, but not the longer name of another camera."""
+    every = list(_named(contents.streams[0]))
+    found = []
+    for key in contents.numbers:
+        inside = set(words(key))
+        matching = [name for name in every if set(_plain_words(name)) <= inside]
+        longest = max((len(_plain_words(name)) for name in matching), default=0)
+        near = [name for name in matching if len(_plain_words(name)) == longest]
+        if near == [camera] and not (OTHER_LENSES & inside - set(words(camera))):
+            found.append(key)
+    return found
+
+
+def _plain_words(name: str) -> tuple[str, ...]:
+    return tuple(word for word in words(name) if word not in IMAGE_WORDS) or words(name)
+
+
+def _put_lens(text: _Text, contents: _Contents, name: str, camera: Array) -> None:
+    """Add width, height, K and distortion; the numbers in the file are taken if they fit the frames."""
+    numbers: dict[str, Any] = {}
+    holders = _holders(contents, name)
+    frames = [array for array in contents.of(*FRAMES) if array.parent == camera.parent]
+    if len(frames) == 1 and camera.parent in contents.numbers and camera.parent not in holders:
+        holders.insert(0, camera.parent)
+    for key in holders:
+        numbers |= contents.numbers[key]
+    several = [K for key in holders if (K := _intrinsics(contents.numbers[key]))]
+    K = several[0] if several and several.count(several[0]) == len(several) else None
+    width, height = (_integer(numbers.get(key)) for key in ("width", "height"))
+    stated = width is not None and height is not None and (width, height) != (camera.width, camera.height)
+    w, h = (width, height) if stated and width and height else (camera.width, camera.height)
+    fits = K is not None and abs(K[0][2] - w / 2) < CENTRED * w and abs(K[1][2] - h / 2) < CENTRED * h
+    text.comment("Of the raw frame that K belongs to." if stated else "Of the stored frames.")
+    text.put("width", w)
+    text.put("height", h)
+    if K is not None and fits:
+        half = " A centre at exactly half the image often means that a simulator counts from the corner: subtract 0.5."
+        on_half = (K[0][2], K[1][2]) == (w / 2, h / 2)
+        text.put("K", K, f"From the numbers at {', '.join(holders)} in the file.{half if on_half else ''}")
+    else:
+        shown = f" The file contains {json.dumps(K)}, which does not fit {w}x{h}." if K is not None else ""
+        shown = f" The file contains several: {json.dumps(several)}." if K is None and several else shown
+        text.put("K", UNKNOWN, f"[[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]], px, of the raw frame.{shown}")
+    if stated:
+        text.put("image_map", UNKNOWN, f"Steps from {w}x{h} to the stored {camera.width}x{camera.height}.")
+    d = np.asarray(numbers.get("d", ()))
+    coefficients = d.astype(np.float64).ravel().tolist() if K is not None and d.dtype.kind in "iuf" else []
+    if any(coefficients):
+        model = numbers.get("model", numbers.get("distortion_model"))
+        model = model.decode() if isinstance(model, bytes) else model
+        why = "" if model else "The name of the lens model: brown, rational or fisheye."
+        known = str(model).removeprefix("distortion.")
+        if not model and len(coefficients) in (5, 8):
+            known, why = {5: "brown", 8: "rational"}[len(coefficients)], "A guess by the number of coefficients."
+        text.put("model", MODELS.get(known, known) if model or "guess" in why else UNKNOWN, why)
+        text.put("distortion", coefficients)
+
+
+def _integer(value: Any) -> int | None:
+    array = np.asarray(value)
+    return int(array.ravel()[0]) if array.size == 1 and array.dtype.kind in "iuf" else None
+
+
+def _intrinsics(numbers: Mapping[str, Any]) -> list[list[float]] | None:
+    """Return K as rows, from a matrix or from the numbers of a device; None if there is no such K."""
+    arrays = {key: np.asarray(value) for key, value in numbers.items()}
+    one = {key: array for key, array in arrays.items() if array.dtype.kind in "iuf"}
+    centre = next((keys for keys in (("cx", "cy"), ("ppx", "ppy")) if set(keys) <= set(one)), None)
+    if {"fx", "fy"} <= set(one) and centre:
+        fx, fy, cx, cy = (float(one[key].ravel()[0]) for key in ("fx", "fy", *centre))
+        return [[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]
+    K = one.get("k")
+    if K is None or K.size != 9:
+        return None
+    K = K.reshape(3, 3).astype(np.float64)
+    plain = np.array_equal(K[2], (0, 0, 1)) and K[1, 0] == 0 and K[0, 1] == 0 and K[0, 0] > 0 and K[1, 1] > 0
+    return K.tolist() if plain else None
+
+
+def _put_sensor(text: _Text, state: _State, name: str, touch: Array) -> None:
+    arm = _arm_of(state, touch)
+    text.table("sensors", name)
+    text.put("parent", UNKNOWN, f"{arm}/finger1 or {arm}/finger2. finger1 moves along the law's axis as it opens.")
+    text.comment("The pose on the finger. A sensor that faces an equal one has a half turn about the tool axis more.")
+    text.put("translation_m", UNKNOWN)
+    text.put("quat_wxyz", UNKNOWN)
+    text.put("stream", name)
+    text.put("body", UNKNOWN, "[{ center_m = [x, y, z], size_m = [a, b, c] }]: boxes around the sensor, in its frame.")
+    text.put("pad", UNKNOWN, "{ center_m = [x, y, z], size_m = [a, b, c], normal = [x, y, z] }: the face that touches.")
+
+
+def _run(contents: _Contents, recording: Path, out: Path) -> str:
+    text = _Text()
+    text.comment('Draft of a training config. For a first try on a CPU add: preset = "tiny"')
+    text.put("out", f"runs/{_name(contents)}")
+    cameras, touches, _ = contents.streams
+    if not (cameras and touches):
+        text.put("views", UNKNOWN, "Pairs of a camera and a touch sensor, as [[views]]; the names do not show them.")
+    text.table("data", array=True)
+    text.put("path", recording.as_posix())
+    if Path(DataConfig(path=recording.as_posix()).rig_source).resolve() != (out / "rig.toml").resolve():
+        text.put("rig", (out / "rig.toml").as_posix())
+    text.put("layout", contents.layout.name if contents.layout else (out / "layout.toml").as_posix())
+    for camera in _named(cameras):
+        for touch in _named(touches):
+            text.table("views", array=True)
+            text.put("camera", camera)
+            text.put("sensor", touch)
+            if not WRIST_WORDS & set(words(camera)):
+                text.put("weight", THIRD_PERSON)
+    return str(text)

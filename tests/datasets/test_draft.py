@@ -1,0 +1,432 @@
+"""Drafts of a layout, a rig and a config: true, called a guess, or "?", whatever the file looks like."""
+
+import re
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+
+from tactile_align.calibration.rig import load_rig
+from tactile_align.cli import run
+from tactile_align.config.train import load_config
+from tactile_align.datasets.draft import Drafts, draft
+from tactile_align.datasets.episodes import open_episode, write_episode
+from tactile_align.datasets.inspect import inspect_path
+from tactile_align.datasets.layout import load_layout
+from tactile_align.errors import FactError, InputError
+from tactile_align.facts import fact_names
+from tests.datasets.making import frames, parts
+
+T = 12
+TIME = np.arange(T) / 15
+JOINT = '<joint name="{0}" type="{1}"><parent link="{2}"/><child link="{3}"/><origin xyz="0 0 {4}"/>{5}</joint>'
+LIMIT = '<axis xyz="0 {0} {1}"/><limit lower="{2}" upper="{3}"/>'
+
+
+def urdf(folder: Path, dof: int = 7) -> Path:
+    """Write the URDF of an arm whose last link carries a flange, a hand and two sliding fingers, as a Panda."""
+    links = [f"link{i}" for i in range(dof + 2)] + ["hand", "leftfinger", "rightfinger"]
+    joints = [
+        JOINT.format(f"turn{i}", "revolute", links[i], links[i + 1], 0.1, LIMIT.format(0, 1, -3.1, 3.1))
+        for i in range(dof)
+    ]
+    joints += [JOINT.format("a", "fixed", links[dof], links[dof + 1], 0.1, "")]
+    joints += [JOINT.format("b", "fixed", links[dof + 1], "hand", 0, "")]
+    for side, sign in (("left", 1), ("right", -1)):
+        joints.append(JOINT.format(side, "prismatic", "hand", f"{side}finger", 0.05, LIMIT.format(sign, 0, 0, 0.04)))
+    path = folder / "arm.urdf"
+    path.write_text(f'<robot name="arm">{"".join(f"<link name={n!r}/>" for n in links)}{"".join(joints)}</robot>')
+    return path
+
+
+def turning(count: int, scale: float = 1.0, offset: float = 1.5) -> np.ndarray:
+    return scale * (offset + 0.4 * np.sin(TIME[:, None] * 3 + np.arange(count)))
+
+
+def jpegs(file: h5py.File, key: str, seed: int) -> None:
+    data = file.create_dataset(key, (T,), dtype=h5py.vlen_dtype(np.uint8))
+    for t, frame in enumerate(frames(seed, T)):
+        data[t] = cv2.imencode(".jpg", frame)[1].ravel()
+
+
+def franka(file: h5py.File) -> None:
+    file["obs/joint_pos"], file["obs/gripper_width"] = turning(7), np.linspace(0.08, 0.01, T)
+    file["actions/ee_delta"] = np.concatenate([turning(6, 0.01, 0), (TIME[:, None] > 0.4) * 1.0], axis=1)
+    file["cams/scene"], file["cams/wrist"] = frames(1, T), frames(2, T, 80, 56)
+    file["tactile/gel_left"], file["tactile/gel_right"], file["stamps"] = frames(3, T), frames(4, T), 1.7e9 + TIME
+    file["cams/wrist"].attrs.update(fx=75.0, fy=76.0, ppx=40.1, ppy=27.8, coeffs=[-0.05, 0.06, 0, 0, -0.02])
+
+
+def demonstrations(file: h5py.File) -> None:
+    for i in (0, 1, 10):
+        demo = file.create_group(f"data/demo_{i}")
+        demo["actions"], demo["obs/joint_states"], demo["obs/ee_pos"] = turning(7), turning(7), turning(3)
+        demo["obs/agentview_rgb"], demo["obs/finger_gelsight"] = frames(i, T), frames(20 + i, T)
+
+
+def two_arms(file: h5py.File) -> None:
+    for side in ("right", "left"):
+        file[f"observation/{side}_joints"], file[f"observation/{side}_gripper"] = turning(6, 50), TIME / TIME[-1]
+        file[f"action/{side}_joints"], file[f"action/{side}_gripper"] = turning(6, 50), TIME / TIME[-1]
+        jpegs(file, f"images/{side}_wrist", len(side))
+        jpegs(file, f"images/{side}_tactile", 9 + len(side))
+    jpegs(file, "images/top", 30)
+
+
+def names_that_tell_nothing(file: h5py.File) -> None:
+    file["qpos"], file["action"] = turning(7), turning(7)
+    file["streams/img0"], file["streams/img1"] = frames(1, T), frames(2, T)
+
+
+def cameras_in_groups(file: h5py.File) -> None:
+    file["endpose"], file["joint/vector"], file["action"] = turning(7), turning(14), turning(14)
+    for i, camera in enumerate(("head_camera", "left_camera")):
+        jpegs(file, f"observation/{camera}/rgb", i)
+        file[f"observation/{camera}/intrinsic_cv"] = np.broadcast_to(
+            np.array([[50.0, 0, 32], [0, 50, 24], [0, 0, 1]]), (T, 3, 3)
+        )
+        file[f"observation/{camera}/extrinsic_cv"] = np.broadcast_to(np.eye(3, 4), (T, 3, 4))
+    jpegs(file, "tactile/left_gsmini/rgb", 7)
+
+
+def one_name_twice(file: h5py.File) -> None:
+    file["joints"], file["actions"] = turning(6), turning(6)
+    file["camera/left"], file["touch/left"] = frames(1, T), frames(2, T)
+
+
+def no_action(file: h5py.File) -> None:
+    file["robot/q"], file["robot/width"] = turning(6), np.linspace(80, 5, T)
+    file["top_cam"], file["digit1"] = frames(1, T), frames(2, T)
+
+
+def counts(file: h5py.File) -> None:
+    file["arm/q"], file["arm/gripper_pos"] = turning(6), np.linspace(0, 255, T).astype(np.int64)
+    file["arm/command"], file["wrist_cam"], file["digit"] = turning(7), frames(1, T), frames(2, T)
+
+
+def odd_frames(file: h5py.File) -> None:
+    file["state"], file["actions"] = turning(8), turning(8)
+    file["rgb/front"] = frames(1, T)
+    file["rgb/planar"], file["rgb/grey"] = frames(2, T).transpose(0, 3, 1, 2), frames(3, T)[..., 0]
+    file["rgb/front_depth"] = np.ones((T, 48, 64), np.uint16)
+
+
+def another_resolution(file: h5py.File) -> None:
+    file["obs/qpos"], file["action"] = turning(7), turning(7) + 0.01
+    file["obs/scene"], file["obs/side"], file["obs/tactile"] = frames(1, T), frames(2, T), frames(3, T)
+    file.create_group("calibration/scene").attrs.update(fx=900.0, fy=900.0, cx=641.0, cy=359.0, width=1280, height=720)
+    file["calibration/side_K"] = np.array([[900.0, 0, 641], [0, 900, 359], [0, 0, 1]])
+
+
+def alternatives(file: h5py.File) -> None:
+    file["obs/joint_pos"], file["obs/gripper_position"] = turning(7, 0.5, 0), TIME / TIME[-1]
+    file["action/joint_pos"], file["action/ee_pose"] = turning(7), turning(7)
+    file["obs/wrist_image"], file["obs/tactile_image"] = frames(1, T), frames(2, T)
+
+
+def held_in_hand(file: h5py.File) -> None:
+    file["robot0_eef_pos"], file["robot0_gripper_width"] = turning(3), np.linspace(0.09, 0.0, T)
+    file["camera0_rgb"], file["camera0_tactile"] = frames(1, T), np.ones((T, 12, 64))
+
+
+def numbers_of_no_camera(file: h5py.File) -> None:
+    file["q"], file["action"], file["cams/wrist"] = turning(6)[:1], turning(6)[:1], frames(1, 1)
+    file["tactile/left/rgb"], file["tactile/right/rgb"] = frames(2, 1), frames(3, 1)
+    file["cams/wrist"].attrs.update(fx=np.array([b"a"]), fy=1.0, cx=h5py.Empty("f8"), cy=np.nan, K=h5py.Empty("f8"))
+
+
+def lenses_of_others(file: h5py.File) -> None:
+    file["q"], file["left_gripper_width"], file["action"] = turning(6), np.linspace(0, 0.1, T), turning(6)
+    for i, name in enumerate(("cam", "cam_left", "cam_top")):
+        file[f"frames/{name}"] = frames(i, T)
+    K = np.array([[60.0, 0, 31], [0, 60, 23], [0, 0, 1]])
+    file["calib/cam_left/K"], file["calib/cam_left_depth/K"] = K, K * [[2], [2], [1]]
+    file["calib/cam_top/K"], file["calib2/cam_top/K"] = K, K + np.diag([3.0, 3.0, 0.0])
+    file["frames/cam"].attrs.update(fx="text", fy=1, cx=32, cy=24, coeffs="none")
+
+
+SIX = [0, 1, 2, 3, 4, 5]
+ODD: dict[Callable[[h5py.File], None], dict[str, Any]] = {
+    franka: {
+        "layout fps": 15.0,
+        "layout state.qpos": ["obs/joint_pos", "obs/gripper_width"],
+        "layout state.action_is": ["delta"] * 6 + ["absolute"],
+        "layout cameras.names": ["scene", "wrist"],
+        "layout touches.names": ["gel_left", "gel_right"],
+        "rig arms.arm.joints": {"columns": [*SIX, 6], "unit": "rad"},
+        "rig arms.arm.gripper.column": 7,
+        "rig arms.arm.gripper.law": {"kind": "linear", "axis": "?", "closed_m": 0.0, "open_m": 0.04},
+        "rig cameras.wrist.K": [[75.0, 0.0, 40.1], [0.0, 76.0, 27.8], [0.0, 0.0, 1.0]],
+        "rig cameras.wrist.model": "brown",
+        "rig cameras.scene.K": "?",
+        "rig sensors.gel_left.parent": "?",
+    },
+    demonstrations: {
+        "layout episode_group": "data/demo_*",
+        "layout state.qpos": ["obs/joint_states"],
+        "layout state.carried": ["obs/ee_pos"],
+        "layout cameras.names": ["agentview_rgb"],
+        "layout touches.names": ["finger_gelsight"],
+        "rig arms.arm.joints": {"columns": "?", "unit": "?"},  # six joints and a gripper, or seven joints
+    },
+    two_arms: {
+        "layout state.qpos": [
+            f"observation/{side}_{part}" for side in ("left", "right") for part in ("joints", "gripper")
+        ],
+        "layout state.action": [
+            f"action/{side}_{part}" for side in ("left", "right") for part in ("joints", "gripper")
+        ],
+        "layout storage.kind": "vlen_jpeg",
+        "rig arms.left.joints": {"columns": SIX, "unit": "deg"},
+        "rig arms.right.joints": {"columns": [7, 8, 9, 10, 11, 12], "unit": "deg"},
+        "rig arms.right.gripper.column": 13,
+        "rig arms.right.gripper.open": "?",
+        "rig arms.right.translation_m": "?",
+        "rig cameras.right_wrist.parent": "right/flange",
+    },
+    names_that_tell_nothing: {
+        "layout state.qpos": ["qpos"],
+        "layout cameras.names": "?",
+        "layout touches.names": "?",
+        "rig arms.arm.joints": {"columns": "?", "unit": "?"},
+        "run views": "?",
+    },
+    cameras_in_groups: {
+        "layout state.qpos": ["joint/vector"],
+        "layout cameras.group": "?",
+        "rig arms.arm.joints": {"columns": "?", "unit": "?"},
+        "rig cameras.head_camera.K": [[50.0, 0.0, 32.0], [0.0, 50.0, 24.0], [0.0, 0.0, 1.0]],
+        "rig cameras.left_camera.translation_m": "?",
+    },
+    one_name_twice: {"layout touches.names": "?", "layout cameras.names": ["left"]},
+    no_action: {
+        "layout state.action": "?",
+        "layout state.qpos": ["robot/q", "robot/width"],
+        "rig arms.arm.gripper.law": {"kind": "linear", "axis": "?", "closed_m": 0.0, "open_m": "?"},
+    },
+    counts: {
+        "layout state.qpos": ["arm/q", "arm/gripper_pos"],
+        "rig arms.arm.gripper.open": "?",
+        "rig arms.arm.gripper.closed": "?",
+        "rig arms.arm.gripper.reading": "?",
+        "rig cameras.wrist_cam.parent": "arm/flange",
+    },
+    odd_frames: {
+        "layout cameras.names": ["front"],
+        "layout depth.names": ["front_depth"],
+        "layout touches": None,
+        "run views": "?",
+    },
+    another_resolution: {
+        "layout state.action_is": "absolute",
+        "rig cameras.scene.width": 1280,
+        "rig cameras.scene.K": [[900.0, 0.0, 641.0], [0.0, 900.0, 359.0], [0.0, 0.0, 1.0]],
+        "rig cameras.scene.image_map": "?",
+        "rig cameras.side.K": "?",
+    },
+    alternatives: {
+        "layout state.action": "?",
+        "rig arms.arm.joints": {"columns": [*SIX, 6], "unit": "?"},  # perhaps normalised
+        "rig arms.arm.gripper.open": "?",
+    },
+    held_in_hand: {"layout state.qpos": "?", "layout cameras.names": ["camera0_rgb"], "run views": "?"},
+    lenses_of_others: {
+        "layout state.qpos_names": ["joint1", "joint2", "joint3", "joint4", "joint5", "joint6", "left_gripper_width"],
+        "layout touches": None,
+        "rig arms.arm.gripper.column": 6,
+        "rig cameras.cam.K": "?",
+        "rig cameras.cam_top.K": "?",
+        "rig cameras.cam_left.K": [[60.0, 0.0, 31.0], [0.0, 60.0, 23.0], [0.0, 0.0, 1.0]],
+    },
+    numbers_of_no_camera: {"rig cameras.wrist.K": "?", "layout touches.names": "?", "rig sensors.left.stream": "left"},
+}
+GUESSED = {"fps", "episode_group", "action_is", "raw", "encoded", "open", "closed", "model", "parent"}
+"""Keys that no recording of these states; where a draft has a value, it is a guess."""
+
+
+def stated(drafts: Drafts) -> Iterator[tuple[str, str]]:
+    """Yield the lines that give a value to a key of GUESSED, with the comments above each."""
+    for text in drafts.files.values():
+        comments = ""
+        for line in text.splitlines():
+            if line.startswith("#"):
+                comments += line
+                continue
+            if line.partition(" = ")[0] in GUESSED and '"?"' not in line and line != 'parent = "world"':
+                yield line, comments
+            comments = ""
+
+
+def value_at(drafts: Drafts, place: str) -> Any:
+    file, _, keys = place.partition(" ")
+    value: Any = tomllib.loads(drafts.files[f"{file}.toml"])
+    for key in keys.split("."):
+        value = value.get(key) if isinstance(value, dict) else value[key]
+    return value
+
+
+def loads(drafts: Drafts, folder: Path) -> dict[str, str]:
+    """Return the refusals of the files with "?", after loading the files without it."""
+    read = {"layout.toml": load_layout, "rig.toml": load_rig, "run.toml": load_config}
+    refused = {}
+    for path in drafts.write(folder):
+        if not drafts.unknown[path.name]:
+            read[path.name](path)
+            continue
+        with pytest.raises(FactError) as caught:
+            read[path.name](path)
+        refused[path.name] = str(caught.value)
+    return refused
+
+
+@pytest.mark.parametrize("build", ODD, ids=lambda build: build.__name__)
+def test_a_draft_of_an_unknown_file_is_true_or_a_guess_or_a_question(tmp_path: Path, build: Any) -> None:
+    path = tmp_path / "ep_00.h5"
+    with h5py.File(path, "w") as file:
+        build(file)
+    drafts = draft(path, tmp_path)
+    assert {place: value_at(drafts, place) for place in ODD[build]} == ODD[build]
+    for name, message in loads(drafts, tmp_path).items():
+        assert message.startswith(f"{tmp_path / name}: {', '.join(drafts.unknown[name])}: ") and "\n" not in message
+    if not drafts.unknown["layout.toml"] and build is not counts:  # its reader names the array of integers
+        where = f"{path}#data/demo_1" if build is demonstrations else path
+        with open_episode(where, tmp_path / "layout.toml") as episode:
+            assert sorted(episode.cameras) == sorted(value_at(drafts, "layout cameras.names"))
+            assert sorted(episode.sensors) == sorted((value_at(drafts, "layout touches") or {"names": []})["names"])
+    for line, comments in stated(drafts):
+        assert "guess" in comments.lower(), f"not called a guess: {line}"
+
+
+@pytest.mark.parametrize("name", sorted(set(fact_names("datasets")) - {"robomimic", "leisaac"}))
+def test_a_file_of_a_shipped_layout_needs_no_layout_file(tmp_path: Path, name: str) -> None:
+    write_episode(tmp_path / "a_0.hdf5", **parts(), layout=name)
+    if name == "mobile_aloha":
+        with h5py.File(tmp_path / "a_0.hdf5", "r+") as file:
+            file["base_action"] = np.zeros((7, 2))
+    drafts = draft(tmp_path, tmp_path)
+    assert drafts.layout == name and "layout.toml" not in drafts.files
+    assert value_at(drafts, "run data")[0] == {"path": tmp_path.as_posix(), "layout": name}
+    assert len(value_at(drafts, "run views")) == 6 and set(loads(drafts, tmp_path)) == {"rig.toml"}
+    assert [value_at(drafts, f"rig arms.{side}.joints.columns") for side in ("left", "right")] == ["?", "?"]
+    assert ("The shipped rig" in drafts.files["rig.toml"]) == (name == "xtrainer")
+
+
+@pytest.mark.parametrize("name", ["robomimic", "leisaac"])
+def test_demonstrations_of_a_shipped_layout_need_no_layout_file(tmp_path: Path, name: str) -> None:
+    with h5py.File(tmp_path / "demos.hdf5", "w") as file:
+        for i in range(2):
+            group = file.create_group(f"data/demo_{i}")
+            state = load_layout(name).state
+            for key in (*state.qpos, *state.action):
+                group[key] = turning(7)
+            group["obs/left_wrist" if name == "leisaac" else "obs/agentview_image"] = frames(i, T)
+            group["obs/tactile1"] = frames(5 + i, T)
+    drafts = draft(tmp_path, tmp_path)
+    assert drafts.layout == name and len(value_at(drafts, "run views")) == 1
+
+
+def test_a_touch_that_the_shipped_layout_would_take_for_a_camera_gets_a_layout_of_its_own(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "demos.hdf5", "w") as file:
+        group = file.create_group("data/demo_0")
+        for key in (*load_layout("robomimic").state.qpos, "actions"):
+            group[key] = turning(7)
+        group["obs/agentview_image"], group["obs/left_gel_image"] = frames(1, T), frames(2, T)
+    drafts = draft(tmp_path, tmp_path)
+    assert drafts.layout is None and value_at(drafts, "layout touches.names") == ["left_gel_image"]
+
+
+def test_a_urdf_gives_tip_joint_names_unit_and_fingers(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "ep_00.h5", "w") as file:
+        franka(file)
+    drafts = draft(tmp_path, tmp_path / "new", urdf(tmp_path))
+    arm = value_at(drafts, "rig arms.arm")
+    assert arm["model"] == "../arm.urdf" and arm["tip"] == "hand" and arm["joints"]["unit"] == "rad"
+    assert arm["gripper"]["law"] == {"kind": "linear", "axis": [0.0, 1.0, 0.0], "closed_m": 0.0, "open_m": 0.04}
+    assert value_at(drafts, "layout state.qpos_names") == [*(f"turn{i}" for i in range(7)), "gripper_width"]
+    assert "Links: link7, link8, hand." in drafts.files["rig.toml"]
+    text = drafts.files["rig.toml"]
+    for key, value in {
+        "K": "[[60.0, 0.0, 31.5], [0.0, 60.0, 23.5], [0.0, 0.0, 1.0]]",
+        "translation_m": "[0.0, 0.0, 0.1]",
+        "quat_wxyz": "[1.0, 0.0, 0.0, 0.0]",
+        "parent": '"arm/finger1"',
+        "body": "[{ center_m = [0.0, 0.0, 0.0], size_m = [0.02, 0.02, 0.02] }]",
+        "pad": "{ center_m = [0.0, 0.0, 0.0], size_m = [0.02, 0.0, 0.02], normal = [0.0, 1.0, 0.0] }",
+    }.items():
+        text = re.sub(rf'^{key} = "\?"$', f"{key} = {value}", text, flags=re.M)
+    drafts.write(tmp_path / "new")
+    (tmp_path / "new" / "rig.toml").write_text(text)
+    rig, config = load_rig(tmp_path / "new" / "rig.toml"), load_config(tmp_path / "new" / "run.toml")
+    assert set(rig.cameras) == {"scene", "wrist"} and rig.arms["arm"].arm.dof == 7
+    with open_episode(tmp_path / "ep_00.h5", tmp_path / "new" / "layout.toml") as episode:
+        assert rig.gripper("arm").opening(episode.qpos)[0].tolist() == [0.04, 0.04]
+        assert rig.T_camera_sensor("wrist", "gel_left", episode.qpos).shape == (T, 4, 4)
+    assert [(view.key, view.weight) for view in config.views] == [
+        ("scene-gel_left", 0.5),
+        ("scene-gel_right", 0.5),
+        ("wrist-gel_left", 1.0),
+        ("wrist-gel_right", 1.0),
+    ]
+
+
+def test_the_rig_of_the_franka_page_loads_and_its_sensors_face_each_other(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "franka.md").read_text(encoding="utf-8")
+    (text,) = (block for block in re.findall(r"```text\n(.*?)```", page, re.S) if "[arms.arm]" in block)
+    text = text.replace("panda.urdf", urdf(tmp_path).name).replace("panda_hand", "hand")
+    (tmp_path / "rig.toml").write_text(text, encoding="utf-8")
+    rig, qpos = load_rig(tmp_path / "rig.toml"), np.array([*turning(7)[0], 0.05])
+    T = rig.T_from_to("arm/finger1", "arm/finger2", qpos) @ rig.sensors["gel_right"].T_parent_this
+    assert T[:3, 3] == pytest.approx([0.0, -0.05, 0.107]) and T[:3, 0] == pytest.approx([-1.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("dof", "joints", "gripper"), [(7, [*SIX, 6], None), (6, SIX, 6), (3, None, None)], ids=["all", "and one", "other"]
+)
+def test_the_joints_of_the_urdf_divide_the_columns_of_one_array(
+    tmp_path: Path, dof: int, joints: list[int] | None, gripper: int | None
+) -> None:
+    with h5py.File(tmp_path / "e0.h5", "w") as file:
+        another_resolution(file)
+    arm = value_at(draft(tmp_path, tmp_path, urdf(tmp_path, dof)), "rig arms.arm")
+    assert arm["joints"]["columns"] == (joints or "?")
+    assert arm.get("gripper", {}).get("column") == gripper
+
+
+def test_the_unit_that_the_limits_of_the_urdf_exclude_is_not_drafted(tmp_path: Path) -> None:
+    for scale, unit in ((1.0, "rad"), (60.0, "deg"), (500.0, "?"), (0.3, "?")):
+        with h5py.File(tmp_path / "e0.h5", "w") as file:
+            file["qpos"], file["action"] = turning(7, scale), turning(7, scale)
+            file["top"], file["tactile"] = frames(1, T), frames(2, T)
+        drafts = draft(tmp_path, tmp_path, urdf(tmp_path))
+        assert value_at(drafts, "rig arms.arm.joints.unit") == unit, scale
+
+
+def test_init_writes_beside_the_recording_and_replaces_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with h5py.File(tmp_path / "ep_00.h5", "w") as file:
+        franka(file)
+    assert run(["init", str(tmp_path / "ep_00.h5")]) == 0
+    printed = capsys.readouterr().out
+    assert "layout.toml: complete" in printed and 'rig.toml: still "?": arms.arm.model, ' in printed
+    (tmp_path / "rig.toml").write_text("mine")
+    assert run(["init", str(tmp_path / "ep_00.h5")]) == 2
+    assert "--overwrite" in capsys.readouterr().err and (tmp_path / "rig.toml").read_text() == "mine"
+    with pytest.raises(InputError, match="would be replaced"):
+        draft(tmp_path, tmp_path).write(tmp_path)
+
+
+def test_an_unknown_file_is_shown_with_a_guess_for_each_array(tmp_path: Path) -> None:
+    for i in range(2):
+        with h5py.File(tmp_path / f"e{i}.h5", "w") as file:
+            demonstrations(file)
+    text = inspect_path(tmp_path, timing=False).text()
+    assert "    episode_group data/demo_*? (3 groups); data/demo_0 contains:\n" in text
+    assert "    obs/agentview_rgb (12, 48, 64, 3) uint8 -> camera?\n" in text
+    assert "    obs/joint_states (12, 7) float64 -> state.qpos?\n" in text
+    assert text.count("-> touch?") == 1 and "aloha" not in text and "tactile-align init" in text
