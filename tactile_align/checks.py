@@ -199,6 +199,47 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Todo:
+    """Advice of one or more checks.
+
+    Attributes:
+        status: Status that the checks share.
+        advice: Advice that the checks share.
+        checks: The checks, in the order of the report; at least one.
+    """
+
+    status: Status
+    advice: str
+    checks: tuple[Check, ...]
+
+    @property
+    def title(self) -> str:
+        """Title of the only check, or the number, kinds and objects of the checks."""
+        if len(self.checks) == 1:
+            return self.checks[0].title
+        return f"{len(self.checks)} checks ({_places(self.checks)})"
+
+    @property
+    def text(self) -> str:
+        """Reasons why the values matter, each once, then the advice."""
+        whys = [f"{why}." for why in dict.fromkeys(check.why for check in self.checks) if why]
+        return " ".join([*whys, self.advice]).strip()
+
+
+def _places(checks: Sequence[Check]) -> str:
+    """Return the kinds of the checks and their objects; objects with equal kinds are listed together."""
+    kinds: dict[str, list[str]] = {}
+    for check in checks:
+        kinds.setdefault(check.id.partition("/")[2], []).append(check.kind)
+    objects: dict[tuple[str, ...], list[str]] = {}
+    for name, of in kinds.items():
+        objects.setdefault(tuple(dict.fromkeys(of)), []).append(name)
+    return "; ".join(
+        ", ".join(of) + (f" of {', '.join(names)}" if names != [""] else "") for of, names in objects.items()
+    )
+
+
+@dataclass(frozen=True)
 class Report:
     """Report of the checks that one command made on one subject; it has three forms: text, JSON and HTML.
 
@@ -245,20 +286,44 @@ class Report:
         made = ", ".join(one.id for one in self.checks) or "none"
         raise InputError(f"the report of {self.command} has no check '{id}'. Use one of its ids: {made}")
 
-    def text(self) -> str:
-        """Return the report as text: a table of the checks, then what to do about each check that did not pass."""
-        rows = [(c.status, c.id, c.title, c.measured, c.limit) for c in self.checks]
-        lines = [self.subject, "", *text_table(("", "id", "check", "measured", "needed"), rows), ""]
-        for table in self.tables:
+    @property
+    def summary(self) -> str:
+        """First line of the report: its verdict, the number of checks by status, and where checks did not pass."""
+        statuses = [check.status for check in self.checks]
+        counts = ", ".join(f"{statuses.count(one)} {one}" for one in GRAVEST_FIRST if one in statuses)
+        bad = [check for check in self.checks if check.status in ("fail", "warn")]
+        where = ", ".join(dict.fromkeys(check.id.partition("/")[2] or check.kind for check in bad))
+        return f"{self.verdict}: {counts or 'no checks'}" + (f". Not in order: {where}" if bad else "")
+
+    @property
+    def todo(self) -> tuple[Todo, ...]:
+        """What to do next, the gravest first; checks of one status that share their advice are one entry."""
+        shared: dict[tuple[Status, str], list[Check]] = {}
+        for check in self.checks:
+            if check.advice or check.why:
+                shared.setdefault((check.status, check.advice or check.why), []).append(check)
+        groups = sorted(shared.items(), key=lambda item: GRAVEST_FIRST.index(item[0][0]))
+        return tuple(Todo(status, checks[0].advice, tuple(checks)) for (status, _), checks in groups)
+
+    def text(self, everything: bool = True) -> str:
+        """Return the report as text: a summary, a table of the checks, and what to do about those that did not pass.
+
+        Args:
+            everything: Whether the text contains the checks that passed and the tables of numbers. If not, a line
+                states how many checks passed.
+        """
+        shown = [check for check in self.checks if everything or check.status != "pass"]
+        lines = [self.subject, self.summary, ""]
+        if shown:
+            rows = [(c.status, c.id, c.title, c.measured, c.limit) for c in shown]
+            lines += [*text_table(("", "id", "check", "measured", "needed"), rows), ""]
+        if len(shown) < len(self.checks):
+            lines += [f"passed: {len(self.checks) - len(shown)} (--all shows them)", ""]
+        for table in self.tables if everything else ():
             if table.rows:
                 lines += [table.title, *text_table(table.head, [[_cell(x) for x in row] for row in table.rows]), ""]
-        todo = [check for check in self.checks if check.advice]
-        if todo:
-            lines.append("What to do next:")
-            for check in todo:
-                why = f" {check.why}." if check.why else ""
-                lines.append(f"  [{check.status}] {check.title}:{why} {check.advice}")
-            lines.append("")
+        if self.todo:
+            lines += ["What to do next:", *(f"  [{one.status}] {one.title}: {one.text}" for one in self.todo), ""]
         lines.append(f"verdict: {self.verdict}")
         return "\n".join(lines)
 
@@ -268,6 +333,11 @@ class Report:
             "command": self.command,
             "subject": self.subject,
             "verdict": self.verdict,
+            "summary": self.summary,
+            "todo": [
+                {"status": one.status, "advice": one.text, "checks": [check.id for check in one.checks]}
+                for one in self.todo
+            ],
             "checks": [asdict(check) for check in self.checks],
             "tables": {table.title: table.records() for table in self.tables},
         }

@@ -94,3 +94,42 @@ def test_a_text_table_keeps_markup_and_long_cells() -> None:
     lines = text_table(("name", "value"), [("[bold]", long), ("b", "")])
     assert lines[2] == f"[bold]   {long}"
     assert set(lines[1]) == {"-"}
+
+
+def shared_advice() -> Report:
+    on = [("wrist", "left"), ("wrist", "right"), ("scene", "left")]
+    checks = [graded(LIMITS, "iou-median", 0.6, *view, advice="Calibrate.") for view in on]
+    checks += [
+        Check("edge-error/wrist/left", "Edge error of left", "warn", "9 px", why="It is large", advice="Calibrate."),
+        Check("edge-error/wrist/right", "Edge error of right", "warn", "8 px", why="It is large", advice="Calibrate."),
+        Check("stroke/panda", "Stroke", "fail", "0.16 m", why="It is too long", advice="Halve it."),
+        Check("frames", "Frames", "info", "12"),
+        Check("streams", "Streams", "pass", "all"),
+    ]
+    return Report("verify", "a rig", tuple(checks), (Table.of("by episode", [{"name": "a"}]),))
+
+
+def test_checks_that_share_their_advice_are_one_entry_and_the_gravest_comes_first() -> None:
+    made = shared_advice()
+    places = "iou-median, edge-error of wrist/left, wrist/right; iou-median of scene/left"
+    assert made.text().split("What to do next:\n")[1].splitlines()[:2] == [
+        "  [fail] Stroke: It is too long. Halve it.",
+        f"  [warn] 5 checks ({places}): It is large. Calibrate.",
+    ]
+    assert made.text().splitlines()[1] == (
+        "fail: 1 fail, 5 warn, 1 pass, 1 info. Not in order: wrist/left, wrist/right, scene/left, panda"
+    )
+    told = json.loads(made.json())
+    assert told["summary"] == made.text().splitlines()[1]
+    assert [(one["status"], len(one["checks"])) for one in told["todo"]] == [("fail", 1), ("warn", 5)]
+    assert made.html().count("Calibrate.") == 1 and made.html().index("Halve it.") < made.html().index("<table")
+
+
+def test_what_passed_and_the_tables_are_shown_only_on_demand() -> None:
+    made = shared_advice()
+    short = made.text(everything=False)
+    assert "Streams" in made.text() and "by episode" in made.text()
+    assert "Streams" not in short and "by episode" not in short and "passed: 1 (--all shows them)" in short
+    assert "Frames" in short and len(json.loads(made.json())["checks"]) == len(made.checks)
+    fine = Report("verify", "a rig", (Check("streams", "Streams", "pass", "all"),))
+    assert fine.text(everything=False) == "a rig\npass: 1 pass\n\npassed: 1 (--all shows them)\n\nverdict: pass"

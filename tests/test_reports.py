@@ -86,14 +86,15 @@ def test_ids_are_equal_in_text_json_and_html(
     reports: list[Report] = []
     as_json, as_text = Report.json, Report.text
 
-    def noted(form: Callable[[Report], str]) -> Callable[[Report], str]:
-        return lambda report: reports.append(report) or form(report)  # type: ignore[func-returns-value]
+    def noted(form: Callable[..., str]) -> Callable[..., str]:
+        return lambda report, *how: reports.append(report) or form(report, *how)  # type: ignore[func-returns-value]
 
     monkeypatch.setattr(Report, "json", noted(as_json))
     monkeypatch.setattr(Report, "text", noted(as_text))
     status = run([*argv, "--json"])
     data = json.loads(capsys.readouterr().out)
-    assert run(argv) == status == int(data["verdict"] == "fail")
+    everything = ["--all"] if verb == "verify" else []
+    assert run([*argv, *everything]) == status == int(data["verdict"] == "fail")
     text = capsys.readouterr().out
     assert len(reports) == 2 and {report.command for report in reports} == {verb}
     ids = [check["id"] for check in data["checks"]]
@@ -103,6 +104,15 @@ def test_ids_are_equal_in_text_json_and_html(
     kinds = {check.kind for check in reports[0].checks}
     assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", kind) for kind in kinds), kinds
     assert (name in FAILING) == (status == 1), text
+
+
+def test_verify_prints_what_passed_only_with_all(recorded: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["verify", str(recorded["measured"])]
+    assert run(argv) == 0
+    text = capsys.readouterr().out
+    summary, passed = text.splitlines()[1], int(re.search(r"^passed: (\d+) \(--all shows them\)$", text, re.M)[1])
+    assert summary.startswith(f"pass: {passed} pass, ") and "joint-limits" not in text
+    assert {row.split()[0] for row in rows_of_checks(text)} == {"info"}
 
 
 def test_the_page_of_verify_holds_the_checks_and_escapes_names(recorded: dict[str, Path], tmp_path: Path) -> None:

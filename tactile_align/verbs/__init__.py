@@ -9,7 +9,13 @@ GOOD, FAILED, UNUSABLE = 0, 1, 2
 """Exit statuses of the commands. 0: success. 1: a check failed. 2: the input could not be used."""
 
 
-def show(report: "Report", as_json: bool) -> int:
-    """Print a report as text, or as JSON if `as_json`, and return the exit status: 1 if a check failed, otherwise 0."""
-    print(report.json() if as_json else report.text())
+def show(report: "Report", as_json: bool, everything: bool = True) -> int:
+    """Print a report and return the exit status: 1 if a check failed, otherwise 0.
+
+    Args:
+        report: The report.
+        as_json: Whether to print JSON, which always contains all checks and tables, in place of text.
+        everything: Whether the text contains the checks that passed, and the tables.
+    """
+    print(report.json() if as_json else report.text(everything))
     return report.exit_code

@@ -26,6 +26,7 @@ def verify(
     labels: Path | None = None,
     page: Path | None = None,
     pictures: Path | None = None,
+    everything: Annotated[bool, arg(name="all")] = False,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> int:
     """Check a rig against recordings and print a table of checks with advice; the exit status is 1 if a check fails.
@@ -46,7 +47,8 @@ def verify(
         page: HTML file to write the result to.
         pictures: Folder to write one picture per board image to; only for a calibration session. Picture 1 shows the
             board image with the largest error.
-        as_json: Print the result as JSON.
+        everything: Also print the checks that passed, and the tables.
+        as_json: Print the result as JSON, with all checks and tables.
     """
     if (path is None) == (poses is None) or (poses is None) != (arm is None):
         options = {"PATH": path, "--poses": poses, "--arm": arm}
@@ -58,7 +60,7 @@ def verify(
     if poses is not None and arm is not None:
         from tactile_align.kinematics.controller import check_controller_poses
 
-        return show(check_controller_poses(poses, arm, base, tip).report, as_json)
+        return show(check_controller_poses(poses, arm, base, tip).report, as_json, everything)
     assert path is not None
     if base is not None or tip is not None:
         raise InputError(
@@ -77,7 +79,7 @@ def verify(
     into = Path(rig or folder / "rig.toml") if write else None
     boxes = None if labels is None else read_labels(labels)
     report = judge(path, rig, layout=layout, most=most, labels=boxes, page=page, pictures=pictures, write_into=into)
-    return show(report, as_json)
+    return show(report, as_json, everything)
 
 
 def board(

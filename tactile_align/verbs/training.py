@@ -144,14 +144,20 @@ def rollout(
     return GOOD
 
 
-def doctor(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1) -> int:
+def doctor(
+    config: Positional[Path],
+    everything: Annotated[bool, arg(name="all")] = False,
+    as_json: Annotated[bool, arg(name="json")] = False,
+    processes: int = 1,
+) -> int:
     """Check the data, the model and a few training steps before a long run; exit status 1 if a check fails.
 
     For the config.toml of a run folder, the data are the episodes, statistics and rigs of that run.
 
     Args:
         config: Training config (TOML).
-        as_json: Print the result as JSON.
+        everything: Also print the checks that passed, and the table of parameters.
+        as_json: Print the result as JSON, with all checks and tables.
         processes: Number of processes that prepare episodes.
     """
     from tactile_align.config.train import load_config
@@ -161,7 +167,8 @@ def doctor(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] 
 
     chosen = load_config(config)
     check_weights(chosen)
-    return show(diagnose(chosen, data=load_data(chosen, processes, False, run_beside(config))), as_json)
+    data = load_data(chosen, processes, True, run_beside(config))
+    return show(diagnose(chosen, data=data, progress=True), as_json, everything)
 
 
 def ablate(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1) -> int:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from tactile_align.calibration.camera import LENS_MODELS
-from tactile_align.calibration.rig import Rig
-from tactile_align.checks import Check, Hypothesis, decided, graded
+from tactile_align.calibration.rig import Gripper, Rig
+from tactile_align.checks import Check, Hypothesis, Status, decided, graded
 from tactile_align.evenly import evenly
 from tactile_align.geometry.frames import invert, quaternion_from_rotation, rotation_exp
+from tactile_align.kinematics.gripper import Linear
 from tactile_align.verify.evidence import Evidence, View, reasons
 from tactile_align.verify.limits import FIELD_DEG, LIMITS
 from tactile_align.verify.rig_hypotheses import OTHER_FINGER, frame_of, hypotheses_of
@@ -130,8 +131,8 @@ def on_sensor(camera: str, sensor: str, views: list[View], contact: np.ndarray, 
         advice = "The rig predicts no box where the sensor was seen. Check the camera's parent and pose."
         return [judge("iou-median", np.nan, advice, nowhere)]
     advice = (
-        f"Look at `tactile-align overlay`. If only {camera} fails, check its image_map, K (`calibrate intrinsics`) and "
-        "pose (`calibrate hand-eye`), in this order. "
+        "Look at `tactile-align overlay`. If only one camera fails, check its image_map, K (`calibrate intrinsics`) "
+        "and pose (`calibrate hand-eye`), in this order. "
         "If all views fail, check the gripper's open, closed, column and law, and the sensor's pose on its finger."
     )
     seen, box = (np.concatenate([getattr(view, key) for view in views]) for key in ("seen", "box"))
@@ -140,12 +141,14 @@ def on_sensor(camera: str, sensor: str, views: list[View], contact: np.ndarray, 
     side, ratio = np.nanmedian(sides.min(axis=1)), np.nanmedian((box[:, 2:] - box[:, :2]) / sides, axis=0)
     right, down = (edges[:2] + edges[2:]) / 2
     median = float(np.nanmedian(iou))
-    measured = f"{' '.join(f'{edge:+z.2f}' for edge in edges)} px (left top right bottom), side {side:.0f} px"
+    measured = (
+        f"{' '.join(f'{edge:+z.2f}' for edge in edges)} px (left top right bottom), side {side:.0f} px; "
+        f"{ratio[0]:.2f} x as wide and {ratio[1]:.2f} x as high as seen, {abs(right):.1f} px too far "
+        f"{'right' if right > 0 else 'left'}, {abs(down):.1f} px too {'low' if down > 0 else 'high'}"
+    )
     beside = (
-        f"The boxes are {ratio[0]:.2f} times as wide and {ratio[1]:.2f} times as high as the sensor was seen, and lie "
-        f"{abs(right):.1f} px {'right' if right > 0 else 'left'} of it and {abs(down):.1f} px "
-        f"{'below' if down > 0 else 'above'} it. If their size is wrong, check K, the camera's distance and the "
-        "sensor's size. If only their position is wrong, check the poses."
+        "If the size of the boxes is wrong, check K, the camera's distance and the sensor's size. If only their "
+        "position is wrong, check the poses."
     )
     checks = [
         judge("iou-median", median, advice),
@@ -234,6 +237,7 @@ HAND = ("flange", "finger1", "finger2")
 def episode_checks(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
     """Return the checks of a rig on recorded episodes; motion and drift have their own functions."""
     checks = [_status(rig, evidence), _streams(evidence), _joints(evidence), *_plausible(evidence)]
+    checks += gripper_checks(rig)
     for name in rig.cameras:
         if any(name not in episode.missing_cameras for episode in evidence):
             checks += lens_checks(rig, name)
@@ -307,6 +311,53 @@ def lens_checks(rig: Rig, camera: str) -> list[Check]:
     return [centred, wide, *ends]
 
 
+METRES = (0.01, 0.3)
+"""Range in which the span of a gripper's reading is taken for a length in metres."""
+WIDEST_M = 0.145
+"""Opening between the fingers, m, that common grippers do not exceed (Robotiq 2F-140: 0.140)."""
+SAME_SPAN = 0.03
+"""Relative difference below which two lengths of a gripper count as equal."""
+
+
+def gripper_checks(rig: Rig) -> list[Check]:
+    """Return one check per gripper whose reading seems to be in metres: whether its law opens as far as the reading.
+
+    Such a reading is the width between the fingers or one finger's distance from the tool axis. No recording is needed.
+    """
+    checks = []
+    for arm, entry in rig.arms.items():
+        gripper = entry.gripper
+        if gripper is None or not METRES[0] <= (span := abs(gripper.open - gripper.closed)) <= METRES[1]:
+            continue
+        finger = float(np.diff(gripper.law.opening(np.array([0.0, 1.0])))[0])
+        measured = f"reading spans {span:.3f}, law opens {2 * finger:.3f} between the fingers"
+        check = Check(f"gripper-stroke/{arm}", f"Stroke of the gripper of {arm}", "pass", measured, 2 * finger, "m")
+        limit = "the reading is the width between the fingers"
+        if abs(finger / span - 1) <= SAME_SPAN and 2 * finger <= WIDEST_M:
+            measured += "; right if the reading is ONE finger's distance from the tool axis"
+            checks.append(replace(check, status="info", measured=measured))
+        elif min(abs(finger / span - 1), abs(4 * finger / span - 1)) <= SAME_SPAN:
+            advice = (
+                f"{_stroke_advice(gripper, span / (2 * finger), arm)} Ignore this warning if the reading is not the "
+                f"width in metres."
+            )
+            checks.append(replace(check, status="warn", limit=limit, advice=advice))
+        else:
+            good = abs(2 * finger / span - 1) <= SAME_SPAN
+            checks.append(replace(check, status="pass" if good else "info", limit=limit if good else ""))
+    return checks
+
+
+def _stroke_advice(gripper: Gripper, factor: float, arm: str) -> str:
+    """Return the question whether the opening of a gripper must be multiplied by `factor`."""
+    law, key = gripper.law, f"arms.{arm}.gripper.law"
+    if isinstance(law, Linear):
+        closed = f"closed_m = {factor * law.closed_m:g}, " if law.closed_m else ""
+        meant = f"{closed}{factor * law.open_m:g}"
+        return f"open_m of {key} is ONE finger's distance from the tool axis. Did you mean {meant}?"
+    return f"{key} gives ONE finger's distance from the tool axis. Must it be multiplied by {factor:g}?"
+
+
 def _streams(evidence: Sequence[Evidence]) -> Check:
     lacking = sorted({name for one in evidence for name in (*one.missing_cameras, *one.missing_sensors)})
     unknown = sorted({name for one in evidence for name in one.unknown_cameras})
@@ -349,7 +400,8 @@ def _contact(sensor: str, evidence: Sequence[Evidence]) -> list[Check]:
         only = float(np.concatenate([episode.commanded[sensor] for episode in evidence])[contact].mean())
         note = "The opening is held at its value at contact onset. Record a measured opening if the gripper has one."
         id, title = f"commanded-opening/{sensor}", f"Openings of {sensor} only commanded"
-        checks.append(Check(id, title, "info", f"{only:.0%} of contact frames", only, advice=note if only else ""))
+        status: Status = "info" if only else "pass"
+        checks.append(Check(id, title, status, f"{only:.0%} of contact frames", only, advice=note if only else ""))
     return checks
 
 

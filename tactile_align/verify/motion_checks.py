@@ -4,9 +4,10 @@ The motion seen in images is compared with the motion that each hypothesis predi
 camera on an arm, and that of a sensor in its box while the gripper moves.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from tactile_align.datasets.episodes import Episode
 from tactile_align.evenly import evenly
 from tactile_align.geometry.boxes import enlarge
 from tactile_align.geometry.frames import apply, invert
+from tactile_align.kinematics.gripper import Linear, SliderCrank
 from tactile_align.projection.episode_boxes import episode_boxes, hand_contact, hand_of
 from tactile_align.verify.limits import GAINS, LIMITS
 from tactile_align.verify.rig_hypotheses import AS_WRITTEN, Slip, hypotheses_of
@@ -92,6 +94,16 @@ class Scores:
     def share(self, name: str) -> float:
         """Return the share of motions, 0 to 1, in which the hypothesis `name` scores higher than the rig as written."""
         return float((self.by_hypothesis[name] > self.by_hypothesis[AS_WRITTEN]).mean())
+
+    def better(self, kind: str, name: str) -> bool:
+        """Return whether the hypothesis `name` is clearly better than the rig as written in a check of a kind."""
+        enough = self.gain(name) >= GAINS[kind] and self.share(name) >= SHARE
+        return enough and self.median(name) >= LIMITS[kind].good
+
+    def about_stroke(self, name: str | None) -> "Scores":
+        """Return the scores without the hypotheses in STROKES, or with that of `name` as the only hypothesis."""
+        keep = {AS_WRITTEN, name} if name else self.by_hypothesis.keys() - STROKES.keys()
+        return Scores({key: scores for key, scores in self.by_hypothesis.items() if key in keep})
 
     def ranked(self) -> list[str]:
         """Return the names of all hypotheses except AS_WRITTEN, sorted by `gain`, the highest first."""
@@ -240,7 +252,31 @@ def finger_motion(
         agree = np.array([_follows(grey[i], grey[j], *box) for (i, j), box in zip(pairs, boxes, strict=True)])
         return np.array([np.median(agree[motion == k]) for k in range(motion.max() + 1)])
 
-    return Motion.of(camera, sensor, hypotheses_of(rig, camera, sensor), agreement)
+    return Motion.of(camera, sensor, (*hypotheses_of(rig, camera, sensor), *_strokes(rig, arm)), agreement)
+
+
+LARGEST_OPENING_M = 0.5
+"""Largest opening that a gripper's law accepts, m."""
+STROKES = {"opening halved": 0.5, "opening doubled": 2.0}
+"""Factors on the opening of a gripper's law, by the name of the hypothesis: the width between the fingers was written
+as one finger's distance, or half of that distance."""
+
+
+def _strokes(rig: Rig, arm: str) -> Iterator[Slip]:
+    """Yield changes of a gripper's law: all openings halved or doubled. The lengths of a crank have no such slip."""
+    law, key = rig.gripper(arm).law, f"arms.{arm}.gripper.law"
+    if isinstance(law, SliderCrank):
+        return
+    for name, factor in STROKES.items():
+        if isinstance(law, Linear):
+            scaled: dict[str, Any] = {"closed_m": factor * law.closed_m, "open_m": factor * law.open_m}
+            edit = f"Set {', '.join(f'{name} = {value:g}' for name, value in scaled.items() if value)} of {key}"
+        else:
+            scaled = {"opening_m": tuple(factor * opening for opening in law.opening_m)}
+            edit = f"Multiply opening_m of {key} by {factor:g}"
+        if max(np.ravel(list(scaled.values()))) <= LARGEST_OPENING_M:
+            advice = f"{edit}: an opening is ONE finger's distance from the tool axis."
+            yield Slip(name, advice, rig.with_gripper(arm, law={**law.model_dump(), **scaled}))
 
 
 def _pairs_of_openings(episode: Episode, rig: Rig, arm: str, touching: np.ndarray) -> np.ndarray:
@@ -364,37 +400,161 @@ def watch(episode: Episode, rig: Rig, contact: dict[str, np.ndarray]) -> Watched
 
 
 def motion_checks(rig: Rig, watched: Sequence[Watched]) -> list[Check]:
-    """Return a rig's checks of openings (per sensor), of the scene's motion (per camera) and of boxes (per view)."""
+    """Return a rig's checks of openings (per sensor), of the scene's motion (per camera) and of boxes (per view).
+
+    A pattern of the views that points to one part of the rig is a check of its own, before the others.
+    """
     motions = [motion for episode in watched for motion in episode.motions]
     views = {(motion.camera, motion.sensor) for motion in motions}
-    advice = {(motion.camera, name): text for motion in motions for name, text in motion.advice.items()}
+    advice = {(motion.camera, motion.sensor, name): text for motion in motions for name, text in motion.advice.items()}
     smaller = {name: [one.smaller[name] for one in watched if name in one.smaller] for name in rig.sensors}
     checks = [_smaller(name, shares) for name, shares in smaller.items() if shares]
+    scores: dict[tuple[str, str | None], Scores] = {}
     for camera in rig.cameras:
-        world = Scores.of(motions, camera, None)
-        edits = {name: text for (of, name), text in advice.items() if of == camera}
         doubted: set[str] = set()
         if (camera, None) in views:
-            checks.append(_judged("world-motion", (camera,), world, "pairs of frames", edits))
+            world = scores[camera, None] = Scores.of(motions, camera, None)
             # Two fingers look alike in a turned image. A hypothesis about the camera must therefore also fit the
             # static scene at least as well as the rig as written does.
             fitting = [name for name in world.ranked() if len(world) >= MIN_MOTIONS and world.gain(name) >= 0]
             doubted = {slip.name for slip in hypotheses_of(rig, camera)} - {AS_WRITTEN, *fitting}
         for sensor in (name for name in rig.sensors if (camera, name) in views):
-            scores = Scores.of(motions, camera, sensor, doubted)
-            checks.append(_judged("box-motion", (camera, sensor), scores, "motions of the gripper", edits))
-    return checks
+            scores[camera, sensor] = Scores.of(motions, camera, sensor, doubted)
+    stroke = {arm: _stroke(rig, arm, scores) for arm in rig.arms}
+    judged: dict[tuple[str, str | None], tuple[Check, bool]] = {}
+    for key, found in scores.items():
+        edits = {name: text for (*of, name), text in advice.items() if of == [*key]}
+        if key[1] is None:
+            judged[key] = _judged("world-motion", key[:1], found, "pairs of frames", edits)
+        else:
+            found = found.about_stroke(stroke[hand_of(rig, key[1])])
+            judged[key] = _judged("box-motion", (key[0], key[1]), found, "motions of the gripper", edits)
+    patterns = [pattern for arm in rig.arms if (pattern := _pattern(rig, arm, judged)) is not None]
+    for pattern in patterns:
+        for key in pattern.explains:
+            check, named = judged[key]
+            judged[key] = replace(check, advice=pattern.check.advice), named
+    return [*(pattern.check for pattern in patterns), *checks, *(check for check, _ in judged.values())]
 
 
-def _judged(kind: str, on: tuple[str, ...], scores: Scores, of: str, edits: dict[str, str]) -> Check:
-    """Return a check that warns, and states what to change, if another hypothesis is clearly better."""
+def _stroke(rig: Rig, arm: str, scores: dict[tuple[str, str | None], Scores]) -> str | None:
+    """Return which name in STROKES fits an arm's gripper better than its law as written; None if no name does.
+
+    One view cannot tell a wrong stroke from a camera at a wrong distance. Therefore the boxes in two cameras must gain,
+    or the boxes in one camera whose static scene fits. The stroke must also fit better than each other hypothesis about
+    the hand.
+    """
+    of_hand = {key: one for key, one in scores.items() if key[1] is not None and hand_of(rig, key[1]) == arm}
+    decided = {key: one for key, one in of_hand.items() if len(one) >= MIN_MOTIONS}
+    of_camera = {key[0]: {slip.name for slip in hypotheses_of(rig, key[0])} - {AS_WRITTEN} for key in decided}
+    fits: dict[str, float] = {}
+    for name in STROKES:
+        if any(name not in one.by_hypothesis or one.gain(name) < 0 for one in decided.values()):
+            continue
+        cameras = {camera for (camera, _), one in decided.items() if one.better("box-motion", name)}
+        still = [scores[camera, None] for camera in cameras if (camera, None) in scores]
+        fits_still = any(len(one) >= MIN_MOTIONS and one.median() >= LIMITS["world-motion"].good for one in still)
+        others = [
+            max(one.median(other) for other in one.by_hypothesis.keys() - STROKES.keys() - of_camera[camera])
+            for (camera, _), one in decided.items()
+        ]
+        total = sum(one.median(name) for one in decided.values())
+        if len(cameras) + fits_still >= 2 and total > sum(others):
+            fits[name] = total
+    return max(fits, key=lambda name: fits[name]) if fits else None
+
+
+@dataclass(frozen=True)
+class _Pattern:
+    """Pattern of the views of one hand.
+
+    Attributes:
+        check: The check that states the pattern.
+        explains: Camera and sensor (None: the static scene) of the checks that the pattern explains.
+    """
+
+    check: Check
+    explains: tuple[tuple[str, str | None], ...]
+
+
+def _pattern(rig: Rig, arm: str, judged: dict[tuple[str, str | None], tuple[Check, bool]]) -> _Pattern | None:
+    """Return the pattern of the views of an arm's hand, if it points to one part of the rig.
+
+    Args:
+        rig: The rig.
+        arm: Name of the arm.
+        judged: By camera and sensor (None: the static scene), the check and whether it names a hypothesis.
+    """
+    moving = {name for name, camera in rig.cameras.items() if camera.parent.startswith(f"{arm}/")}
+    views = [key for key in judged if key[1] is not None and hand_of(rig, key[1]) == arm]
+    keys = [key for key in judged if key in views or (key[1] is None and key[0] in moving)]
+    off = {key for key in keys if _clearly_off(judged[key][0])}
+    fit = {key for key in keys if judged[key][0].status == "pass"}
+    near, far = ({key for key in views if (key[0] in moving) == on_arm} for on_arm in (True, False))
+    stills = {*keys} - near - far
+    # In an image turned by a wrong arm, a wrong hypothesis about an outer camera may seem to fit.
+    blamed = {key for key in off if judged[key][1]}
+    advice = ""
+    if near & fit and not near & off and not far & fit and off and not blamed & stills:
+        if off & stills:
+            advice = (
+                f"The arm does not move the hand as the frames show. Check columns, unit and joint order of "
+                f"arms.{arm}, and `tip` of its URDF: poses on the hand are in the frame of the tip, and on a Panda, "
+                f"panda_link8 and panda_hand differ by 45 deg."
+            )
+            if not off & far:
+                advice += f" Or check the orientation of {_cameras(off)}."
+        elif not blamed:
+            base = f"the pose of the arm's base, arms.{arm}"
+            tip = "" if stills & fit else ", its joints, or `tip` of its URDF"
+            advice = f"Hand and gripper fit. Check the pose and K of {_cameras(off)}, or {base}{tip}."
+    elif off and not blamed:
+        boxes_off, boxes_fit = off - stills, fit - stills
+        cameras, sensors = ({key[axis] for key in boxes_off} for axis in (0, 1))
+        if near & off and not near & fit and far & fit and not far & off:
+            advice = f"Arm, gripper and sensor fit. Check image_map, K and pose of {_cameras(off)}."
+        elif len(cameras) > 1 and not boxes_fit and off & stills:
+            advice = f"Check columns, unit and joint order of arms.{arm} first: even the static scene does not fit."
+        elif len(cameras) > 1 and not boxes_fit:
+            advice = f"Check open, closed, column and law of arms.{arm}.gripper, and the poses of the sensors on it."
+        elif len(cameras) > 1 and len(sensors) == 1 and {camera for camera, _ in boxes_fit} >= cameras:
+            advice = f"Cameras and gripper fit. Check parent and pose of sensors.{sensors.pop()}."
+    if not advice:
+        return None
+    measured = f"does not fit: {_views(off)}; fits: {_views(fit) or 'none'}"
+    check = Check(f"pattern/{arm}", f"Which views of {arm} fit", "warn", measured, limit="all", advice=advice)
+    return _Pattern(check, tuple(key for key in keys if key in off))
+
+
+CLEAR = 0.6
+"""Share of a limit below which a score counts as off in a pattern. A right rig in front of a strongly patterned
+background reached 0.15 (limit 0.15), planted faults at most 0.08."""
+
+
+def _clearly_off(check: Check) -> bool:
+    return check.status == "warn" and check.value is not None and check.value < CLEAR * LIMITS[check.kind].good
+
+
+def _cameras(keys: Collection[tuple[str, str | None]]) -> str:
+    return " and ".join(dict.fromkeys(f"cameras.{camera}" for camera, _ in sorted(keys, key=str)))
+
+
+def _views(keys: Collection[tuple[str, str | None]]) -> str:
+    """Return views as text: the sensors in each camera, and the static scene."""
+    by_camera: dict[str, list[str]] = {}
+    for camera, sensor in sorted(keys, key=str):
+        by_camera.setdefault(camera, []).append(sensor or "static scene")
+    return "; ".join(f"{', '.join(names)} in {camera}" for camera, names in by_camera.items())
+
+
+def _judged(kind: str, on: tuple[str, ...], scores: Scores, of: str, edits: dict[str, str]) -> tuple[Check, bool]:
+    """Return a check that warns, and states what to change, if a hypothesis is clearly better, and whether one is."""
     limit, gain = LIMITS[kind], GAINS[kind]
     fact = partial(Check, "/".join((kind, *on)), limit.title.format(*on), "info")
     if len(scores) < MIN_MOTIONS:
-        return fact(f"undecided: {len(scores)} {of}, at least {MIN_MOTIONS} are needed")
+        return fact(f"undecided: {len(scores)} {of}, at least {MIN_MOTIONS} are needed"), False
     ranked, median = scores.ranked(), scores.median()
-    better = [name for name in ranked if scores.gain(name) >= gain and scores.share(name) >= SHARE]
-    better = [name for name in better if scores.median(name) >= limit.good]
+    better = [name for name in ranked if scores.better(kind, name)]
     measured = f"score {median:.2f} as written"
     if better:
         measured += f", {scores.median(better[0]):.2f} with '{better[0]}'"
@@ -404,17 +564,16 @@ def _judged(kind: str, on: tuple[str, ...], scores: Scores, of: str, edits: dict
     if better:
         advice = f"{edits[better[0]]} Look at `tactile-align overlay` before and after this change."
         check = graded(LIMITS, kind, median, *on, measured=measured)
-        return replace(
-            check, status="warn", limit=f"no hypothesis gains {gain:g} in {SHARE:.0%} of {of}", advice=advice
-        )
+        needed = f"no hypothesis gains {gain:g} in {SHARE:.0%} of {of}"
+        return replace(check, status="warn", limit=needed, advice=advice), True
     if median < limit.good and len(scores) < MANY:
-        return fact(f"undecided: {measured}", median)
+        return fact(f"undecided: {measured}", median), False
     advice = (
         "The image does not move as the rig predicts, and no hypothesis that was tried explains it. K, the camera's "
         "pose, the gripper's law or the sensor's pose is wrong, or the sensor is hidden. See `tactile-align overlay`."
     )
     none = "" if median >= limit.good else "; no hypothesis fits"
-    return graded(LIMITS, kind, median, *on, measured=measured + none, advice=advice)
+    return graded(LIMITS, kind, median, *on, measured=measured + none, advice=advice), False
 
 
 def _smaller(sensor: str, shares: list[tuple[float, int]]) -> Check:

@@ -14,7 +14,7 @@ import pytest
 
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.geometry.boxes import intersection_over_union
-from tactile_align.verify.episode_checks import lens_checks
+from tactile_align.verify.episode_checks import gripper_checks, lens_checks
 from tactile_align.verify.labels import read_labels
 from tactile_align.verify.verify import verify_episodes
 from tactile_align.viz.overlay.footage import Footage
@@ -364,3 +364,32 @@ def test_a_lens_that_ends_inside_the_image_is_warned_of(recorded: dict[str, Path
     rig = changed(recorded["measured"], lambda d: d["cameras"]["left_wrist"].update(lens))
     (check,) = [check for check in lens_checks(rig, "left_wrist") if check.id == "lens-end/left_wrist"]
     assert check.status == "warn" and "of the pixels have no ray" in check.measured and "valid_radius" in check.advice
+
+
+@pytest.mark.parametrize(
+    ("span", "law", "status", "advice"),
+    [
+        (0.08, {"kind": "linear", "open_m": 0.04}, "pass", ""),
+        (0.08, {"kind": "linear", "open_m": 0.08}, "warn", "Did you mean 0.04?"),
+        (0.08, {"kind": "linear", "open_m": 0.02}, "warn", "Did you mean 0.04?"),
+        (0.08, {"kind": "linear", "closed_m": 0.01, "open_m": 0.09}, "warn", "Did you mean closed_m = 0.005, 0.045?"),
+        (0.08, {"kind": "table", "fraction": [0, 0.5, 1], "opening_m": [0, 0.05, 0.08]}, "warn", "multiplied by 0.5?"),
+        (0.04, {"kind": "linear", "open_m": 0.04}, "info", ""),  # the position of one finger, as a Panda's joint
+        (0.08, {"kind": "linear", "open_m": 0.055}, "info", ""),
+        (1.0, {"kind": "linear", "open_m": 0.04}, None, ""),
+        (255.0, {"kind": "linear", "open_m": 0.04}, None, ""),
+    ],
+)
+def test_a_law_is_compared_with_a_reading_in_metres(
+    span: float, law: dict[str, Any], status: str | None, advice: str
+) -> None:
+    for ends in ({"open": span, "closed": 0.0}, {"open": 0.0, "closed": span}):
+        checks = gripper_checks(load_rig("cell").with_gripper("left", law=law, **ends))
+        assert [check.status for check in checks] == ([status] if status else [])
+        assert all(advice in check.advice and bool(check.advice) == bool(advice) for check in checks)
+
+
+def test_the_law_and_the_reading_are_stated_in_metres() -> None:
+    (check,) = gripper_checks(load_rig("cell").with_gripper("left", open=0.08, law={"kind": "linear", "open_m": 0.08}))
+    assert check.measured == "reading spans 0.080, law opens 0.160 between the fingers"
+    assert "ONE finger's distance" in check.advice and check.id == "gripper-stroke/left"

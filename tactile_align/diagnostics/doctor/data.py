@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -15,10 +16,12 @@ from tactile_align.diagnostics.doctor.limits import judged, stated
 from tactile_align.diagnostics.doctor.subject import Subject, sampler_of
 from tactile_align.evenly import evenly
 from tactile_align.losses.build import negatives_of
+from tactile_align.moments.dataset import Moments
 from tactile_align.moments.inputs import input_image
 from tactile_align.moments.normalisation import Statistics
 from tactile_align.projection.sensor_box import OTHER
 from tactile_align.training.data import contact_share, part_checks
+from tactile_align.verify.episode_checks import gripper_checks
 
 LOOKED_AT = 8  # largest number of episodes whose stored touches are checked
 BATCHES = 64  # number of batches whose pairs are counted
@@ -29,7 +32,7 @@ def data_checks(subject: Subject) -> Iterator[Check]:
     """Yield all checks of the data and of the pairs (touch image, image region), in the order of the report."""
     for checks in (policy_sees, box_jitter, streams, door, colour_order, touch_storage, moving_actions, statistics):
         yield from checks(subject)
-    for checks in (rigs, pads, boxes_and_contacts, negatives_in_batches, false_negatives):
+    for checks in (rigs, grippers, pads, boxes_and_contacts, negatives_in_batches, false_negatives):
         yield from checks(subject)
 
 
@@ -177,6 +180,14 @@ def rigs(subject: Subject) -> Iterator[Check]:
         )
 
 
+def grippers(subject: Subject) -> Iterator[Check]:
+    """Yield the checks of the law of each gripper against its reading, for each data entry; see `gripper_checks`."""
+    for number, rig in enumerate(subject.data.rigs):
+        for check in gripper_checks(rig):
+            _, _, arm = check.id.partition("/")
+            yield replace(check, id=f"{check.kind}/{number}/{arm}", title=f"{check.title}, data entry {number}")
+
+
 def pads(subject: Subject) -> Iterator[Check]:
     """Yield the checks that each sensor on a finger faces the other finger, across the grasped object."""
     qpos = subject.data.train.low_dim()[0][0][0]
@@ -231,7 +242,32 @@ def negatives_in_batches(subject: Subject) -> Iterator[Check]:
         extra = f", up to {more} of them regions or past pairs" if more else ""
         measured = f"{float(each.mean()):.1f}{extra} (chance {float(each.log1p().mean()):.2f}), "
         measured += f"{len(each) / len(counts):.1f} pairs a batch, none in {empty:.0%} of batches; {drawn}"
-        yield judged("negatives-per-pair", float(each.mean()), view.key, measured=measured)
+        advice = (
+            f"set contact_share to 0.5 or more, raise batch_size, {lower_gap(subject, view.sensor)}or set "
+            f"hsa.region_negatives"
+        )
+        yield judged("negatives-per-pair", float(each.mean()), view.key, measured=measured, advice=advice)
+
+
+def contact_rows(moments: Moments, sensor: str) -> np.ndarray:
+    """Return the length of each contact of a sensor, (C,) int, in rows of its episode."""
+    index = moments.touches[sensor].contact_index
+    found = np.stack([moments.episode, index])[:, index >= 0]
+    return np.unique(found, axis=1, return_counts=True)[1]
+
+
+def lasting(lengths: np.ndarray) -> str:
+    """Return the lengths of contacts, (C,) rows, as text; C is at least 1."""
+    median, longest = int(np.median(lengths)), int(lengths.max())
+    return f"contacts last {longest} rows" if median == longest else f"contacts last {median} to {longest} rows"
+
+
+def lower_gap(subject: Subject, sensor: str) -> str:
+    """Return the advice on a lower hsa.min_gap, with its value; "" if it is no longer than the sensor's contacts."""
+    lengths, gap = contact_rows(subject.data.train, sensor), subject.config.hsa.min_gap
+    if not len(lengths) or gap <= lengths.max():
+        return ""
+    return f"lower hsa.min_gap ({lasting(lengths)}: `hsa.min_gap = {lengths.max()}`), "
 
 
 def false_negatives(subject: Subject) -> Iterator[Check]:
@@ -249,5 +285,12 @@ def false_negatives(subject: Subject) -> Iterator[Check]:
         index, contact = batch.touches[view.sensor].contact_index, batch.touches[view.sensor].contact
         same = (index[:, None] == index) & (batch.episode[:, None] == batch.episode) & (index >= 0)
         alike = same | (~contact[:, None] & ~contact)
-        count = int(pairs.sum())
-        yield judged("false-negatives", int((pairs & alike).sum()) / count if count else math.nan, view.key)
+        count, hsa, advice = int(pairs.sum()), subject.config.hsa, []
+        lengths = contact_rows(subject.data.train, view.sensor)
+        if not hsa.exclude_same_contact and len(lengths):
+            value = f"`hsa.min_gap = {lengths.max()}`"
+            advice.append(f"{lasting(lengths)}: {value}, or better `hsa.exclude_same_contact = true`")
+        if not hsa.require_contact:
+            advice.append("moments without contact all look alike: `hsa.require_contact = true`")
+        share = int((pairs & alike).sum()) / count if count else math.nan
+        yield judged("false-negatives", share, view.key, advice="; ".join(advice))

@@ -4,6 +4,7 @@
 """
 
 import copy
+import logging
 from collections.abc import Collection, Iterator
 from typing import Any, Literal
 
@@ -22,8 +23,16 @@ from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.training.data import Data, load_data
 from tactile_align.training.loop import build_model
 
+logger = logging.getLogger(__name__)
+
 Part = Literal["data", "model", "learning", "memory"]
 PARTS: tuple[Part, ...] = ("data", "model", "learning", "memory")
+WORK: dict[Part, str] = {
+    "data": "the data",
+    "model": "the model",
+    "learning": "a few training steps",
+    "memory": "the largest batch that fits",
+}
 
 
 def diagnose(
@@ -43,7 +52,7 @@ def diagnose(
         model: Network to check, for example a trained one, which is not changed. None: a new network of the config.
         parts: Parts to check. data: the data and pairs. model: the model before any step. learning: a few training
             steps. memory: the largest batch that fits, on the run's device.
-        progress: Show progress bars on stderr.
+        progress: Show the progress on stderr: a bar while episodes are prepared, then a line for each part.
         processes: Number of processes that prepare episodes.
 
     Raises:
@@ -57,18 +66,24 @@ def diagnose(
         )
     data = data or load_data(config, processes, progress)
     network = build_model(config, data.train) if model is None else copy.deepcopy(model)
+
+    def wanted(part: Part) -> bool:
+        if part in parts and progress:
+            logger.info(f"checking {WORK[part]}")
+        return part in parts
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         subject = examine(config, data, network)
-        checks = list(data_checks(subject)) if "data" in parts else []
+        checks = list(data_checks(subject)) if wanted("data") else []
         tables: tuple[Table, ...] = ()
         try:
-            if "model" in parts:
+            if wanted("model"):
                 checks += list(model_checks(subject))
                 tables = (parameters(subject),)
-            if "learning" in parts:
+            if wanted("learning"):
                 checks += learning_checks(subject)
-            if "memory" in parts:
+            if wanted("memory"):
                 checks.append(largest_batch(subject))
         except ValueError as error:
             why, advice = "training would stop with this error at its first step", "follow the advice in the error"

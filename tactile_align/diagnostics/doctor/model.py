@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tactile_align.checks import Check, Table
 from tactile_align.config.train import TrainConfig
+from tactile_align.diagnostics.doctor.data import lower_gap
 from tactile_align.diagnostics.doctor.limits import judged, stated
 from tactile_align.diagnostics.doctor.subject import Subject, total_of
 from tactile_align.moments.batch import MomentBatch
@@ -383,7 +384,8 @@ def lonely_pairs(subject: Subject) -> Iterator[Check]:
         lonely = int(log[f"no_negative/{view.key}"])
         pairs = lonely + int(log[f"pairs/{view.key}"])
         share = lonely / pairs if pairs else math.nan
-        yield judged("pairs-without-negatives", share, view.key, measured=f"{lonely} of {pairs}")
+        advice = f"set contact_share to 0.5 or more, {lower_gap(subject, view.sensor)}or raise batch_size"
+        yield judged("pairs-without-negatives", share, view.key, measured=f"{lonely} of {pairs}", advice=advice)
 
 
 def parameters(subject: Subject) -> Table:

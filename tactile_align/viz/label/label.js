@@ -4,7 +4,7 @@ const at = (id) => document.getElementById(id);
 const [view, stage, picture, ink, message] = ["view", "stage", "picture", "ink", "message"].map(at);
 const edges = ["u0", "v0", "u1", "v1"].map(at);
 const MIN_PX = 2, GRAB = {mouse: 8, pen: 12, touch: 24}, STEPS = [1, 1.5, 2, 3, 4, 6, 8, 12];
-let shown = 0, zoom = 0, drag = null, marks = task.frames.map(() => ({box: null, hidden: false}));
+let shown = 0, zoom = 0, drag = null, marked = true, marks = task.frames.map(() => ({box: null, hidden: false}));
 
 try {
   const kept = JSON.parse(localStorage.getItem(task.key) || "null");
@@ -43,8 +43,16 @@ function pixel(event) {
 }
 
 function draw() {
-  const mark = marks[shown], box = mark.hidden ? null : mark.box;
+  const mark = marks[shown], box = mark.hidden ? null : mark.box, place = task.frames[shown].place;
   ink.replaceChildren();
+  if (place && marked) {
+    // A ring around the place, not the box itself: the box must be drawn by what the frame shows.
+    const [rx, ry] = [0.75 * (place[2] - place[0]), 0.75 * (place[3] - place[1])], least = 14 / scale();
+    for (const name of ["dark", "place"]) {
+      add("ellipse", name, {cx: (place[0] + place[2]) / 2, cy: (place[1] + place[3]) / 2,
+        rx: Math.max(rx, least), ry: Math.max(ry, least)});
+    }
+  }
   if (box) {
     const [u0, v0, u1, v1] = box;
     for (const name of ["halo", "line"]) { add("rect", name, {x: u0, y: v0, width: u1 - u0, height: v1 - v0}); }
@@ -113,6 +121,16 @@ function magnify(by, centre) {
   size(centre);
 }
 
+// Which sensor is meant: the part that carries it, its place, and where it moves, all of them by the rig.
+function which(f) {
+  if (!(task.sensor in task.mounts)) { return "No rig was given, so the page does not know where " + task.sensor + " is."; }
+  const others = Object.entries(task.mounts).filter(([name]) => name !== task.sensor);
+  const on = others.map(([name, parent]) => name + " on " + parent).join(", ");
+  return "By the rig, " + task.sensor + " is on " + task.mounts[task.sensor] + (on ? " (not: " + on + ")" : "") +
+    (f.place ? ", in this frame roughly inside the dashed ring" : ", in this frame outside the image or unknown") +
+    (f.moves ? ", and moves " + f.moves + " as the gripper opens" : "") + ". The rig may be wrong: draw what you see.";
+}
+
 function show(i) {
   shown = Math.min(Math.max(i, 0), marks.length - 1);
   const f = task.frames[shown];
@@ -120,7 +138,13 @@ function show(i) {
   picture.src = f.source;
   picture.alt = "Frame " + f.frame + " of " + f.episode + ", seen by " + task.camera;
   at("caption").textContent = "Frame " + (shown + 1) + " of " + marks.length + ": " + f.episode + ", row " + f.frame +
-    (f.opening === null ? "" : ", gripper opening " + (1e3 * f.opening).toFixed(1) + " mm per finger");
+    (f.opening === null ? "" : ", gripper: " + (2e3 * f.opening).toFixed(1) + " mm between fingers (" +
+    (1e3 * f.opening).toFixed(1) + " each)");
+  at("which").textContent = which(f);
+  at("felt").hidden = f.touch === null;
+  at("touch").src = f.touch || "";
+  at("touch").alt = "Touch image of " + task.sensor + " in this frame";
+  at("marker").disabled = !f.place;
   at("previous").disabled = shown === 0;
   at("next").disabled = shown === marks.length - 1;
   message.textContent = "";
@@ -232,11 +256,15 @@ function save() {
 const acts = {
   previous: () => show(shown - 1), next: () => show(shown + 1), closer: () => magnify(1), further: () => magnify(-1),
   whole: () => magnify(0), hidden: () => set(marks[shown].box, !marks[shown].hidden), clear: () => set(null, false),
-  middle: middle, save: save,
+  middle: middle, save: save, marker: () => {
+    marked = !marked;
+    at("marker").setAttribute("aria-pressed", String(marked));
+    draw();
+  },
 };
 for (const [name, act] of Object.entries(acts)) { at(name).addEventListener("click", act); }
 const keys = {
-  n: "next", PageDown: "next", p: "previous", PageUp: "previous", v: "hidden", Delete: "clear", Backspace: "clear",
+  m: "marker", n: "next", PageDown: "next", p: "previous", PageUp: "previous", v: "hidden", Delete: "clear", Backspace: "clear",
   "+": "closer", "=": "closer", "-": "further", 0: "whole", Enter: "middle",
 };
 const arrows = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]};

@@ -21,13 +21,13 @@ class _Item:
     draw: Callable[[np.ndarray], None]
 
 
-def draw_frame(moment: Moment, height: int | None = None) -> np.ndarray:
+def draw_frame(moment: Moment, height: int | None = None, ink: Ink | None = None) -> np.ndarray:
     """Return the picture of a moment.
 
     Args:
         moment: What to draw; the images in it are not changed.
-        height: Height at which the camera frames are drawn side by side, px; text and lines scale with it. None: the
-            height of the tallest frame.
+        height: Height at which the camera frames are drawn side by side, px. None: the height of the tallest frame.
+        ink: Sizes of text and lines; None: those for a picture of that height.
 
     Returns:
         (H, W, 3) uint8 RGB, H and W even, as video codecs require.
@@ -42,7 +42,7 @@ def draw_frame(moment: Moment, height: int | None = None) -> np.ndarray:
     for picture in pictures:
         require_image(picture.image, picture.name)
     tall = height if height is not None else max(view.image.shape[0] for view in moment.views)
-    ink = Ink.of(tall)
+    ink = ink or Ink.of(tall)
     widths = [max(1, round(tall * view.width / view.height)) for view in moment.views]
     deep = max([round(PANEL_SHARE * tall), *(_hand_rows(hand) * _step(ink) for hand in moment.hands)])
     items = [_touch_item(touch, deep, ink) for touch in moment.touches]
@@ -123,7 +123,7 @@ def _captioned(
 
 
 def _hand_rows(hand: Hand) -> int:
-    return 1 + len(hand.q) + (2 if hand.opening_m is not None else 0)
+    return 1 + len(hand.q) + (3 if hand.opening_m is not None else 0)
 
 
 def _hand_item(hand: Hand, ink: Ink) -> _Item:
@@ -145,7 +145,8 @@ def _hand_item(hand: Hand, ink: Ink) -> _Item:
         if hand.opening_m is not None:
             _draw_gripper(image[y:], hand, hand.opening_m, ink)
 
-    return _Item(label + track + ink.pad + value, draw)
+    between = 0 if hand.opening_m is None else ink.width("000.0 mm between fingers")
+    return _Item(max(label + track + ink.pad + value, between), draw)
 
 
 def _draw_gripper(image: np.ndarray, hand: Hand, opening_m: float, ink: Ink) -> None:
@@ -153,8 +154,9 @@ def _draw_gripper(image: np.ndarray, hand: Hand, opening_m: float, ink: Ink) -> 
     wide = image.shape[1]
     held = hand.reading_m is not None and opening_m > hand.reading_m + 1e-6
     kind = "held" if held else ("command" if hand.commanded else "measured")
-    ink.text(image, ink.fit(f"{1000 * opening_m:.1f} mm {kind}", wide), 0, 0)
-    y, full = _step(ink), max(hand.full_m or 0.0, 1e-9)
+    ink.text(image, ink.fit(f"{2000 * opening_m:.1f} mm between fingers", wide), 0, 0)
+    ink.text(image, ink.fit(f"({1000 * opening_m:.1f} each), {kind}", wide), 0, _step(ink))
+    y, full = 2 * _step(ink), max(hand.full_m or 0.0, 1e-9)
     fill(image, 0, y, wide, y + ink.cap, DIM)
     fill(image, 0, y, round(wide * min(1.0, max(0.0, opening_m / full))), y + ink.cap, WHITE)
     if held and hand.reading_m is not None:

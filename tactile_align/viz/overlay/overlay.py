@@ -137,9 +137,12 @@ def write_movie(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
 
 
 Format = Literal["auto", "png", "sheet", "mp4"]
-SHEET_CELLS = 24
-SHEET_VIEW_HEIGHT = 240
-SHEET_WIDTH = 2600
+SHEET_CELLS = 8
+"""Largest number of moments on a contact sheet; more moments would be too small to read on a screen."""
+SHEET_VIEW_HEIGHT = 300
+SHEET_WIDTH = 1700
+SHEET_TEXT = 2
+"""Size of the text on a sheet, relative to that on a single picture of the same height."""
 MOVIE_FPS = 10.0
 """Pictures per second if the rate of the recording is not known."""
 
@@ -233,24 +236,27 @@ def _targets(kind: str, out: Path, stem: str, rows: Sequence[int]) -> list[Path]
     return [out if out.suffix.lower() == suffix else out / f"{stem}{suffix}"]
 
 
-def _pictures(footage: Footage, rows: Sequence[int], height: int | None) -> Iterator[np.ndarray]:
-    """Yield the pictures of `rows`, all of the same size, with enlarged cut-outs of boxes that are too small."""
+def _pictures(
+    footage: Footage, rows: Sequence[int], height: int | None, ink: Ink | None = None
+) -> Iterator[np.ndarray]:
+    """Yield the pictures of `rows`, all of the same size, with enlarged cut-outs of boxes that are too small.
+
+    `height` and `ink` are those of `draw_frame`.
+    """
     small = too_small(footage, rows, height)
     for t in rows:
-        yield draw_frame(with_closer(footage, footage.moment(t, height), small), height)
+        yield draw_frame(with_closer(footage, footage.moment(t, height), small), height, ink)
 
 
 def _sheet(footage: Footage, rows: Sequence[int], height: int) -> np.ndarray:
     """Return a picture with a title line and, below it, evenly spaced moments of `rows`."""
     chosen = [rows[i] for i in evenly(len(rows), SHEET_CELLS)]
-    cells = list(_pictures(footage, chosen, height))
-    (high, wide), gap = cells[0].shape[:2], Ink.of(height).pad
+    ink = Ink.of(SHEET_TEXT * height)
+    cells = list(_pictures(footage, chosen, height, ink))
+    (high, wide), gap = cells[0].shape[:2], ink.pad
     text = f"{footage.title}   {len(chosen)} of {len(footage)} moments"
     columns = max(1, min(len(chosen), SHEET_WIDTH // (wide + gap)))
     across = columns * (wide + gap) - gap
-    ink = Ink.of(2 * height)
-    if ink.width(text) > across - 2 * ink.pad:
-        ink = Ink.of(height)
     sheet = np.full((ink.row - (-len(chosen) // columns) * (high + gap), across, 3), INK, np.uint8)
     ink.text(sheet, ink.fit(text, across - 2 * ink.pad), ink.pad, ink.pad)
     for i, cell in enumerate(cells):

@@ -1,11 +1,13 @@
 """The doctor lets healthy runs pass and finds every defect that kept the original from learning."""
 
+import itertools
 import json
 import shutil
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -19,7 +21,7 @@ from tactile_align.cli import run
 from tactile_align.config.train import TrainConfig, config_text
 from tactile_align.datasets import codec
 from tactile_align.diagnostics.doctor import memory
-from tactile_align.diagnostics.doctor.data import box_jitter, policy_sees
+from tactile_align.diagnostics.doctor.data import box_jitter, contact_rows, grippers, lower_gap, policy_sees
 from tactile_align.diagnostics.doctor.diagnose import diagnose
 from tactile_align.diagnostics.doctor.limits import LIMITS, SELF_CHECKS, STATED
 from tactile_align.diagnostics.doctor.subject import examine
@@ -257,7 +259,31 @@ def test_10_near_frames_and_free_moments_as_negatives_are_found(healthy: tuple[T
     config, data = healthy
     loose = changed(config, "hsa", min_gap=0, exclude_same_contact=False, require_contact=False)
     loose = loose.model_copy(update={"contact_share": 0.1, "batch_size": 48})
-    assert gravest(diagnose(loose, data=data, parts=["data"]), "false-negatives").status == "fail"
+    check = gravest(diagnose(loose, data=data, parts=["data"]), "false-negatives")
+    assert check.status == "fail" and "hsa.require_contact = true" in check.advice
+    # The advice states the smallest gap that no contact of the recordings outlasts.
+    rows = zip(data.train.episode, data.train.touches["tactile1"].contact, strict=True)
+    longest = max(len([*group]) for (_, contact), group in itertools.groupby(rows) if contact)
+    assert f"`hsa.min_gap = {longest}`" in check.advice and f" {longest} rows: " in check.advice
+
+
+def test_a_gap_longer_than_each_contact_is_to_be_lowered_to_its_length(healthy: tuple[TrainConfig, Data]) -> None:
+    config, data = healthy
+    longest = int(contact_rows(data.train, "tactile1").max())
+    for gap, advice in ((longest, ""), (longest + 1, f"`hsa.min_gap = {longest}`")):
+        subject = SimpleNamespace(data=data, config=changed(config, "hsa", min_gap=gap))
+        assert advice in (told := lower_gap(subject, "tactile1")) and bool(told) == bool(advice)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("open_m", "status"), [(0.16, "warn"), (0.08, None)])
+def test_a_law_that_opens_twice_as_far_as_the_reading_is_found(
+    healthy: tuple[TrainConfig, Data], open_m: float, status: str | None
+) -> None:
+    (rig,) = healthy[1].rigs
+    law = {"kind": "linear", "open_m": open_m}
+    rig = rig.with_gripper("left", open=0.16 if status else 1.0, closed=0.0, law=law)
+    checks = list(grippers(SimpleNamespace(data=SimpleNamespace(rigs=[rig]))))  # type: ignore[arg-type]
+    assert [(check.id, check.status) for check in checks] == ([("gripper-stroke/0/left", status)] if status else [])
 
 
 def test_10_the_same_touch_rule_takes_false_negatives_away(healthy: tuple[TrainConfig, Data]) -> None:

@@ -1,5 +1,6 @@
 """Boxes drawn in a real browser come back, through the CSV, as pixels of the recorded image."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tactile_align.verify.evidence import Labels
 from tactile_align.verify.labels import read_labels
 from tactile_align.viz.label.page import label_page
 from tests.viz.browser import HOSTILE, needs_chromium, run, visit
+from tests.viz.making import record
 
 pytestmark = [pytest.mark.slow, needs_chromium]
 PLATE = (199.5, 149.5, 303.5, 211.5)
@@ -224,3 +226,22 @@ def test_words_have_aa_contrast_everything_has_a_name_and_nothing_scrolls_sidewa
     assert found["texts"] > 25 and found["faint"] == [] and found["unnamed"] == [] and found["problems"] == []
     assert found["alt"] == "Frame 3 of episode_0.hdf5, seen by wrist" and found["language"] == "en"
     assert found["levels"] == [1] and found["overflow"] <= 0
+
+
+def test_the_place_by_the_rig_is_marked_until_it_is_switched_off(tmp_path: Path) -> None:
+    record(tmp_path)
+    page = label_page(tmp_path, "left_wrist", "tactile1", tmp_path / "label.html", count=2)
+    ask = """
+      const rings = () => document.querySelectorAll("#ink ellipse").length, counts = [rings()];
+      press("marker"); counts.push(rings());
+      press("next"); counts.push(rings());
+      key("m"); counts.push(rings());
+      const touch = document.getElementById("touch");
+      return {counts: counts, felt: touch.src.slice(0, 15), csv: csv()};
+    """
+    found = visit(page, tmp_path, HELP + ask)
+    assert found["counts"] == [2, 0, 0, 2] and found["felt"] == "data:image/jpeg" and found["problems"] == []
+    assert "By the rig, tactile1 is on left/finger1, in this frame roughly inside the dashed ring" in found["text"]
+    opening = re.search(r"gripper: ([\d.]+) mm between fingers \(([\d.]+) each\)", found["text"])
+    assert opening and float(opening[1]) == pytest.approx(2 * float(opening[2]), abs=0.11)
+    assert found["csv"] == "episode,frame,camera,sensor,u0,v0,u1,v1\n"  # a ring is no box

@@ -14,6 +14,7 @@ import pytest
 
 from tactile_align.calibration.rig import load_rig
 from tactile_align.datasets.episodes import open_episode, write_episode
+from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.viz.label.page import label_page
 from tests.viz.making import joints, record
 
@@ -44,10 +45,39 @@ def test_the_page_holds_its_frames_and_fetches_nothing(tmp_path: Path) -> None:
     assert max(openings) - min(openings) > 0.8 * np.ptp(0.045 * joints()[:, 6])
 
 
+def test_the_page_states_which_sensor_is_meant(tmp_path: Path) -> None:
+    file, rig = record(tmp_path), load_rig("cell")
+    data = told(label_page(tmp_path, "left_wrist", "tactile1", tmp_path / "label.html", count=4))
+    assert data["mounts"] == {"tactile1": "left/finger1"}
+    with open_episode(file) as episode:
+        for frame in data["frames"]:
+            qpos = np.stack([episode.qpos[frame["frame"]]] * 3)
+            qpos[1:, 6] = 0.0, 1.0  # the gripper closed and open
+            now, closed, wide = sensor_boxes(rig, "left_wrist", "tactile1", qpos, min_side_px=0).raw
+            np.testing.assert_allclose(frame["place"], now, atol=0.06)
+            assert frame["moves"].startswith("right" if wide[0] > closed[0] else "left")
+            raw = base64.b64decode(frame["touch"].removeprefix("data:image/jpeg;base64,"))
+            felt = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+            assert np.abs(felt.astype(float) - episode.image("tactile1", frame["frame"])).mean() < 3
+
+
+def test_a_rig_that_cannot_read_the_gripper_gives_no_place_and_a_new_rig_keeps_the_boxes(tmp_path: Path) -> None:
+    record(tmp_path)
+    wrong = load_rig("cell").with_gripper("left", open=0.1)
+    turned = load_rig("cell").with_camera("top", translation_m=(0.9, 0.5, 0.7))
+    pages = [
+        told(label_page(tmp_path, "top", "tactile1", tmp_path / f"{i}.html", rig=rig, count=2))
+        for i, rig in enumerate((wrong, load_rig("cell"), turned))
+    ]
+    assert [(frame["place"], frame["moves"]) for frame in pages[0]["frames"]] == [(None, "")] * 2
+    assert pages[1]["frames"] != pages[2]["frames"] and pages[1]["key"] == pages[2]["key"]
+
+
 def test_without_a_rig_frames_lie_evenly_in_time(tmp_path: Path) -> None:
     record(tmp_path, rig=False)
     frames = told(label_page(tmp_path, "top", "tactile1", tmp_path / "label.html", count=4))["frames"]
     assert [one["frame"] for one in frames] == [3, 9, 15, 21] and frames[0]["opening"] is None
+    assert frames[0]["place"] is None and frames[0]["touch"].startswith("data:image/jpeg")
 
 
 def test_a_wide_frame_is_embedded_smaller_and_keeps_its_own_pixels(tmp_path: Path) -> None:

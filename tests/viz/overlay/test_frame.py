@@ -126,6 +126,20 @@ def test_the_gripper_bar_is_as_long_as_the_opening_and_a_held_one_shows_the_comm
     assert is_colour(held, VERMILLION).any()
 
 
+def test_an_opening_is_stated_between_the_fingers_and_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(Ink, "text", lambda self, image, text, *place: written.append(text))
+    q = np.zeros(6)
+    draw_frame(moment(view(NAN), hands=(Hand("left", q, q - 3, q + 3, 0.011, 0.011, 0.040),)))
+    draw_frame(moment(view(NAN), hands=(Hand("left", q, q - 3, q + 3, 0.020, 0.010, 0.040, commanded=True),)))
+    texts = [text for text in written if "between" in text or "each" in text]
+    first, second = (
+        ["22.0 mm between fingers", "(11.0 each), measured"],
+        ["40.0 mm between fingers", "(20.0 each), held"],
+    )
+    assert texts == first + second
+
+
 def test_the_timeline_fills_the_frames_in_contact() -> None:
     flags = np.zeros(10, bool)
     flags[5:] = True
@@ -158,4 +172,4 @@ def test_hostile_names_and_many_parts_fit_from_320_to_4k(width: int, height: int
     tracks = tuple(Track("\u05e9\u05dc\u05d5\u05dd" * 80, np.ones(10, bool), i) for i in range(4))
     shown = view(np.array([100.0, 100.0, 160.0, 160.0]), width=width, height=height)
     picture = draw_frame(moment(shown, touches=touches, hands=hands, tracks=tracks, title="t" * 300))
-    assert picture.shape[1] >= width and picture.shape[0] < 4 * height
+    assert picture.shape[1] >= width and picture.shape[0] < 4.2 * height

@@ -13,9 +13,11 @@ from tactile_align.datasets.episodes import write_episode
 from tactile_align.errors import MissingExtra
 from tactile_align.geometry.images import ImageMap
 from tactile_align.projection.sensor_box import sensor_boxes
+from tactile_align.viz.ink import Ink
+from tactile_align.viz.overlay import overlay as overlay_module
 from tactile_align.viz.overlay.footage import Footage
 from tactile_align.viz.overlay.frame import draw_frame
-from tactile_align.viz.overlay.overlay import SHEET_CELLS, overlay
+from tactile_align.viz.overlay.overlay import overlay
 from tests.viz import making
 
 
@@ -47,13 +49,19 @@ def test_colours_reach_the_file_as_red_green_blue(episode: Path, tmp_path: Path)
     assert np.abs(picture[400:470, 200:600].astype(int) - expected[400:470, 200:600]).mean() < 3
 
 
-def test_a_sheet_holds_all_rows_or_evenly_spaced_ones(episode: Path, tmp_path: Path) -> None:
-    assert making.STEPS == SHEET_CELLS
-    (all_rows,) = overlay(episode, out=tmp_path / "all.png", height=60)
-    (one_row,) = overlay(episode, out=tmp_path / "one.png", height=60, stop=1)
-    full, single = cv2.imread(str(all_rows)), cv2.imread(str(one_row))
-    cell = single.shape[0] * single.shape[1]
-    assert full.shape[0] * full.shape[1] > 0.9 * SHEET_CELLS * cell * 0.9
+def test_a_sheet_holds_a_few_evenly_spaced_rows_with_larger_text(
+    episode: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    draw = overlay_module.draw_frame
+    monkeypatch.setattr(overlay_module, "draw_frame", lambda *of: drawn.append((of[0].t, of[2].cap)) or draw(*of))
+    (file,) = overlay(episode, out=tmp_path / "all.png", height=240)
+    picture = cv2.imread(str(file))
+    assert [t for t, _ in drawn] == [0, 3, 7, 10, 13, 16, 20, 23]
+    assert {cap for _, cap in drawn} == {Ink.of(480).cap} and Ink.of(480).cap > Ink.of(240).cap
+    assert picture.shape[1] == 2 * 640 + 2 * Ink.of(240).rim * 2 + Ink.of(480).pad
+    overlay(episode, out=tmp_path / "few.png", height=60, start=2, stop=5)
+    assert [t for t, _ in drawn[8:]] == [2, 3, 4]
 
 
 def test_a_movie_has_every_row_at_the_recorded_rate(episode: Path, tmp_path: Path) -> None:
