@@ -40,6 +40,7 @@ PACKAGES = (
     ("moments", "Synchronised moments for training."),
     ("features", "Encoders, pooling, and the health of features."),
     ("policies", "ACT, and ACT with touch."),
+    ("policies.heads", "Action heads behind the encoder of ACT."),
     ("training", "Loop, optimiser, validation, logs."),
     ("diagnostics", "Retrieval, localisation, probes, studies."),
     ("diagnostics.doctor", "Checks of a run before it is trained."),

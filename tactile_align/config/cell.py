@@ -44,6 +44,9 @@ class CellOptions(Strict):
     recovers at once."""
     occlude: bool = False
     """Cover 60 % of the sensor's box in each moving camera's image, from the pad's end on, with a grey rectangle."""
+    two_ways: bool = False
+    """Let the expert grasp the block in one of two ways, drawn by a coin for each demonstration: with the gripper along
+    the block, or turned by 90 degrees more. Roll-outs of a policy do not change."""
     box_offset_px: float = 0.0
     """Shift of all boxes to the right, px of the camera's raw frames. The policy's rig gets a principal point that is
     wrong by this shift."""

@@ -9,11 +9,48 @@ from tactile_align.facts import Strict
 
 OF_RESNET = ("cameras", "image_size", "vision_weights", "per_camera_backbones")
 """Options that only vision = "resnet18" has."""
+OF_ACT = ("decoder_layers", "vae_layers", "latent_dim", "use_vae", "kl_weight", "loss_reduction", "init_gain")
+"""Options that only head = "act" has."""
+Head = Literal["act", "flow", "diffusion"]
+QUARTERS = ("q1", "q2", "q3", "q4")
+"""Quarters of a denoiser's noise levels in the log, from little noise to pure noise. In q4 only the observation tells
+the action."""
+
+
+class DenoiserConfig(Strict):
+    """Options of the denoiser, the network of the heads "flow" and "diffusion"."""
+
+    layers: Annotated[int, Field(ge=1)] = 4
+    """Number of transformer layers of the denoiser. Its width and attention heads are those of the policy."""
+    draws: Annotated[int, Field(ge=1)] = 4
+    """Number of noises per moment in a training step. They share the memory of the encoder, which costs most."""
+    sample_steps: Annotated[int, Field(ge=1)] = 10
+    """Number of passes of the denoiser in which noise becomes a chunk of actions."""
+    train_steps: Annotated[int, Field(ge=2)] = 100
+    """Number of noise levels in training. Only for head = "diffusion"; flow has a level for every number in 0..1."""
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> "DenoiserConfig":
+        if self.sample_steps > self.train_steps:
+            raise InputError(
+                f"policy.denoiser.sample_steps = {self.sample_steps} exceeds train_steps = {self.train_steps}, but "
+                f"every sampling step needs a level of its own. Reduce sample_steps"
+            )
+        return self
 
 
 class PolicyConfig(Strict):
-    """Options of the ACT policy. The field names follow the ACT paper."""
+    """Options of the policy. The field names follow the ACT paper."""
 
+    head: Head = "act"
+    """Network that turns the encoder's memory into actions. act: the decoder of ACT, which predicts one chunk for each
+    observation. flow and diffusion: a denoiser that turns random noise into one of the chunks that were demonstrated
+    after such an observation, by flow matching or by noise prediction (DDIM). Use these if several ways are right."""
+    denoiser: DenoiserConfig = DenoiserConfig()
+    """Denoiser of the heads flow and diffusion."""
+    execute: Annotated[int, Field(ge=1)] | None = None
+    """Number of actions of a chunk that are executed before the policy predicts the next chunk (receding horizon).
+    None: the caller decides; roll-outs execute 3."""
     chunk_size: Annotated[int, Field(ge=1)] = 45
     """Number of future actions that the policy predicts at once. 45 actions are about one second of motion."""
     vision: Literal["tower", "resnet18", "none"] = "tower"
@@ -63,9 +100,30 @@ class PolicyConfig(Strict):
     too large."""
 
     @model_validator(mode="after")
+    def _head_uses_its_options(self) -> "PolicyConfig":
+        ignored = {
+            "act": {"denoiser": self.denoiser != DenoiserConfig()},
+            "flow": self._changed(OF_ACT) | {"denoiser.train_steps": self.denoiser.train_steps != 100},
+            "diffusion": self._changed(OF_ACT),
+        }[self.head]
+        if given := [f"policy.{name}" for name, changed in ignored.items() if changed]:
+            raise InputError(
+                f"{', '.join(given)}: policy.head = '{self.head}' ignores {'this' if len(given) == 1 else 'these'}. "
+                f"Omit {', '.join(given)}, or choose another policy.head"
+            )
+        if self.execute is not None and self.execute > self.chunk_size:
+            raise InputError(
+                f"policy.execute = {self.execute} exceeds policy.chunk_size = {self.chunk_size}, but only predicted "
+                f"actions can be executed. Reduce execute"
+            )
+        return self
+
+    def _changed(self, names: tuple[str, ...]) -> dict[str, bool]:
+        return {name: getattr(self, name) != type(self).model_fields[name].default for name in names}
+
+    @model_validator(mode="after")
     def _resnet_is_used(self) -> "PolicyConfig":
-        defaults = {name: type(self).model_fields[name].default for name in OF_RESNET}
-        changed = [name for name, default in defaults.items() if getattr(self, name) != default]
+        changed = [name for name, differs in self._changed(OF_RESNET).items() if differs]
         if changed and self.vision != "resnet18":
             given = ", ".join(f"policy.{name} = {getattr(self, name)!r}" for name in changed)
             raise InputError(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from tactile_align.config.policy import OF_ACT
 from tactile_align.errors import InputError
 
 Preset = Literal["conservative", "balanced", "aggressive", "tiny"]
@@ -48,10 +49,23 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 }
 
 
+DENOISER_LR = 1e-4
+"""Smallest learning rate of the heads flow and diffusion in a preset: that of Diffusion Policy for a width of 256 to
+512. The original's rate, 2e-5, is for ACT."""
+
+
+def _for_denoiser(preset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a preset for the heads flow and diffusion: no options of ACT, and Diffusion Policy's optimiser."""
+    policy = {name: value for name, value in preset["policy"].items() if name not in OF_ACT}
+    recipe = {"lr": max(DENOISER_LR, preset["optimiser"]["lr"]), "betas": (0.95, 0.999), "clip_norm": 1.0, "ema": 0.999}
+    return {**preset, "policy": policy, "optimiser": {**preset["optimiser"], **recipe}}
+
+
 def with_preset(data: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Return the entries of a config merged with the entries of the preset that the key `preset` selects.
 
-    Tables are merged key by key. If both the config and the preset have a key, the value of the config is used.
+    Tables are merged key by key. If both the config and the preset have a key, the value of the config is used. With
+    policy.head = "flow" or "diffusion", the preset has Diffusion Policy's optimiser and no options of ACT.
 
     Args:
         data: The content of the config file.
@@ -69,7 +83,9 @@ def with_preset(data: Mapping[str, Any], source: str) -> dict[str, Any]:
             f"{source}: unknown preset {name!r}; the presets are {', '.join(get_args(Preset))}. Choose one of these, "
             f"or remove the key `preset`"
         )
-    return _over(PRESETS[name], stated)
+    policy = stated.get("policy")
+    head = policy.get("head", "act") if isinstance(policy, Mapping) else "act"
+    return _over(PRESETS[name] if head == "act" else _for_denoiser(PRESETS[name]), stated)
 
 
 def _over(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

@@ -133,9 +133,9 @@ class TrainConfig(Strict):
     hsa: HSAConfig = HSAConfig()
     """Alignment loss."""
     policy: PolicyConfig = PolicyConfig()
-    """ACT policy."""
+    """Policy, with its action head."""
     train_policy: bool = True
-    """Train the ACT policy. False: train only the encoders, with the alignment loss."""
+    """Train the policy. False: train only the encoders, with the alignment loss."""
     region: Literal["box", "opening"] = "box"
     """Source of h_w, the feature that is compared with a touch. box: the camera image at the sensor's box. opening:
     only the opening of the gripper, as a baseline for retrieval."""
@@ -262,6 +262,11 @@ class TrainConfig(Strict):
                 "views. Add a [[views]] entry, or set policy.vision = 'resnet18' with policy.cameras, or 'none' for a "
                 "policy that sees no camera"
             )
+        if self.scales_to_range and self.optimiser.ema is None:
+            raise InputError(
+                f"policy.head = '{policy.head}' needs a running mean of the weights, because the weights of single "
+                f"steps give noisy actions; got no optimiser.ema. Set optimiser.ema = 0.999"
+            )
         if self.region == "opening" and self.train_policy and policy.region_tokens:
             raise InputError(
                 "policy.region_tokens = true needs image regions, but region = 'opening' uses no image. Set "
@@ -307,6 +312,11 @@ class TrainConfig(Strict):
                 f"Add a view, or set hsa.camera_negative = false"
             )
         return self
+
+    @property
+    def scales_to_range(self) -> bool:
+        """Whether actions are scaled to -1..1 by their range, not by mean and standard deviation."""
+        return self.train_policy and self.policy.head != "act"
 
     @property
     def unselected(self) -> bool:

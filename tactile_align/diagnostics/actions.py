@@ -171,7 +171,7 @@ def action_moments(run: LoadedRun, train: Moments) -> ActionMoments:
                 visible = {k: replace(v, visible=other.views[k].visible) for k, v in batch.views.items()}
                 variants[REGION] = replace(batch, views=visible), replace(features, regions=seen.regions)
         for row, (shown, given) in variants.items():
-            predicted = statistics.restore_action(model.predict(shown, given).actions.double())
+            predicted = statistics.restore_action(model.predict(shown, given).double())
             predictions.setdefault(row, []).append((predicted - chunk).abs().cpu().numpy())
         recorded.append(chunk.cpu().numpy())
         states.append(batch.qpos_raw.cpu().numpy())

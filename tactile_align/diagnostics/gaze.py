@@ -94,11 +94,15 @@ def attention(run: LoadedRun, rows: Sequence[int]) -> Attention:
         rows: Indices of the moments.
 
     Raises:
-        InputError: The run trained no policy.
+        InputError: The run trained no policy, or one with another head than ACT's decoder.
     """
     model = run.model
-    if model.act is None:
-        raise InputError("this run has train_policy = false, but attention needs a policy. Use a run with a policy")
+    if not isinstance(model.act, ACT):
+        found = "train_policy = false" if model.act is None else f"policy.head = '{model.act.config.head}'"
+        raise InputError(
+            f"the attention is that of ACT's decoder on its inputs, but this run has {found}. Use a run with "
+            f"policy.head = 'act'"
+        )
     parts = []
     for start in range(0, len(rows), ROWS):
         parts.append(_decoder_weights(model, model.act, run.batch(rows[start : start + ROWS])))

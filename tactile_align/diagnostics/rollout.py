@@ -53,7 +53,10 @@ class Acts(Protocol):
         """Clear all state at the start of an episode."""
 
     def act(self, observation: Mapping[str, Any], /) -> np.ndarray:
-        """Return the chunk (C, A) of the next C actions of A columns, C at least EXECUTED, in robot units."""
+        """Return the chunk (C, A) of the next C actions of A columns, in robot units.
+
+        C is at least the number of executed actions, EXECUTED or `Policy.execute`.
+        """
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,9 @@ def play(
 ) -> list[Played]:
     """Return the outcomes of a policy that acts in the simulated cell, for each seed with every class of object.
 
-    The policy is asked at every third step (EXECUTED), and cameras are rendered only then. An episode ends when the
-    task is decided, when the object has fallen, or at the horizon. torch runs with one thread, so that the same seeds
+    The policy is asked at every third step (EXECUTED), or at every `Policy.execute`-th step if that is set, and cameras
+    are rendered only then. The noise of the heads flow and diffusion has the seed of the episode. An episode ends when
+    the task is decided, when the object has fallen, or at the horizon. torch runs with one thread, so that equal seeds
     give the same outcomes on one machine with the same versions.
 
     A policy whose gripper reading is "commanded" notices the start of a contact only when it is asked, so it may hold
@@ -121,7 +125,7 @@ def play(
                 moments: list[dict[str, np.ndarray]] | None = None if filmed is None else []
                 world.reset(seed, cls)
                 given = [world.world.gel.reference] * cell.task.horizon if touch == "zero" else donor
-                _act(policy, world, given, moments)
+                _act(policy, world, given, moments, seed)
                 o = world.outcome()
                 out.append(
                     Played(
@@ -141,7 +145,11 @@ def play(
 
 
 def _act(
-    policy: Acts, cell: Cell, touches: Sequence[np.ndarray] | None, moments: list[dict[str, np.ndarray]] | None
+    policy: Acts,
+    cell: Cell,
+    touches: Sequence[np.ndarray] | None,
+    moments: list[dict[str, np.ndarray]] | None,
+    seed: int,
 ) -> None:
     """Let a policy act in a cell after its reset, to the end of the episode.
 
@@ -150,20 +158,26 @@ def _act(
         cell: The cell.
         touches: Touch image that replaces the true one, by step; None: the true touches.
         moments: List to which the images of each observation, and of the end, are appended.
+        seed: Seed of the policy's noise.
     """
-    policy.reset()
+    executed = EXECUTED
+    if isinstance(policy, Policy):
+        policy.reset(seed=seed)
+        executed = policy.execute or EXECUTED
+    else:
+        policy.reset()
     while cell.count < cell.task.horizon and not cell.over():
-        place = cell.count % EXECUTED
+        place = cell.count % executed
         if place == 0:
             observation = _observed(cell, touches)
             if moments is not None:
                 moments.append({**observation["images"], **observation["touches"]})
                 observation["images"] = {name: observation["images"][name] for name in policy.needs.cameras}
             chunk = np.asarray(policy.act(observation))
-            if chunk.ndim != 2 or len(chunk) < EXECUTED:
+            if chunk.ndim != 2 or len(chunk) < executed:
                 raise InputError(
-                    f"a roll-out executes {EXECUTED} actions of each chunk (C, A); got a chunk of shape {chunk.shape}. "
-                    f"Train with policy.chunk_size of at least {EXECUTED}, and load the policy without ensembling"
+                    f"a roll-out executes {executed} actions of each chunk (C, A); got a chunk of shape {chunk.shape}. "
+                    f"Train with policy.chunk_size of at least {executed}, and load the policy without ensembling"
                 )
         cell.step(chunk[place])
     if moments is not None:

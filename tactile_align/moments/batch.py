@@ -153,9 +153,12 @@ class MomentBatch(ObservationBatch):
     | is_pad | (B, C) bool | whether the action is padding after the end of the episode |
     | episode | (B,) int64 | index of the episode |
     | time | (B,) int64 | frame number in the episode |
-    | noise | (B, latent_dim) float32 | random numbers for the latent of ACT; None: ACT draws them |
+    | noise | (B, latent_dim) or (B, S, C, A) float32 | normal random numbers: ACT's latent, or S noises of the action |
+    | level | (B, S) float32 | uniform random numbers in 0..1 that choose a denoiser's noise levels |
     | order | (B,) float32 | random numbers by which touches are exchanged, for hsa.pairs = "permuted" |
     | second_views | as `views` | another random augmentation of the same views, for hsa.pairs = "two_crops" |
+
+    A policy draws `noise` and `level` itself where they are None.
     """
 
     touches: Mapping[str, TouchBatch] = field(default_factory=dict)
@@ -165,6 +168,7 @@ class MomentBatch(ObservationBatch):
     episode: Tensor
     time: Tensor
     noise: Tensor | None = None
+    level: Tensor | None = None
     order: Tensor | None = None
     second_views: Mapping[str, ViewBatch] = field(default_factory=dict)
 

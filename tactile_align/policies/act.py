@@ -1,12 +1,14 @@
 """ACT (action chunking with transformers), which predicts a chunk of actions from state, images and extra tokens.
 
-Zhao et al. 2023, arXiv 2304.13705. With the default options, all parameters have the names of LeRobot's ACT, so
+Zhao et al. 2023, arXiv 2304.13705. The encoder of ACT is a base class, behind which other action heads decode, too; see
+`policies.heads`. With the default options, all parameters have the names of LeRobot's ACT, so
 LeRobot's weights load with `strict=True`. Modules that LeRobot's ACT does not have use new names and are created
 last, so that a seed initialises the shared modules identically with and without them.
 """
 
 import math
 from collections import OrderedDict
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -17,13 +19,19 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from tactile_align.config.policy import DenoiserConfig, Head
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict
 from tactile_align.features.tensor_files import mismatches, read_tensors, require_finite
+from tactile_align.moments.batch import MomentBatch
+from tactile_align.policies.heads.head import ActionHead, Draws, Memory, Observed
 
 
 class ACTConfig(Strict):
-    """Architecture and loss options of an ACT network; the defaults are those of the paper and of LeRobot."""
+    """Architecture and loss options of an ACT network; the defaults are those of the paper and of LeRobot.
+
+    A network with another `head` has the same encoder, and only the options of the encoder.
+    """
 
     state_dim: int = Field(ge=1)
     """Number of columns of the robot state."""
@@ -72,6 +80,10 @@ class ACTConfig(Strict):
     """Largest number of extra tokens (touch, region, ViT) in one forward pass."""
     extra_token_dim: int | None = Field(default=None, ge=1)
     """Width of the extra tokens that the caller passes; None means `d_model`."""
+    head: Head = "act"
+    """Head that decodes the encoder's memory; see `PolicyConfig.head`. The class `ACT` is the head "act"."""
+    denoiser: DenoiserConfig = DenoiserConfig()
+    """Options of the heads "flow" and "diffusion"."""
 
     @model_validator(mode="after")
     def _check_shape(self) -> Self:
@@ -374,14 +386,138 @@ def read_resnet18_weights(name: str) -> dict[str, Tensor]:
     return kept
 
 
-class ACT(nn.Module):
-    """ACT network.
+class ObservationEncoder(ActionHead):
+    """Transformer encoder of ACT over state, images and extra tokens: the part that all action heads share.
+
+    A subclass creates its modules and calls the `_add_` methods once each, in an order that fixes which module gets
+    which random weights.
+    """
+
+    config: ACTConfig
+
+    def _add_backbone(self) -> None:
+        c = self.config
+        if c.vision == "resnet18":
+            if c.per_camera_backbones:
+                self.backbones = nn.ModuleList(resnet18_backbone() for _ in c.cameras)
+            else:
+                self.backbone = resnet18_backbone()
+
+    def _add_encoder(self) -> None:
+        c = self.config
+        self.encoder = Encoder(c.encoder_layers, c.d_model, c.heads, c.ffn_dim, c.dropout, c.pre_norm)
+
+    def _add_inputs(self, latent_dim: int | None) -> None:
+        """Create the projections of the encoder's inputs; `latent_dim` is the width of a latent, None without one."""
+        c = self.config
+        self.encoder_robot_state_input_proj = nn.Linear(c.state_dim, c.d_model)
+        if latent_dim is not None:
+            self.encoder_latent_input_proj = nn.Linear(latent_dim, c.d_model)
+        if c.vision == "resnet18":
+            self.encoder_img_feat_input_proj = nn.Conv2d(RESNET18_CHANNELS, c.d_model, kernel_size=1)
+        self.encoder_1d_feature_pos_embed = nn.Embedding(1 if latent_dim is None else 2, c.d_model)
+
+    def _add_options(self, fill_vision: bool) -> None:
+        """Create the modules of options beyond LeRobot's ACT, and read `vision_weights` if `fill_vision` is True."""
+        c = self.config
+        if c.camera_embedding:
+            self.camera_embed = nn.Embedding(len(c.cameras), c.d_model)
+        if c.extra_token_dim is not None:
+            self.extra_token_input_proj = nn.Linear(c.extra_token_dim, c.d_model)
+        if c.extra_tokens:
+            self.extra_token_pos_embed = nn.Embedding(c.extra_tokens, c.d_model)
+        if fill_vision and c.vision_weights not in (None, "scratch"):
+            tensors = read_resnet18_weights(str(c.vision_weights))
+            for backbone in self.backbones if c.per_camera_backbones else [self.backbone]:
+                backbone.load_state_dict(tensors)
+
+    def encode(self, observed: Observed, latent: Tensor | None = None) -> Memory:
+        """Return the memory of B moments: tokens of the latent (if any), the state, the images and the extra tokens.
+
+        Args:
+            observed: Input of the network, of the shapes that `ACT.forward` states.
+            latent: (B, latent_dim) latent; None for a head without a latent.
+        """
+        c = self.config
+        state, images, extra_tokens, extra_is_pad = observed
+        first = self.encoder_robot_state_input_proj(state)[:, None]
+        if latent is not None:
+            first = torch.cat((self.encoder_latent_input_proj(latent)[:, None], first), 1)
+        tokens, positions = [first], [self.encoder_1d_feature_pos_embed.weight]
+        if images is not None:
+            image_tokens, image_positions = self._image_tokens(images)
+            tokens.append(image_tokens)
+            positions.append(image_positions)
+        pad = None
+        if extra_tokens is not None and extra_tokens.shape[1]:
+            k = extra_tokens.shape[1]
+            tokens.append(extra_tokens if c.extra_token_dim is None else self.extra_token_input_proj(extra_tokens))
+            positions.append(self.extra_token_pos_embed.weight[:k])
+            if extra_is_pad is not None:
+                plain = sum(t.shape[1] for t in tokens[:-1])
+                pad = torch.cat((extra_is_pad.new_zeros(len(state), plain), extra_is_pad), 1)
+        pos = torch.cat(positions)[None]
+        return Memory(self.encoder(torch.cat(tokens, 1), pos, pad), pos, pad)
+
+    def _image_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the image tokens (B, N * rows * columns, d_model) of N cameras, and their positions."""
+        c = self.config
+        if c.per_camera_backbones:
+            maps = torch.stack([net(images[:, i]) for i, net in enumerate(self.backbones)], 1).flatten(0, 1)
+        else:
+            maps = self.backbone(images.flatten(0, 1))
+        maps = self.encoder_img_feat_input_proj(maps)
+        rows, columns = maps.shape[-2:]
+        tokens = maps.unflatten(0, images.shape[:2]).flatten(3).transpose(2, 3).flatten(1, 2)
+        where = sine_positions_2d(rows, columns, c.d_model, images.device).repeat(len(c.cameras), 1)
+        if c.camera_embedding:
+            where = where + self.camera_embed.weight.repeat_interleave(rows * columns, 0)
+        return tokens, where
+
+    def _check(self, observed: Observed, **more: tuple[tuple[str | int, ...], Tensor | None]) -> None:
+        """Check the shapes of the inputs; `more` are further tensors, each after its required shape."""
+        c, images, extra = self.config, observed.images, observed.extra_tokens
+        if c.vision == "resnet18" and images is None:
+            raise ValueError(
+                f"images is missing; this policy uses cameras {list(c.cameras)}. Pass images (B, N, 3, H, W)."
+            )
+        if c.vision == "none" and images is not None:
+            raise ValueError(
+                "images were given, but this policy has vision 'none' and uses no images. Pass images=None."
+            )
+        most = f"K <= {c.extra_tokens}"
+        shapes: dict[str, tuple[str | int, ...]] = {
+            "state": ("B", c.state_dim),
+            "images": ("B", len(c.cameras), 3, "H", "W"),
+            "extra_tokens": ("B", most, c.extra_token_dim or c.d_model),
+            "extra_is_pad": ("B", "K"),
+        } | {name: shape for name, (shape, _) in more.items()}
+        given = observed._asdict() | {name: tensor for name, (_, tensor) in more.items()}
+        count = 0 if extra is None else extra.shape[1]
+        sizes: dict[str | int, int] = {"B": len(observed.state), "K": count, most: min(count, c.extra_tokens)}
+        for name, tensor in given.items():
+            wanted = shapes[name]
+            if tensor is not None and (
+                tensor.ndim != len(wanted)
+                or any(
+                    sizes.get(n, n) != m for n, m in zip(wanted, tensor.shape, strict=True) if n not in ("H", "W", "S")
+                )
+            ):
+                raise ValueError(
+                    f"{name} must have shape ({', '.join(map(str, wanted))}) with B = len(state); "
+                    f"got {tuple(tensor.shape)}. Change {name}, or the config of this policy."
+                )
+
+
+class ACT(ObservationEncoder):
+    """ACT network, the action head "act".
 
     Args:
         config: Architecture of the network.
         fill_vision: Whether to read `vision_weights`; False is for networks whose checkpoint is loaded right after.
     """
 
+    loss_name = "l1"
     vae_encoder_pos_enc: Tensor
 
     def __init__(self, config: ACTConfig, *, fill_vision: bool = True) -> None:
@@ -395,36 +531,17 @@ class ACT(nn.Module):
             self.vae_encoder_action_input_proj = nn.Linear(c.action_dim, c.d_model)
             self.vae_encoder_latent_output_proj = nn.Linear(c.d_model, 2 * c.latent_dim)
             self.register_buffer("vae_encoder_pos_enc", sine_table(2 + c.chunk_size, c.d_model)[None])
-        if c.vision == "resnet18":
-            if c.per_camera_backbones:
-                self.backbones = nn.ModuleList(resnet18_backbone() for _ in c.cameras)
-            else:
-                self.backbone = resnet18_backbone()
-        self.encoder = Encoder(c.encoder_layers, *shape)
+        self._add_backbone()
+        self._add_encoder()
         self.decoder = Decoder(c.decoder_layers, *shape)
-        self.encoder_robot_state_input_proj = nn.Linear(c.state_dim, c.d_model)
-        self.encoder_latent_input_proj = nn.Linear(c.latent_dim, c.d_model)
-        if c.vision == "resnet18":
-            self.encoder_img_feat_input_proj = nn.Conv2d(RESNET18_CHANNELS, c.d_model, kernel_size=1)
-        self.encoder_1d_feature_pos_embed = nn.Embedding(2, c.d_model)
+        self._add_inputs(c.latent_dim)
         self.decoder_pos_embed = nn.Embedding(c.chunk_size, c.d_model)
         self.action_head = nn.Linear(c.d_model, c.action_dim)
         for p in chain(self.encoder.parameters(), self.decoder.parameters()):
             if p.dim() > 1:
                 nn.init.xavier_uniform_(p)
-
         # Created after all other modules, so that these options do not change the random weights of plain ACT.
-        if c.camera_embedding:
-            self.camera_embed = nn.Embedding(len(c.cameras), c.d_model)
-        if c.extra_token_dim is not None:
-            self.extra_token_input_proj = nn.Linear(c.extra_token_dim, c.d_model)
-        if c.extra_tokens:
-            self.extra_token_pos_embed = nn.Embedding(c.extra_tokens, c.d_model)
-
-        if fill_vision and c.vision_weights not in (None, "scratch"):
-            tensors = read_resnet18_weights(str(c.vision_weights))
-            for backbone in self.backbones if c.per_camera_backbones else [self.backbone]:
-                backbone.load_state_dict(tensors)
+        self._add_options(fill_vision)
 
     def forward(
         self,
@@ -457,36 +574,68 @@ class ACT(nn.Module):
         Raises:
             ValueError: A shape does not fit the config, or actions are missing in training.
         """
-        c = self.config
-        given = {"images": images, "extra_tokens": extra_tokens, "extra_is_pad": extra_is_pad}
-        self._check(len(state), {"state": state, **given, "actions": actions, "is_pad": is_pad, "noise": noise})
+        c, b = self.config, "B"
+        observed = Observed(state, images, extra_tokens, extra_is_pad)
+        if self.training and c.use_vae and actions is None:
+            raise ValueError(
+                "actions is None, but training with use_vae needs the actions. Pass actions and is_pad, or call eval() "
+                "to predict."
+            )
+        self._check(
+            observed,
+            actions=((b, c.chunk_size, c.action_dim), actions),
+            is_pad=((b, c.chunk_size), is_pad),
+            noise=((b, c.latent_dim), noise),
+        )
         mu = logvar = None
         if c.use_vae and actions is not None:
             mu, logvar = self._posterior(state, actions, is_pad)
             z = mu + (logvar / 2).exp() * (torch.randn_like(mu) if noise is None else noise)
         else:
             z = state.new_zeros(len(state), c.latent_dim)
-
-        tokens = [torch.stack((self.encoder_latent_input_proj(z), self.encoder_robot_state_input_proj(state)), 1)]
-        positions = [self.encoder_1d_feature_pos_embed.weight]
-        if images is not None:
-            image_tokens, image_positions = self._image_tokens(images)
-            tokens.append(image_tokens)
-            positions.append(image_positions)
-        pad = None
-        if extra_tokens is not None and extra_tokens.shape[1]:
-            k = extra_tokens.shape[1]
-            tokens.append(extra_tokens if c.extra_token_dim is None else self.extra_token_input_proj(extra_tokens))
-            positions.append(self.extra_token_pos_embed.weight[:k])
-            if extra_is_pad is not None:
-                plain = sum(t.shape[1] for t in tokens[:-1])
-                pad = torch.cat((extra_is_pad.new_zeros(len(state), plain), extra_is_pad), 1)
-
-        pos = torch.cat(positions)[None]
-        memory = self.encoder(torch.cat(tokens, 1), pos, pad)
-        start = memory.new_zeros(len(state), c.chunk_size, c.d_model)
-        decoded = self.decoder(start, self.decoder_pos_embed.weight[None], memory, pos, pad)
+        memory = self.encode(observed, z)
+        start = memory.tokens.new_zeros(len(state), c.chunk_size, c.d_model)
+        decoded = self.decoder(start, self.decoder_pos_embed.weight[None], *memory)
         return ACTOutput(self.action_head(decoded), mu, logvar)
+
+    def random(self, rows: int, generator: torch.Generator) -> Draws:
+        """Return standard normal samples for the latent."""
+        return Draws(torch.randn(rows, self.config.latent_dim, generator=generator))
+
+    def counts(self, batch: MomentBatch) -> dict[str, Tensor]:
+        """Return the number of steps that the L1 loss is averaged over, as "steps"."""
+        real = torch.ones_like(batch.is_pad) if self.config.loss_reduction == "all" else ~batch.is_pad
+        return {"steps": real.sum()}
+
+    def losses(
+        self, observed: Observed, batch: MomentBatch, totals: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the loss as "action", and its terms "l1" and "kl"; see `act_loss` and `ActionHead.losses`."""
+        state, images, extra, pad = observed
+        output = self(state, images, extra, batch.action, batch.is_pad, extra_is_pad=pad, noise=batch.noise)
+        l1, kl = act_loss(output, batch.action, batch.is_pad, self.config.loss_reduction)
+        if totals is not None:
+            l1, kl = l1 * (self.counts(batch)["steps"] / totals["steps"]), kl * (len(batch) / totals["rows"])
+        return {"action": self.config.loss(l1, kl), "l1": l1, "kl": kl}
+
+    def total(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return the loss from its logged terms."""
+        return self.config.loss(parts["l1"], parts["kl"])
+
+    def noise(self, rows: int, generator: torch.Generator) -> None:
+        """Return None: the latent is zero on the robot."""
+        return None
+
+    def sample(self, observed: Observed, noise: Tensor | None = None) -> Tensor:
+        """Return the actions at a latent of zeros.
+
+        Raises:
+            ValueError: Noise is given.
+        """
+        if noise is not None:
+            raise ValueError("ACT predicts with a latent of zeros; got noise. Pass noise = None")
+        output: ACTOutput = self(observed.state, *observed[1:3], extra_is_pad=observed.extra_is_pad)
+        return output.actions
 
     def _posterior(self, state: Tensor, actions: Tensor, is_pad: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of the latent, each (B, latent_dim), from the tokens [cls, state, actions]."""
@@ -497,54 +646,3 @@ class ACT(nn.Module):
         summary = self.vae_encoder(x, self.vae_encoder_pos_enc, pad)[:, 0]
         mu, logvar = self.vae_encoder_latent_output_proj(summary).chunk(2, -1)
         return mu, logvar
-
-    def _image_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the image tokens (B, N * rows * columns, d_model) of N cameras, and their positions."""
-        c = self.config
-        if c.per_camera_backbones:
-            maps = torch.stack([net(images[:, i]) for i, net in enumerate(self.backbones)], 1).flatten(0, 1)
-        else:
-            maps = self.backbone(images.flatten(0, 1))
-        maps = self.encoder_img_feat_input_proj(maps)
-        rows, columns = maps.shape[-2:]
-        tokens = maps.unflatten(0, images.shape[:2]).flatten(3).transpose(2, 3).flatten(1, 2)
-        where = sine_positions_2d(rows, columns, c.d_model, images.device).repeat(len(c.cameras), 1)
-        if c.camera_embedding:
-            where = where + self.camera_embed.weight.repeat_interleave(rows * columns, 0)
-        return tokens, where
-
-    def _check(self, batch: int, given: dict[str, Tensor | None]) -> None:
-        c, images, extra = self.config, given["images"], given["extra_tokens"]
-        if c.vision == "resnet18" and images is None:
-            raise ValueError(
-                f"images is missing; this ACT uses cameras {list(c.cameras)}. Pass images (B, N, 3, H, W)."
-            )
-        if c.vision == "none" and images is not None:
-            raise ValueError("images were given, but this ACT has vision 'none' and uses no images. Pass images=None.")
-        if self.training and c.use_vae and given["actions"] is None:
-            raise ValueError(
-                "actions is None, but training with use_vae needs the actions. Pass actions and is_pad, or call eval() "
-                "to predict."
-            )
-        most = f"K <= {c.extra_tokens}"
-        shapes: dict[str, tuple[str | int, ...]] = {
-            "state": ("B", c.state_dim),
-            "images": ("B", len(c.cameras), 3, "H", "W"),
-            "extra_tokens": ("B", most, c.extra_token_dim or c.d_model),
-            "extra_is_pad": ("B", "K"),
-            "actions": ("B", c.chunk_size, c.action_dim),
-            "is_pad": ("B", c.chunk_size),
-            "noise": ("B", c.latent_dim),
-        }
-        count = 0 if extra is None else extra.shape[1]
-        sizes: dict[str | int, int] = {"B": batch, "K": count, most: min(count, c.extra_tokens)}
-        for name, tensor in given.items():
-            wanted = shapes[name]
-            if tensor is not None and (
-                tensor.ndim != len(wanted)
-                or any(sizes.get(n, n) != m for n, m in zip(wanted, tensor.shape, strict=True) if n not in ("H", "W"))
-            ):
-                raise ValueError(
-                    f"{name} must have shape ({', '.join(map(str, wanted))}) with B = len(state); "
-                    f"got {tuple(tensor.shape)}. Change {name}, or the config of this ACT."
-                )

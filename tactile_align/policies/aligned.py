@@ -1,4 +1,7 @@
-"""ACT together with the alignment loss; both use the same encoders, so the loss also trains the inputs of ACT."""
+"""A policy together with the alignment loss; both use the same encoders, so the loss also trains the policy's inputs.
+
+In names and texts, "ACT" and `act` stand for the policy's network, whatever its action head is.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,11 +12,13 @@ from torch import Tensor, nn
 
 from tactile_align.config.features import FeatureConfig
 from tactile_align.config.hsa import HSAConfig
-from tactile_align.config.policy import OF_RESNET, PolicyConfig
+from tactile_align.config.policy import OF_ACT, OF_RESNET, PolicyConfig
 from tactile_align.features.towers import FRAME_GRID, POLICY_GRID
 from tactile_align.moments.batch import MomentBatch, ObservationBatch
-from tactile_align.policies.act import ACT, IMAGENET_MEAN, IMAGENET_STD, ACTConfig, ACTOutput, act_loss
+from tactile_align.policies.act import IMAGENET_MEAN, IMAGENET_STD, ACTConfig, ObservationEncoder
 from tactile_align.policies.alignment import Alignment, BatchFeatures, CopyFeatures, View, frame_keys
+from tactile_align.policies.heads.build import make_head
+from tactile_align.policies.heads.head import Observed
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,10 @@ class Losses(NamedTuple):
 
 
 class AlignedPolicy(nn.Module):
-    """ACT, and the alignment loss that trains the encoders of its tokens.
+    """Network of a policy, and the alignment loss that trains the encoders of its tokens.
 
-    ACT is built first, so that its random weights do not depend on the alignment. With hsa.weight = 0, and if ACT uses
-    no tokens of frames, regions or touches, the model has no alignment and is plain ACT.
+    The policy is built first, so that its random weights do not depend on the alignment. With hsa.weight = 0, and if
+    ACT uses no tokens of frames, regions or touches, the model has no alignment and is plain ACT.
 
     Args:
         policy: Architecture of ACT and the tokens that it uses; None trains the alignment only.
@@ -65,7 +70,7 @@ class AlignedPolicy(nn.Module):
         fill: Whether to read pretrained weights; False is for models whose checkpoint is loaded right after.
 
     Attributes:
-        act: ACT; None without a policy.
+        act: Network of the policy with its action head; None without a policy.
         alignment: Towers and alignment loss; None where nothing uses them.
         frame_keys: Key of the image that shows the whole frame, by camera, for the cameras whose frame tokens ACT uses.
         frame_to_act: Projection of frame tokens to ACT's token width; None where ACT does not use frame tokens.
@@ -90,7 +95,7 @@ class AlignedPolicy(nn.Module):
         self.views, self.stop_gradient = views, stop_gradient
         self.sensors = tuple(dict.fromkeys(view.sensor for view in views))
         self.frame_keys: dict[str, str] = {}
-        self.act: ACT | None = None
+        self.act: ObservationEncoder | None = None
         self.alignment: Alignment | None = None
         self.frame_to_act: nn.Linear | None = None
         self.region_to_act: nn.Linear | None = None
@@ -103,7 +108,7 @@ class AlignedPolicy(nn.Module):
             tokens = FRAME_GRID**2 * len(self.frame_keys)
             tokens += POLICY_GRID**2 * (regions * len(views) + touches * len(self.sensors))
             shape = act_config(policy, state_dim, action_dim, tokens)
-            self.act = ACT(shape, fill_vision=fill)
+            self.act = make_head(shape, fill_vision=fill)
             if policy.init_gain != 1.0:
                 scale_weights(self.act, policy.init_gain)
         if views and (hsa.weight > 0 or self.frame_keys or regions or touches):
@@ -167,34 +172,27 @@ class AlignedPolicy(nn.Module):
         They are the numbers of rows, of actions that are not padding, and of valid pairs of each view.
         """
         real = ~batch.is_pad
-        if self.act is not None and self.act.config.loss_reduction == "all":
-            real = torch.ones_like(real)
         counts = {"rows": torch.tensor(len(real), device=real.device), "steps": real.sum()}
+        counts |= {} if self.act is None else self.act.counts(batch)
         return counts if self.alignment is None else counts | self.alignment.counts(batch)
 
-    def predict(
-        self,
-        batch: ObservationBatch,
-        features: BatchFeatures,
-        action: Tensor | None = None,
-        is_pad: Tensor | None = None,
-        noise: Tensor | None = None,
-    ) -> ACTOutput:
-        """Return the output of ACT for a batch.
+    def predict(self, batch: ObservationBatch, features: BatchFeatures, noise: Tensor | None = None) -> Tensor:
+        """Return the normalised actions (B, C, A) of a batch, as on the robot; see `ActionHead.sample`.
 
         Args:
             batch: The moments.
             features: Features of the batch, from `see`.
-            action: (B, C, A) normalised actions, see `MomentBatch`, encoded into the latent as in training. None: the
-                latent is zero.
-            is_pad: (B, C) bool, which actions are padding.
-            noise: (B, latent_dim) standard normal sample for the latent; None: sampled by ACT.
+            noise: (B, C, A) from `ActionHead.noise`; None: noise of seed 0, or none with head = "act".
 
         Raises:
             ValueError: The model has no policy.
         """
         if self.act is None:
             raise ValueError("this model has no policy, so it cannot predict actions. Train with train_policy = true")
+        return self.act.sample(self.observed(batch, features), noise)
+
+    def observed(self, batch: ObservationBatch, features: BatchFeatures) -> Observed:
+        """Return the input of the policy's network for a batch with its features from `see`."""
         tokens, absent = [], []
         nowhere = torch.zeros(len(batch), dtype=torch.bool, device=batch.qpos.device)
         if self.frame_to_act is not None:
@@ -209,9 +207,8 @@ class AlignedPolicy(nn.Module):
         extra = torch.cat(tokens, dim=1) if tokens else None
         masks = [a[:, None].expand(-1, part.shape[1]) for a, part in zip(absent, tokens, strict=True)]
         pad = torch.cat(masks, dim=1) if masks else None
-        images = _camera_images(batch, self.act.config.cameras)
-        output: ACTOutput = self.act(batch.qpos, images, extra, action, is_pad, extra_is_pad=pad, noise=noise)
-        return output
+        cameras = () if self.act is None else self.act.config.cameras
+        return Observed(batch.qpos, _camera_images(batch, cameras), extra, pad)
 
     def _for_act(self, tokens: Tensor) -> Tensor:
         return tokens.detach() if self.stop_gradient else tokens
@@ -240,16 +237,11 @@ class AlignedPolicy(nn.Module):
         action = alignment = None
         log: dict[str, Tensor] = {}
         if self.act is not None and acts:
-            shape = self.act.config
-            output = self.predict(batch, features, batch.action, batch.is_pad, batch.noise)
-            l1, kl = act_loss(output, batch.action, batch.is_pad, shape.loss_reduction)
-            if totals is not None:
-                here = self.counts(batch)
-                l1, kl = l1 * (here["steps"] / totals["steps"]), kl * (here["rows"] / totals["rows"])
-            action = w.action * shape.loss(l1, kl)
+            terms = self.act.losses(self.observed(batch, features), batch, totals)
+            action = w.action * terms.pop("action")
             if totals is not None:
                 action = action * totals["world"]  # the mean over processes then becomes a sum
-            log |= {"l1": l1.detach(), "kl": kl.detach()}
+            log |= {name: term.detach() for name, term in terms.items()}
         if self.alignment is not None and aligns:
             hsa, details = self.alignment(batch, features, totals, copied)
             weight = w.alignment * self.alignment.hsa.weight
@@ -271,7 +263,7 @@ class AlignedPolicy(nn.Module):
 
 
 def act_config(policy: PolicyConfig, state_dim: int, action_dim: int, tokens: int) -> ACTConfig:
-    """Return the config of the ACT network of a policy.
+    """Return the config of the network of a policy.
 
     A field that both configs have must have the same name in both.
 
@@ -283,13 +275,15 @@ def act_config(policy: PolicyConfig, state_dim: int, action_dim: int, tokens: in
     """
     shared = {name: getattr(policy, name) for name in ACTConfig.model_fields if name in PolicyConfig.model_fields}
     own = {"state_dim": state_dim, "action_dim": action_dim, "extra_tokens": tokens}
+    if policy.head != "act":
+        shared = {name: value for name, value in shared.items() if name not in OF_ACT}
     if policy.vision != "resnet18":
         shared = {name: value for name, value in shared.items() if name not in OF_RESNET} | {"vision": "none"}
     return ACTConfig.model_validate({**shared, **own})
 
 
 @torch.no_grad()
-def scale_weights(act: ACT, gain: float) -> None:
+def scale_weights(act: ObservationEncoder, gain: float) -> None:
     """Multiply ACT's weight matrices by `gain`; embeddings and the ResNet do not change."""
     for name, p in act.named_parameters():
         if p.ndim > 1 and not name.startswith(("backbone", "encoder_img")) and "embed" not in name:

@@ -19,7 +19,8 @@ TOLERANCE = 1e-4
 class Network(nn.Module):
     """Network that computes normalised actions from the tensors of an ObservationBatch, for export.
 
-    The tensors have the order of `ObservationBatch.tensors` of the batch `example`.
+    The tensors have the order of `ObservationBatch.tensors` of the batch `example`. With the heads flow and diffusion,
+    the noise (B, C, A) follows as the last tensor.
     """
 
     def __init__(self, model: AlignedPolicy, example: ObservationBatch) -> None:
@@ -30,16 +31,16 @@ class Network(nn.Module):
         """Return the chunk of actions of each of B moments, (B, C, A): C normalised actions of A columns."""
         left = iter(values)
         batch = self.example.mapped(lambda _: next(left))
-        actions: Tensor = self.model.predict(batch, self.model.see(batch, alignment=False)).actions
-        return actions
+        return self.model.predict(batch, self.model.see(batch, alignment=False), next(left, None))
 
 
 def export_policy(policy: Policy, batch: ObservationBatch, path: str | Path) -> tuple[str, ...]:
     """Write a policy's network to a .pt2 file, and return the names of the network's inputs.
 
-    The inputs have the order of `batch.tensors()`. The .pt2 file does not compute boxes and zoom, and does not
-    normalise joints; compute these from the rig and the statistics as `Policy.batch` does. The network is read back
-    from a temporary file and compared with the policy before the file gets its final name.
+    The inputs have the order of `batch.tensors()`. With the heads flow and diffusion, the input "noise" follows:
+    standard normal noise (B, C, A), from which the program makes the actions. The .pt2 file does not compute boxes and
+    zoom, and does not normalise joints; compute these from the rig and the statistics as `Policy.batch` does. The
+    network is read back from a temporary file and compared with the policy before the file gets its final name.
 
     Args:
         policy: The policy.
@@ -49,8 +50,12 @@ def export_policy(policy: Policy, batch: ObservationBatch, path: str | Path) -> 
     Raises:
         ValueError: The exported network does not reproduce the policy's actions.
     """
-    names, values = zip(*batch.tensors().items(), strict=True)
+    tensors = batch.tensors()
     network = Network(policy.model.eval(), batch)
+    noise = None if policy.model.act is None else policy.model.act.noise(len(batch), torch.Generator().manual_seed(0))
+    if noise is not None:
+        tensors["noise"] = noise.to(batch.qpos)
+    names, values = zip(*tensors.items(), strict=True)
     with torch.no_grad():
         program = torch.export.export(network, values)
 

@@ -90,7 +90,8 @@ class Policy:
         rig: Rig of the cell that the policy acts in.
         statistics: Normalisation statistics of the training episodes.
         sizes: (width, height) of each stream as recorded in the training episodes, px.
-        ensemble: Coefficient of temporal ensembling. None: no ensembling; `act` returns chunks.
+        ensemble: Coefficient of temporal ensembling. None: no ensembling; `act` returns chunks. Refused for the heads
+            flow and diffusion.
         device: Device that the network runs on.
     """
 
@@ -126,8 +127,23 @@ class Policy:
         self._images: dict[str, np.ndarray] = {}  # references that were read from files
         self._watch: dict[str, ContactWatch] = {}  # made by `reset`, which may replace the references in files
         self.needs = self._needs(sizes)
-        chunk = model.act.config.chunk_size
-        self._ensembler = None if ensemble is None else TemporalEnsembler(chunk, ensemble)
+        shape = model.act.config
+        if (statistics.action_range is None) != (shape.head == "act"):
+            raise InputError(
+                f"policy.head = '{shape.head}' needs statistics {'without' if shape.head == 'act' else 'with'} "
+                f"action_range; got the other kind, which scales differently. Use the statistics.json of the run"
+            )
+        if ensemble is not None and shape.head != "act":
+            raise InputError(
+                f"ensemble = {ensemble:g} averages over chunks, but chunks of policy.head = '{shape.head}' may be of "
+                f"different ways, whose mean is not a way. Load the policy without ensemble, and execute several "
+                f"actions of each chunk with policy.execute and `next_action`"
+            )
+        self._head = model.act
+        self.execute = config.policy.execute
+        self._queue: list[np.ndarray] = []
+        self._random: torch.Generator | None = None  # made by `reset`
+        self._ensembler = None if ensemble is None else TemporalEnsembler(shape.chunk_size, ensemble)
 
     @classmethod
     def load(
@@ -168,7 +184,7 @@ class Policy:
         sizes = {name: (int(width), int(height)) for name, (width, height) in state["sizes"].items()}
         return cls(model, config, cell, statistics, sizes, ensemble, device)
 
-    def reset(self, free: Mapping[str, np.ndarray] | None = None) -> None:
+    def reset(self, free: Mapping[str, np.ndarray] | None = None, seed: int = 0) -> None:
         """Clear all state kept between steps; call `reset` at the start of each episode.
 
         Args:
@@ -176,6 +192,8 @@ class Policy:
                 in the rig, its first image after the reset must show no contact. The references have two uses. Where
                 the gripper reports commands, they serve to detect contact of any sensor of the hand. With
                 features.touch_input = "difference", they are subtracted from the touch images.
+            seed: Seed of the noise that the heads flow and diffusion turn into actions. Equal seeds and observations
+                give equal actions.
 
         Raises:
             InputError: A sensor is unknown to the policy, a reference is not an RGB image (H, W, 3) uint8, or the file
@@ -199,8 +217,34 @@ class Policy:
         self._watch = {name: ContactWatch(given.get(name, self._images.get(name))) for name in self._watched}
         for held in self._held.values():
             held.onset = None
+        self._queue.clear()
+        self._random = torch.Generator().manual_seed(seed)
         if self._ensembler is not None:
             self._ensembler.reset()
+
+    def next_action(self, observation: Mapping[str, Any]) -> np.ndarray:
+        """Return the action (A,) to execute now, float64, robot units (receding horizon).
+
+        The policy predicts a chunk, returns its first `execute` actions in the next calls, and predicts again. An
+        observation is used only when a chunk is predicted, so a policy whose gripper reading is "commanded" notices a
+        contact only then.
+
+        Args:
+            observation: See `act`.
+
+        Raises:
+            InputError: `execute` is None, or the policy uses temporal ensembling.
+            ValueError: The observation is used and is invalid; the policy's state is then unchanged.
+        """
+        if self.execute is None or self._ensembler is not None:
+            raise InputError(
+                f"next_action needs the number of actions that are executed of each chunk, and no ensembling; got "
+                f"policy.execute = {self.execute}{' and ensemble' if self._ensembler else ''}. Set policy.execute in "
+                f"the config of the run, or the attribute `execute`, and load the policy without ensemble"
+            )
+        if not self._queue:
+            self._queue = list(self.act(observation)[: self.execute])
+        return self._queue.pop(0)
 
     @torch.no_grad()
     def act(self, observation: Mapping[str, Any]) -> np.ndarray:
@@ -219,15 +263,17 @@ class Policy:
         """
         watches = {name: copy(watch) for name, watch in self._watch.items()}
         onsets = [(held, held.onset) for held in self._held.values()]
+        started = self._random
         try:
             batch = self.batch(checked(observation, self.needs))
         except ValueError:
-            self._watch = watches
+            self._watch, self._random = watches, started
             for held, onset in onsets:
                 held.onset = onset
             raise
-        output = self.model.predict(batch, self.model.see(batch, alignment=False))
-        actions = self.statistics.restore_action(output.actions[0].double().cpu())
+        noise = self._head.noise(1, self._random) if self._random else None
+        predicted = self.model.predict(batch, self.model.see(batch, alignment=False), noise)
+        actions = self.statistics.restore_action(predicted[0].double().cpu())
         return np.asarray(actions if self._ensembler is None else self._ensembler.update(actions))
 
     def batch(self, observation: Observation) -> ObservationBatch:
@@ -235,7 +281,7 @@ class Policy:
 
         Each call is one step: the policy updates the gripper openings that it holds since the start of a contact.
         """
-        if not self._watch:
+        if self._random is None:
             self.reset()
         contact = {name: self._touches(name, observation) for name in self._holding}
         openings = {arm: held.step(observation.qpos, contact) for arm, held in self._held.items()}

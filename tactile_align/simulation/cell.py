@@ -24,6 +24,8 @@ EXECUTED = 3
 """Number of actions of a predicted chunk that a roll-out executes before it asks the policy again."""
 LIFTED_M, ASIDE_M = 0.03, 0.035  # rise that counts as lifted, and shift in y that counts as a decision, metres
 FALLEN_M = 0.02  # an object this much lower than at its start has left the bench's surface
+WAYS = 2
+"""Ways in which the expert can grasp the block with the option `two_ways`, evenly spaced over half a turn."""
 NOISE_RAD = 0.008  # standard deviation of the noise on executed joint targets of a demonstration
 _START = np.array([0.40, 0.0, 0.15])
 _SIZES = {"left_wrist": (320, 240), "top": (160, 120)}
@@ -114,7 +116,9 @@ class Cell:
         streams = [np.random.default_rng(s) for s in root.spawn(3 + self.task.classes)]
         looks, places, self._noise = streams[:3]
         grains = [np.random.default_rng(s) for s in root.spawn(len(self.rig.cameras))]
-        law = Relaxation.draw(np.random.default_rng(root.spawn(1)[0])) if self.options.relaxation else None
+        slow, coin = (np.random.default_rng(s) for s in root.spawn(2))
+        law = Relaxation.draw(slow) if self.options.relaxation else None
+        self.way = int(coin.integers(WAYS)) if self.options.two_ways else 0
         self.script_rng = streams[3 + cls]  # one per class, so that no demonstration copies another one's motion
         unit = self.task.unit(looks, self.options)
         look, noise = self.task.look(looks, cls, self.options), self.options.camera_noise
@@ -201,17 +205,22 @@ class Cell:
         outcome = self.outcome()
         return outcome.fallen or (outcome.decided if self.task.sides[self.cls] else outcome.lifted)
 
-    def demonstrate(self, noise: float = NOISE_RAD) -> Iterator[Step]:
+    def demonstrate(self, noise: float = NOISE_RAD, way: int | None = None) -> Iterator[Step]:
         """Yield the recorded steps of the expert until the horizon; call `reset` first.
+
+        The start of an episode, all images included, does not depend on the way.
 
         The action of a step is the expert's command. The executed joints differ from it by random noise, so that the
         recording shows how to recover (DART, Laskey et al., 2017).
 
         Args:
             noise: Standard deviation of the noise, rad.
+            way: Way of the grasp, 0: with the block's yaw, 1: turned by 90 degrees more. None: the way that was drawn
+                by a coin in `reset`, which is 0 without the option `two_ways`.
         """
         contact, before = -1, False
-        actions = script(self.world, self.task.sides[self.cls], self.yaw, self.q0, self.script_rng)
+        yaw = self.yaw + (self.way if way is None else way) * np.pi / WAYS
+        actions = script(self.world, self.task.sides[self.cls], yaw, self.q0, self.script_rng)
         for _, (action, phase) in zip(range(self.task.horizon), actions, strict=False):
             moment = self.moment()
             contact += moment.truth.contact and not before

@@ -178,14 +178,14 @@ _LOWEST_M = 0.019  # smallest height of the grip above the bench
 
 
 def script(world: World, side: int, yaw: float, q0: Floats, rng: np.random.Generator) -> Iterator[tuple[Floats, str]]:
-    """Yield the expert's target and phase at each step, without end; the expert knows the block's pose and side.
+    """Yield the expert's target and phase at each step, without end; the expert knows the block's place and side.
 
     A target has n + 1 numbers: n joints, rad, and the distance of the fingers from the tool axis, metres.
 
     Args:
         world: The cell after its reset.
         side: Side to which the block is carried, +1 or -1; 0: the block is only lifted.
-        yaw: Yaw of the block, rad.
+        yaw: Yaw of the gripper in the grasp, rad.
         q0: (n,) joints at the start, rad.
         rng: Random generator for the height of the grip.
     """

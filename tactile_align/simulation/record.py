@@ -90,7 +90,8 @@ def simulate(
             physics, 5 frames per second. mixed: every fourth episode is expert, the others are regrasp. lift, feel,
             look, sort: demonstrations of a closed-loop task, see `cell_tasks`, 10 frames per second. look-play and
             sort-play: regrasp with the objects of that task, whose marks are visible. Episode i of a closed-loop task
-            shows an object of the class i % classes; it is stored in the attribute `cls`.
+            shows an object of the class i % classes; it is stored in the attribute `cls`. With the option `two_ways`,
+            the attribute `way` is 0 or 1, see `Cell.demonstrate`.
         gripper: Content of the last column of qpos. commanded: the last command, as in X-Trainer recordings. measured:
             the true opening.
         options: Options of the cell; expert, regrasp and mixed have the option `relaxation` only. None: the defaults.
@@ -224,7 +225,7 @@ def _write_cell_episode(job: _Job, name: str) -> Path:
     # The last number tells demonstrations and play from roll-outs, which have one number.
     cell.reset((job.seed, number, 2 if play else 1), cls)
     steps = tasks.Regrasp(cell.world, cell.script_rng).steps() if play else cell.demonstrate()
-    stated = {"cls": cls, "side": cell.task.sides[cls]}
+    stated = {"cls": cls, "side": cell.task.sides[cls]} | ({"way": cell.way} if options.two_ways else {})
     return _write(
         job, cell.rig, cell.world, steps, lambda: {**stated, "success": True if play else cell.outcome().correct}
     )

@@ -236,7 +236,7 @@ def load_data(config: TrainConfig, processes: int = 1, progress: bool = True, ru
     if run is None:
         lists = EpisodeLists.of(sources, parts)
         _refuse_copies(lists, parts)
-        statistics = Statistics.of(parts["train"].low_dim())
+        statistics = Statistics.of(parts["train"].low_dim(), scale_to_range=config.scales_to_range)
     else:
         _refuse_changed(lists, parts, run)
         statistics = Statistics.load(run / STATISTICS)

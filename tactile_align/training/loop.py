@@ -310,6 +310,8 @@ def _report(checks: list[Check], step: int, sinks: Sinks, config: TrainConfig, g
 
 def _shown(record: dict[str, float]) -> dict[str, str]:
     shown: dict[str, str] = {name: f"{record[name]:.3f}" for name in ("loss", "l1", "kl", "hsa") if name in record}
+    if "denoise" in record:
+        shown["denoise"] = f"{record['denoise']:.3f} (chance {record['denoise_chance']:.2f})"
     for label, prefix in (("chance", "chance/"), ("R@1", "r1/")):
         values = [value for name, value in record.items() if name.startswith(prefix)]
         if values:

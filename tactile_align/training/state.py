@@ -269,8 +269,9 @@ def _require_same_data(data: Data, state: dict[str, Any], path: Path) -> tuple[E
         if not gone and not come and list(before) != list(now):
             changes.append(f"the {PARTS[part]} episodes have another order, because files were renamed")
     for name in (name for name in Statistics.model_fields if name != "columns"):
-        old, new = (np.array(getattr(s, name)) for s in (statistics, data.statistics))
-        if old.shape != new.shape or not np.allclose(old, new, rtol=1e-9, atol=1e-12):
+        # None, an absent range, becomes nan, which equals nan alone.
+        old, new = (np.array(getattr(s, name), dtype=np.float64) for s in (statistics, data.statistics))
+        if old.shape != new.shape or not np.allclose(old, new, rtol=1e-9, atol=1e-12, equal_nan=True):
             changes.append(f"statistics.json: {name}")
     for number, (stored, rig) in enumerate(zip(state["rigs"], data.rigs, strict=True)):
         now = json.loads(rig.model_dump_json())

@@ -18,7 +18,18 @@ from tactile_align.training.optimiser import RunningMean, Schedule, weights_at
 from tactile_align.training.parameters import gradient_norms
 
 # Logged values of which each process computes only the part of its own rows.
-SUMMED = ("l1", "kl", "no_box/", "no_contact", "r1/", "negatives_from/", "excluded/", "no_negative/", "no_partner/")
+SUMMED = (
+    "l1",
+    "kl",
+    "denoise",
+    "no_box/",
+    "no_contact",
+    "r1/",
+    "negatives_from/",
+    "excluded/",
+    "no_negative/",
+    "no_partner/",
+)
 MEANS = ("hsa/", "chance/", "negatives/", "negatives_from/", "r1/", "bank_share/")
 """Logged means over the pairs of a view."""
 
@@ -92,7 +103,7 @@ class Trainer:
         return combined(logs, model) | {"gradient_norm": norm} | norms
 
     def prepared(self, batch: MomentBatch, step: int) -> MomentBatch:
-        """Return the augmented batch with its latent noise and what `hsa.pairs` needs; also seed dropout."""
+        """Return the augmented batch with the policy's random numbers and what `hsa.pairs` needs; also seed dropout."""
         config, group = self.config, self.group
         share = (group.rank, group.world)
         seed = step_seed(config.seed, step)
@@ -100,8 +111,8 @@ class Trainer:
         generator = torch.Generator().manual_seed(seed)
         whole = augment(batch, config.augment, generator, share)
         if self.model.act is not None:
-            noise = torch.randn(len(batch) * group.world, self.model.act.config.latent_dim, generator=generator)
-            whole = replace(whole, noise=noise[group.rank :: group.world].to(batch.qpos.device, batch.qpos.dtype))
+            drawn = self.model.act.random(len(batch) * group.world, generator)
+            whole = drawn.rows(slice(group.rank, None, group.world)).into(whole)
         pairs = config.hsa.pairs if self.model.aligns else "true"
         if pairs == "two_crops":
             whole = with_second_views(whole, batch, config.augment, generator, share)
@@ -191,22 +202,22 @@ def combined(logs: list[dict[str, Tensor]], model: AlignedPolicy) -> dict[str, T
 def total_loss(parts: Mapping[str, Tensor], model: AlignedPolicy) -> Tensor:
     """Return the total loss from the loss terms in `parts`, the values of a step by name."""
     total = torch.zeros(())
-    if "l1" in parts and model.act is not None:
-        total = model.act.config.loss(parts["l1"], parts["kl"])
+    if model.act is not None and model.act.loss_name in parts:
+        total = model.act.total(parts)
     if "hsa" in parts:
         total = total + parts["hsa_weight"] * parts["hsa"]
     return total
 
 
 def measured(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the values of a batch without the means over the pairs of a view that has no pair with a negative."""
+    """Return the values of a batch without means over nothing: a view without pairs, a noise level never drawn."""
     empty = tuple(
         name.removeprefix("pairs") for name, pairs in parts.items() if name.startswith("pairs/") and not pairs
     )
     kept = {name: value for name, value in parts.items() if not (name.startswith(MEANS) and name.endswith(empty))}
     if empty and not any(name.startswith("hsa/") for name in kept):
         kept.pop("hsa", None)
-    return kept
+    return {name: v for name, v in kept.items() if not (name.startswith("denoise/") and bool(torch.isnan(v)))}
 
 
 def step_seed(seed: int, step: int) -> int:

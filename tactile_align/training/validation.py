@@ -80,7 +80,7 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
                 sums[name] = sums.get(name, 0.0) + float(value) / count
                 times[name] = times.get(name, 0) + 1
             if model.act is not None:
-                gaps = (model.predict(batch, features).actions - batch.action).abs()[~batch.is_pad]
+                gaps = (model.predict(batch, features) - batch.action).abs()[~batch.is_pad]
                 error, steps = error + float(gaps.sum()), steps + gaps.numel()
                 if stills is not None:
                     still = torch.from_numpy(stills[np.array(indices)][:, None]).to(batch.action)

@@ -23,6 +23,8 @@ LIMITS = {
         why="the run overfits: it has learnt pairs of its training episodes that other episodes do not share"),
     "no-gradient": Limit("Modules without a gradient", 0, math.inf, form=".0f",
         why="a module that the loss does not reach never learns"),
+    "denoiser-at-chance": Limit("Denoising loss divided by chance", 0.97, math.inf, form=".2f",
+        why="the denoiser does no better than an output of 0, so it has learnt nothing"),
     "data-starvation": Limit("Fraction of the step time spent waiting for data", 0.3, math.inf, form=".0%",
         why="training is slower than it could be"),
     "pairs-without-negatives": Limit("Pairs without a negative in their batch", 0.2, math.inf, form=".0%",
@@ -73,9 +75,17 @@ class Watch:
     def train(self, step: int, record: Mapping[str, float]) -> list[Check]:
         """Return the checks that fail with a new training record, each only once per run."""
         self._recent.append(record)
-        checks = [*self._bound(record), *self._conflict(record), *self._silent(record)]
+        checks = [*self._bound(record), *self._conflict(record)]
+        # The output layer of a denoiser is 0 before the first step, so no gradient passes it then.
+        checks += [] if step == 1 and "denoise" in record else self._silent(record)
         if len(self._recent) == WINDOW:
-            checks += [*self._flat(step), *self._starved(), *self._lonely(), *_no_pairs("train", self._recent)]
+            checks += [
+                *self._flat(step),
+                *self._undenoised(step),
+                *self._starved(),
+                *self._lonely(),
+                *_no_pairs("train", self._recent),
+            ]
         return self._new(checks)
 
     def validation(self, record: Mapping[str, float], error: float | None = None) -> list[Check]:
@@ -109,6 +119,16 @@ class Watch:
             )
             yield graded(LIMITS, "flat-at-chance", ratio, measured=measured, advice=advice)
 
+    def _undenoised(self, step: int) -> Iterator[Check]:
+        recent = [record for record in self._recent if "denoise" in record]
+        if len(recent) < WINDOW or step <= max(100, PATIENCE * self.config.steps):
+            return
+        mean = {name: float(np.mean([r[name] for r in recent if name in r])) for name in recent[0]}
+        ratio = mean["denoise"] / mean["denoise_chance"]
+        measured = f"{ratio:.2f} over the last {WINDOW} records"
+        advice = "Raise optimiser.lr, and run `doctor` on this config: its row initial-loss names other causes"
+        yield graded(LIMITS, "denoiser-at-chance", ratio, measured=measured, advice=advice)
+
     def _overfit(self, record: Mapping[str, float]) -> Iterator[Check]:
         ratios = _of_chance(record)
         trained = [ratio for recent in self._recent for ratio in _of_chance(recent)]
@@ -132,7 +152,8 @@ class Watch:
         acts = {name for name in norms if name.startswith("act.") or name.endswith("_to_act")}
         if self.config.hsa.pairs == "two_crops":
             acts |= {name for name in norms if name.startswith("towers.touch.")}
-        expected = {name for name in norms if ("l1" in record if name in acts else aligns)} - {"temperature"}
+        acting = "l1" in record or "denoise" in record
+        expected = {name for name in norms if (acting if name in acts else aligns)} - {"temperature"}
         silent = [name for name, norm in norms.items() if norm == 0 and name in expected]
         if norms:
             measured = f"{len(silent)} of {len(norms)}: {', '.join(silent[:5])}"

@@ -25,7 +25,7 @@ from tactile_align.moments.sampling import split_episodes
 from tactile_align.training.data import load_data
 from tests.training.conftest import POLICY, TOWER
 
-SHIPPED = ("closed_loop_quick", "closed_loop", "recipe")
+SHIPPED = ("closed_loop_quick", "closed_loop", "recipe", "heads")
 ACTS = {"task": "feel", "seeds": 4}
 FEEL = {"feel": {"task": "feel", "episodes": 8}}
 
@@ -67,6 +67,24 @@ def test_sort_holds_out_one_demonstration_of_each_class_and_trains_on_at_least_t
     parts = split_episodes(refs, config.split_seed, config.held_out, config.test)
     train, held_out = (sorted(int(ref.path.stem.split("_")[-1]) % 8 for ref in part) for part in parts[:2])
     assert held_out == list(range(8)) and train == sorted(list(range(8)) * (count // 8 - 1))
+
+
+def test_the_study_of_heads_runs_dry_and_its_rows_differ_in_the_head_and_the_ways_of_the_expert_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["study", "heads", str(tmp_path), "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("--rows two_ways_flow --seeds") == 3
+    plan = load_study("heads")
+    of_act = {"head": "flow", "vae_layers": 4, "latent_dim": 32}  # the defaults, which flow ignores
+    for ways in ("one_way", "two_ways"):
+        act, flow = (config_of(plan, tmp_path, f"{ways}_{head}", 0) for head in ("act", "flow"))
+        changed = {"out": flow.out, "policy": act.policy.model_copy(update=of_act)}
+        assert act.model_copy(update=changed) == flow
+        assert {plan.condition(f"{ways}_{head}", "true").options.two_ways for head in ("act", "flow")} == {
+            ways[0] == "t"
+        }
+    acts = plan.stated("two_ways_flow", "roll_outs")
+    assert acts is not None and acts.seeds == 100 and len(plan.seeds) == 3
 
 
 def test_a_joint_row_differs_from_its_reference_in_the_loss_alone(tmp_path: Path) -> None:

@@ -83,9 +83,9 @@ def test_looking_leaves_the_policy_as_it_was(seen: tuple[TrainConfig, Moments]) 
     run = LoadedRun.untrained(config, moments)
     batch, model = moments.batch([0, 1]), run.model
     with torch.no_grad():
-        before = model.predict(batch, model.see(batch)).actions
+        before = model.predict(batch, model.see(batch))
         attention(run, [0, 1])
-        after = model.predict(batch, model.see(batch)).actions
+        after = model.predict(batch, model.see(batch))
     assert torch.equal(before, after)
 
 

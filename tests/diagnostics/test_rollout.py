@@ -232,7 +232,9 @@ def test_the_reading_of_the_gripper_is_that_of_the_runs_rig(tiny: Path, tmp_path
         return plain(observation)
 
     policy.act = act  # type: ignore[assignment, method-assign]
-    play(policy, "feel", [0])
+    policy.execute = 5
+    played = play(policy, "feel", [0])
+    assert len(readings) == sum(-(-one.steps // 5) for one in played), "as many actions of a chunk as the policy states"
     assert readings[0] == Cell("feel").share(0.030), "the command itself, not where the fingers are"
 
 

@@ -36,7 +36,7 @@ def made(config: TrainConfig) -> tuple[AlignedPolicy, MomentBatch]:
 
 
 def actions_of(model: AlignedPolicy, batch: MomentBatch) -> Tensor:
-    return model.predict(batch, model.see(batch, alignment=False)).actions
+    return model.predict(batch, model.see(batch, alignment=False))
 
 
 def inverted(batch: MomentBatch, key: str) -> MomentBatch:

@@ -105,7 +105,7 @@ def test_acting_equals_the_batch_path_with_the_same_touch_of_nothing(run: Run) -
             together = torch.cat([getattr(one.views[key], name) for one in batches])
             torch.testing.assert_close(together, getattr(trained, name), atol=1e-4, rtol=1e-4, equal_nan=True)
     with torch.no_grad():
-        actions = policy.model.predict(batch, policy.model.see(batch)).actions
+        actions = policy.model.predict(batch, policy.model.see(batch))
     expected = np.asarray(data.statistics.restore_action(actions.double()))
     assert np.abs(found - expected).max() < 1e-5
 

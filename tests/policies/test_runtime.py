@@ -53,7 +53,7 @@ def batch_actions(policy: Policy, data: Data, rows: list[int], whole: bool = Tru
             moments = moments.with_images({one.key: torch.from_numpy(np.stack(frames))})
     batch = augment(moments, policy.config.augment)
     with torch.no_grad():
-        actions = policy.model.predict(batch, policy.model.see(batch)).actions
+        actions = policy.model.predict(batch, policy.model.see(batch))
     return np.asarray(data.statistics.restore_action(actions.double()))
 
 

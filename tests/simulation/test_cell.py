@@ -341,3 +341,27 @@ def test_before_the_sides_part_demonstrations_tell_the_class_by_touch_alone() ->
     assert share_right(touch[..., ::8]) > 0.9, "the probe finds the class where it is"
     for blind in (state, wrist, np.concatenate([state, wrist], axis=-1)):
         assert abs(share_right(blind) - 0.5) < 0.15
+
+
+def test_both_ways_of_the_expert_start_pixel_equal_and_lift_the_block_a_quarter_turn_apart() -> None:
+    cell = Cell("lift", CellOptions(two_ways=True), rig=SMALL, cameras=("top",))
+    starts, turns, coins = [], [], set()
+    for way in (0, 1):
+        cell.reset(5)
+        steps = list(islice(cell.demonstrate(noise=0.0, way=way), 34))
+        starts.append((steps[0].moment.images["top"].tobytes(), cell.qpos(steps[0].moment).tobytes()))
+        turns.append(float(np.arctan2(*cell.world.T_world_tcp()[[1, 0], [0, 0]])))
+        assert cell.outcome().lifted
+    assert starts[0] == starts[1]
+    assert abs(np.degrees(turns[1] - turns[0])) == pytest.approx(90, abs=3)
+    for seed in range(8):
+        cell.reset(seed)
+        coins.add(cell.way)
+    assert coins == {0, 1}
+
+
+def test_without_the_option_no_coin_is_drawn() -> None:
+    cell = Cell("lift", rig=SMALL, cameras=())
+    for seed in range(4):
+        cell.reset(seed)
+        assert cell.way == 0

@@ -103,7 +103,7 @@ def test_alignment_changes_the_gradient_of_weights_the_action_depends_on(small_c
     batch = augment(data.train.batch(sampled), config.augment)
     seen = model.see(batch)
     encoder = [p for p in model.alignment.towers.vision.parameters() if p.requires_grad]
-    actions = model.predict(batch, seen).actions
+    actions = model.predict(batch, seen)
     to_action = torch.autograd.grad(actions.square().sum(), encoder, retain_graph=True)
     to_hsa = torch.autograd.grad(model.alignment(batch, seen)[0], encoder)
     both = [i for i in range(len(encoder)) if float(to_action[i].norm()) > 0 and float(to_hsa[i].norm()) > 0]

@@ -240,7 +240,7 @@ def test_the_action_error_is_that_of_the_acting_policy_over_recorded_steps(small
     for rows in held_out_sampler(moments, config):
         batch = augment(moments.batch(rows), config.augment)
         with torch.no_grad():
-            actions = model.eval().predict(batch, model.see(batch)).actions
+            actions = model.eval().predict(batch, model.see(batch))
         for i in range(len(rows)):
             for t in range(batch.action.shape[1]):
                 if not batch.is_pad[i, t]:

@@ -43,6 +43,7 @@ def watch(small_config: Maker) -> Watch:
 
 def test_a_healthy_course_is_met_with_silence(watch: Watch) -> None:
     falling = [record(hsa__v=2.8 * 0.99**i, gradient_cosine=0.1) for i in range(100)]
+    falling = [one | {"denoise": 0.99**i, "denoise_chance": 1.0} for i, one in enumerate(falling)]
     assert reported(watch, "train", falling) == []
     assert reported(watch, "validation", [health() | {"loss": 3 - 0.1 * i} for i in range(10)]) == []
 
@@ -51,6 +52,7 @@ def test_a_healthy_course_is_met_with_silence(watch: Watch) -> None:
     ("kind", "records", "check", "step"),
     [
         ("train", [record(hsa__v=2.79)] * 60, "flat-at-chance", 210),
+        ("train", [record(denoise=1.26, denoise_chance=1.27)] * 60, "denoiser-at-chance", 210),
         ("train", [record(data_s=0.5)] * 40, "data-starvation", 100),
         ("train", [record()] * 5 + [record(temperature=0.01)] * 5, "temperature-at-bound", 60),
         ("train", [record(gradient_cosine=-0.5)] * 8, "gradient-conflict", 30),

@@ -148,17 +148,17 @@ def moving_actions(subject: Subject) -> Iterator[Check]:
 def statistics(subject: Subject) -> Iterator[Check]:
     """Yield checks of the normalisation: statistics of the training episodes, and the joints normalised by them."""
     given = subject.data.statistics
-    own = Statistics.of(subject.data.train.low_dim())
-    gap = max(
-        float(np.abs(np.subtract(getattr(given, name), getattr(own, name))).max())
-        for name in ("qpos_mean", "qpos_std", "action_mean", "action_std")
-    )
+    own = Statistics.of(subject.data.train.low_dim(), scale_to_range=given.action_range is not None)
+    names = ["qpos_mean", "qpos_std", "action_mean", "action_std", *(["action_range"] if own.action_range else [])]
+    gap = max(float(np.abs(np.subtract(getattr(given, name), getattr(own, name))).max()) for name in names)
     scale = max(1e-9, max(own.qpos_std + own.action_std))
     normal = subject.batch.qpos
     measured = f"of {given.episodes} episodes (training has {own.episodes}), {gap:.1e} apart"
     error = gap / scale if given.episodes == own.episodes else math.inf
     yield judged("training-statistics", error, measured=measured)
     yield judged("normalised-joints", float(normal.abs().max()))
+    if subject.config.scales_to_range:
+        yield judged("action-range", float(subject.wide.action.abs().max()))
 
 
 def rigs(subject: Subject) -> Iterator[Check]:

@@ -9,12 +9,15 @@ import numpy as np
 import torch
 
 from tactile_align.checks import Check
+from tactile_align.config.policy import QUARTERS
 from tactile_align.diagnostics.doctor.limits import judged
 from tactile_align.diagnostics.doctor.subject import Subject, total_of
 from tactile_align.features.health import effective_rank, eigenvalue_ratio, spread
 from tactile_align.moments.batch import MomentBatch
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.alignment import Alignment
+from tactile_align.policies.heads.denoising import Denoising
+from tactile_align.policies.heads.head import Observed
 from tactile_align.training.optimiser import make_optimiser, warmup_cosine
 
 FEW = 16
@@ -62,6 +65,7 @@ def _passed(check: Check) -> Check:
 RATES = (0.1, 1.0, 10.0)
 FIRST, MORE, LAST = 8, 16, 8  # steps to compare the learning rates, and then further steps with the best rate
 TINY = 1e-9  # smallest divisor
+SUITED = 0.05  # learning rate of a denoiser, times its width: 1e-3 for a width of 50
 
 
 def learning_checks(subject: Subject) -> list[Check]:
@@ -82,6 +86,7 @@ def learning_checks(subject: Subject) -> list[Check]:
         *one_step(subject, start, first, full),
         overfit(start[1], late, best, factor),
         *notices(subject, best.model),
+        *uses_observations(subject),
     ]
 
 
@@ -199,6 +204,44 @@ def notices(subject: Subject, trained: AlignedPolicy) -> Iterator[Check]:
         shifted = _loss(alignment, _shifted(subject.few))
         change = abs(shifted - true) / max(true, TINY)
         yield judged("box-shift", change, measured=f"{true:.3f}, shifted {shifted:.3f}")
+
+
+HEAD_STEPS, NOISES = 60, 16
+"""Steps in which a denoiser learns a few moments, and batches of noise with which it is then judged."""
+
+
+def uses_observations(subject: Subject) -> Iterator[Check]:
+    """Yield the check that the denoising loss near pure noise rises when observations are shuffled.
+
+    A copy of the policy learns a few moments, with other noise in each step. Its rate suits its width, so that the
+    check does not depend on the rate of the run. The towers do not learn.
+    """
+    model, config = copy.deepcopy(subject.model).eval(), subject.config
+    act, few = model.act, subject.few
+    if not isinstance(act, Denoising):
+        return
+    with torch.no_grad():
+        features = model.see(few, alignment=False)
+    weights = [p for name, p in model.named_parameters() if not name.startswith("alignment.") and p.requires_grad]
+    optimiser = torch.optim.AdamW(weights, lr=max(config.optimiser.lr, SUITED / config.policy.d_model))
+    generator = torch.Generator().manual_seed(config.seed)
+    for _ in range(HEAD_STEPS):
+        batch = act.random(len(few), generator).into(few)
+        optimiser.zero_grad(set_to_none=True)
+        act.losses(model.observed(batch, features), batch)["action"].backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimiser.step()
+    sums = np.zeros(2)
+    with torch.no_grad():
+        observed = model.observed(few, features)
+        half = len(few) // 2
+        rolled = [None if part is None else part.roll(half, 0) for part in observed[1:]]
+        shuffled = Observed(observed.state.roll(half, 0), *rolled)
+        for _ in range(NOISES):
+            batch = act.random(len(few), generator).into(few)
+            sums += [float(act.losses(seen, batch)[f"denoise/{QUARTERS[-1]}"]) for seen in (observed, shuffled)]
+    true, mixed = sums / NOISES
+    yield judged("observation-shuffle", mixed / max(true, TINY), measured=f"{true:.3g}, shuffled {mixed:.3g}")
 
 
 def _loss(alignment: Alignment, batch: MomentBatch) -> float:

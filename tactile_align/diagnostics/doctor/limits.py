@@ -14,6 +14,9 @@ STATISTICS = "compute the statistics from the training split: Statistics.of(trai
 PASSES = "stack the images of a batch and run each encoder once"
 FEATURES = "lower optimiser.lr_tower and lr_head, raise hsa.temperature, and check that the images differ"
 RATE = "raise optimiser.warmup_steps, or lower optimiser.lr, lr_tower and lr_head until the loss falls"
+DENOISER = (
+    "start the output layer at 0 and the other weights with a standard deviation of 0.02, and scale actions to -1..1"
+)
 LIMITS = {
     "stream-change": Limit("Mean change of {} from moment to moment", 1.0, 1.0, " grey levels", at_least=True,
         why="a constant stream gives the encoder no information, so no loss can fall", advice=STREAM),
@@ -99,6 +102,33 @@ LIMITS = {
         form=".2g",
         why="the action error then dominates all other losses: a standard deviation of 37 gives a squared loss of 1400",
         advice="set policy.init_gain to 0.5 or lower, and check that the targets are normalised"),
+    "output-std": Limit("Standard deviation of the denoiser's outputs before the first step", 1.5, 3.0, form=".2g",
+        why="the noise that the denoiser predicts has the standard deviation 1. Outputs of 37 give a loss of 1400",
+        advice=DENOISER),
+    "initial-loss": Limit("Distance of the denoising loss before the first step from 0.95 to 1.10 times chance", 0.0,
+        0.4, form=".2g",
+        why="an output of 0 has the loss chance, so another loss shows wrong initial weights, actions or noise",
+        advice=DENOISER),
+    "action-range": Limit("Largest normalised action", 1.001, 1.001, form=".3g",
+        why="a denoiser starts from noise of the size 1 and clips actions to -1..1, so it cannot reach larger actions",
+        advice="scale actions by their range: Statistics.of(training episodes, scale_to_range=True)"),
+    "loss-as-defined": Limit("Relative error of the gradient of a large action loss", 0.001, 0.01, form=".2g",
+        why="a loss that is scaled, clipped or skipped when it is large has a wrong gradient exactly when the model "
+            "has most to learn",
+        advice="return the loss as it is; clip gradients instead, with optimiser.clip_norm"),
+    "gradient-clip": Limit("Norm at which gradients are clipped", 10.0, math.inf,
+        why="a few odd batches have gradients that are far too large, and a step along them destroys weights",
+        advice="set optimiser.clip_norm to 10 for ACT, or to 1 for the heads flow and diffusion"),
+    "denoiser-rate": Limit("Learning rate of the denoiser, times its width", 0.1, 1.0, form=".2g",
+        why="the first step of AdamW changes an output by up to rate x width, and the outputs should become 1 in many "
+            "steps",
+        advice="set optimiser.lr to about 0.05 / policy.d_model: 1e-4 for a width of 512, 1e-3 for 64"),
+    "observation-shuffle": Limit("Denoising loss near pure noise with shuffled observations, divided by the true loss",
+        1.02, 1.005, form=".4g",
+        why="near pure noise only the observation tells the action. A loss that does not depend on it belongs to a "
+            "policy that ignores what it sees",
+        advice="check that the encoder's memory reaches the denoiser, and that states, images and actions of a batch "
+            "belong to the same moments"),
     "saturated-activations": Limit("Outputs at their limit", 0.5, 0.5, form=".0%",
         why="a saturated tanh or sigmoid has no gradient, so the predictions stay at the limits",
         advice="remove the tanh or sigmoid from the action head; the L1 loss needs no bounded outputs"),

@@ -1,5 +1,6 @@
 """Doctor checks of a model before any training step: encoder inputs, gradients and outputs."""
 
+import copy
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,16 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from tactile_align.checks import Check, Table
+from tactile_align.config.train import TrainConfig
 from tactile_align.diagnostics.doctor.data import lower_gap
 from tactile_align.diagnostics.doctor.limits import judged, stated
 from tactile_align.diagnostics.doctor.subject import Subject, total_of
+from tactile_align.moments.batch import MomentBatch
+from tactile_align.policies.act import ACT, ObservationEncoder
 from tactile_align.policies.aligned import AlignedPolicy
+from tactile_align.policies.heads.denoising import Denoising
+from tactile_align.policies.heads.head import Observed
 from tactile_align.training.optimiser import make_optimiser
 from tactile_align.training.parameters import module_of, parameter_table, parts_of
 
 OF_BANK = ("bank_share/", "negatives_from/bank/")
 LEARNS_LATER = ("act.decoder.layers.0.self_attn", "act.decoder.layers.0.norm1")
 """Parts of ACT without a gradient in the first steps, in which the decoder's input and self-attention are zero."""
+
+
+POSITION = "act.encoder_1d_feature_pos_embed"
 
 
 def towers_of(model: AlignedPolicy) -> dict[str, nn.Module]:
@@ -36,7 +45,7 @@ def model_checks(subject: Subject) -> Iterator[Check]:
     """Yield all checks of the model, in the order of the report."""
     for checks in (weights, inputs, pairing, trainable, new_part_rates, gradients):
         yield from checks(subject)
-    for checks in (shared, validation, padding, outputs, lonely_pairs):
+    for checks in (shared, validation, padding, outputs, denoiser, large_loss, clipping, lonely_pairs):
         yield from checks(subject)
 
 
@@ -152,9 +161,9 @@ def padding(subject: Subject) -> Iterator[Check]:
 
 
 def outputs(subject: Subject) -> Iterator[Check]:
-    """Yield checks of the scale, the saturation and the variation of the predicted actions."""
+    """Yield checks of the scale, the saturation and the variation of the actions that ACT predicts."""
     model = subject.model
-    if model.act is None:
+    if not isinstance(model.act, ACT):
         return
     saturated: dict[nn.Module, float] = {}
 
@@ -167,13 +176,114 @@ def outputs(subject: Subject) -> Iterator[Check]:
         for module in model.modules():
             if isinstance(module, nn.Tanh | nn.Sigmoid | nn.Hardtanh):
                 hooks.callback(module.register_forward_hook(keep).remove)
-        actions = model.eval().predict(subject.wide, model.see(subject.wide)).actions
+        actions = model.eval().predict(subject.wide, model.see(subject.wide))
     target = float(subject.wide.action[~subject.wide.is_pad].std())
     scale, largest = float(actions.std()), actions.abs().amax()
     extreme = float((actions.abs() > 0.99 * largest).float().mean())
     yield judged("output-scale", scale / max(target, 1e-9), measured=f"{scale:.2g}, targets {target:.2g}")
     yield judged("saturated-activations", max([*saturated.values(), extreme]))
     yield judged("stuck-predictions", float(actions.std(dim=0).mean()))
+
+
+@torch.no_grad()
+def denoiser(subject: Subject) -> Iterator[Check]:
+    """Yield checks of a denoiser before the first step: its outputs, its loss against chance, and its learning rate.
+
+    The loss of a trained denoiser may lie below chance.
+    """
+    model = subject.model.eval()
+    if not isinstance(model.act, Denoising):
+        return
+    outputs: list[Tensor] = []
+    hook = model.act.denoiser.register_forward_hook(lambda module, args, out: outputs.append(out))
+    observed = model.observed(subject.batch, model.see(subject.batch, alignment=False))
+    generator, sums = torch.Generator().manual_seed(0), torch.zeros(2)
+    with hook:
+        for _ in range(NOISES):
+            batch = model.act.random(len(subject.batch), generator).into(subject.batch)
+            log = model.act.losses(observed, batch)
+            sums += torch.stack((log["denoise"], log["denoise_chance"]))
+    yield judged("output-std", float(outputs[0].std()))
+    loss, chance = (float(total) / NOISES for total in sums)
+    ratio = loss / chance
+    measured = f"{loss:.3g}, chance {chance:.3g}, ratio {ratio:.2f}"
+    trained = bool(model.act.denoiser.output.weight.any())  # or wrongly initialised, which raises the loss
+    yield judged("initial-loss", max(0.0, 0.0 if trained else 0.95 - ratio, ratio - 1.10), measured=measured)
+    yield denoiser_rate(subject.config)
+
+
+def denoiser_rate(config: TrainConfig) -> Check:
+    """Return the check of the learning rate of a denoiser, relative to its width."""
+    rate = config.optimiser.lr * config.policy.d_model
+    return judged("denoiser-rate", rate, measured=f"{config.optimiser.lr:.2g} x {config.policy.d_model} = {rate:.2g}")
+
+
+NOISES = 8
+"""Batches of noise over which a denoiser's loss before the first step is averaged."""
+LARGE = 10_000.0
+"""Factor on the targets with which a large action loss is checked."""
+
+
+def large_loss(subject: Subject) -> Iterator[Check]:
+    """Yield the check that the gradient of a large action loss is that of its definition: nothing scales or clips it.
+
+    The targets are multiplied by LARGE. The definition is evaluated here, from the outputs of the network.
+    """
+    model = subject.model.eval()
+    if model.act is None:
+        return
+    batch = replace(subject.few, action=LARGE * subject.few.action)
+    if isinstance(model.act, Denoising) and batch.noise is not None:
+        batch = replace(batch, noise=LARGE * batch.noise)
+    returned = subject.losses(batch).action
+    expected = _defined(model.act, model.observed(batch, model.see(batch, alignment=False)), batch)
+    weights = [p for p in model.act.parameters() if p.requires_grad]
+    if returned is None or not weights:
+        return
+    got, wanted = (
+        torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights, materialize_grads=True)])
+        if loss.requires_grad
+        else torch.zeros(1)
+        for loss in (returned, expected)
+    )
+    error = float((got - wanted).norm() / wanted.norm()) if got.shape == wanted.shape else 1.0
+    yield judged("loss-as-defined", error, measured=f"{error:.2g} at a loss of {float(expected.detach()):.3g}")
+
+
+def _defined(act: ObservationEncoder, observed: Observed, batch: MomentBatch) -> Tensor:
+    """Return the action loss of a batch by its definition, from the outputs of the network."""
+    real = ~batch.is_pad
+    if isinstance(act, Denoising):
+        return act.errors(observed, batch).mean(1)[real].mean()
+    state, images, extra, pad = observed
+    out = act(state, images, extra, batch.action, batch.is_pad, extra_is_pad=pad, noise=batch.noise)
+    errors = (out.actions - batch.action).abs()
+    l1 = torch.where(real[..., None], errors, 0).mean() if act.config.loss_reduction == "all" else errors[real].mean()
+    if out.mu is None:
+        return l1
+    kl = (out.mu.square() + out.logvar.exp() - out.logvar - 1).sum(1).mean() / 2
+    return l1 + act.config.kl_weight * kl
+
+
+def clipping(subject: Subject) -> Iterator[Check]:
+    """Yield the check that gradients are clipped."""
+    yield judged("gradient-clip", subject.config.optimiser.clip_norm)
+
+
+def opened(model: AlignedPolicy) -> AlignedPolicy:
+    """Return the model, or a copy of it with a denoiser of larger weights if the denoiser's output layer is still 0.
+
+    Through an output layer of 0, no gradient comes back and no observation reaches the actions. The other weights start
+    small, so the gradients behind them would seem to vanish. The copy has Xavier's weights, as the encoder has.
+    """
+    if not isinstance(model.act, Denoising) or bool(model.act.denoiser.output.weight.any()):
+        return model
+    other = copy.deepcopy(model)
+    assert isinstance(other.act, Denoising)
+    for p in other.act.denoiser.parameters():
+        if p.ndim > 1:
+            nn.init.xavier_uniform_(p)
+    return other
 
 
 def trainable(subject: Subject) -> Iterator[Check]:
@@ -224,13 +334,17 @@ def new_part_rates(subject: Subject) -> Iterator[Check]:
 
 def gradients(subject: Subject) -> Iterator[Check]:
     """Yield checks of the gradient of every trainable part after one backward pass, relative to the median of all."""
-    model, rms = subject.model.eval(), dict[str, float]()
+    model, rms = opened(subject.model).eval(), dict[str, float]()
     model.zero_grad(set_to_none=True)
-    loss = total_of(subject.losses(subject.few))
+    loss = total_of(subject.losses(subject.few, model))
     if loss.requires_grad:
         loss.backward()
+    # With one token in the memory, attention has nothing to choose, so the position of the token has no effect.
+    shape = None if model.act is None else model.act.config
+    alone = isinstance(model.act, Denoising) and shape is not None and not shape.cameras and not shape.extra_tokens
+    without = (*LEARNS_LATER, *((POSITION,) if alone else ()))
     for part, named in parts_of(model).items():
-        own = [p for name, p in named if p.requires_grad and not name.startswith(LEARNS_LATER)]
+        own = [p for name, p in named if p.requires_grad and not name.startswith(without)]
         arrived = [p.grad.flatten() for p in own if p.grad is not None]
         if own:
             rms[part] = float(torch.cat(arrived).norm()) / sum(map(len, arrived)) ** 0.5 if arrived else 0.0
@@ -250,12 +364,13 @@ def shared(subject: Subject) -> Iterator[Check]:
     model = subject.model
     if not model.aligns or model.act is None:
         return
+    model = opened(model)
     with torch.no_grad():
-        base = model.eval().predict(subject.few, model.see(subject.few)).actions
+        base = model.eval().predict(subject.few, model.see(subject.few))
         images = subject.few.images()
         keys = {*model.sensors, *(view.key for view in model.views), *model.frame_keys.values()}
         other = subject.few.with_images({key: 255 - images[key] for key in keys})
-        change = float((model.predict(other, model.see(other)).actions - base).abs().max())
+        change = float((model.predict(other, model.see(other)) - base).abs().max())
     yield judged("alignment-reaches-action", change)
 
 

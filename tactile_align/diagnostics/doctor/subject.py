@@ -1,6 +1,6 @@
 """Subject of a diagnosis: a training config with its data, its model and some batches."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,7 +27,8 @@ class Subject:
         data: Data of the run.
         model: Network of the run, on the CPU.
         raw: First training batch, as the data set returns it.
-        batch: The same batch at the encoders' input size, without random augmentation and with latent noise.
+        batch: The same batch at the encoders' input size, without random augmentation and with the policy's random
+            numbers.
         few: Up to 16 moments of `batch` for the checks that compute gradients; moments with a box and a contact come
             first.
         wide: Up to 64 contact moments, spread over the episodes, at the encoders' input size.
@@ -82,8 +83,7 @@ def _at_the_door(batch: MomentBatch, config: TrainConfig, model: AlignedPolicy) 
     at_door = augment(batch, config.augment)
     if model.act is None:
         return at_door
-    generator = torch.Generator().manual_seed(0)
-    return replace(at_door, noise=torch.randn(len(batch), model.act.config.latent_dim, generator=generator))
+    return model.act.random(len(batch), torch.Generator().manual_seed(0)).into(at_door)
 
 
 def total_of(losses: Losses) -> Tensor:

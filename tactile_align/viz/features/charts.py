@@ -200,7 +200,12 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path, title: str) -> No
     axes = _open_axes(figure, 2)
     train = [r for r in metrics if r["kind"] == "train"]
     held_out = [r for r in metrics if r["kind"] == "validation"]
-    for axis, key, label in ((axes[0], "hsa", "HSA loss"), (axes[1], "l1", "action L1, normalised")):
+    action = ("l1", "action L1, normalised")
+    if any("denoise" in record for record in train):
+        action = ("denoise", "denoising loss")
+        points = [(r["step"], r["denoise_chance"]) for r in train if "denoise_chance" in r]
+        axes[1].plot(*zip(*points, strict=True), color=CHANCE, linestyle="--", label="chance, an output of 0")
+    for axis, key, label in ((axes[0], "hsa", "HSA loss"), (axes[1], *action)):
         for records, colour, name in ((train, TRAINING, "training"), (held_out, HELD_OUT, "held-out episodes")):
             points = [(r["step"], r[key]) for r in records if key in r]
             if points:

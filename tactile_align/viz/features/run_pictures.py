@@ -254,7 +254,7 @@ def draw_maps(
         pictures |= {f"{prefix}{name}": picture for name, picture in found.items()}
     for episode, job in enumerate(given.judged.jobs[:EPISODES]):
         pictures[f"overlay_episode_{episode}"] = _frames(job)
-        if after.model.act is not None:
+        if after.model.act is not None and after.config.policy.head == "act":  # attention is that of ACT's decoder
             for at, picture in attention_pictures(runs, keys, episode).items():
                 pictures[f"attention_episode_{episode}_step_{at:06d}"] = picture
     place = folder / "pictures" if out is None else Path(out)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tactile_align.config.policy import QUARTERS
 from tactile_align.diagnostics.intervals import interval_text
 from tactile_align.evenly import evenly
 from tactile_align.viz.ink import ASH, BLUE, VERMILLION, hexadecimal
@@ -47,7 +48,16 @@ def curve_plots(runs: Sequence[Run]) -> list[Plot]:
         view = key.removeprefix("hsa/")
         chance = [("validation", f"chance/{view}"), ("train", f"chance/{view}")]
         plots.append(_curves(runs, f"alignment loss, {view}", "HSA loss, nats", _both(key), chance))
+    if _union(runs, "denoise"):
+        chance = [("validation", "denoise_chance"), ("train", "denoise_chance")]
+        plots.append(_curves(runs, "denoising loss", "mean squared error", _both("denoise"), chance))
     for key, title, unit, series in (
+        *(
+            (f"denoise/{name}", f"denoising loss, {noise}", "mean squared error", _both(f"denoise/{name}"))
+            for name, noise in zip(
+                QUARTERS, ("little noise", "some noise", "much noise", "nearly pure noise"), strict=True
+            )
+        ),
         ("l1", "action loss", "L1, normalised units", _both("l1")),
         ("action_error", "action error, held out", "mean absolute error, normalised", _ACTION_ERRORS),
         ("loss", "total loss", "loss", _both("loss")),
