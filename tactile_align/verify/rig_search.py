@@ -445,6 +445,8 @@ def search(rig: Rig, evidence: Sequence[Evidence]) -> Search | None:
         The result; None if no view with boxes fails.
     """
     views = tuple(labelled_views(evidence))
+    if not views:
+        return None
     chains = tuple(view.chain(view.rig) for view in views)
     written = _judged((), (), views, chains)
     failing = written.iou < LIMITS["iou-median"].good

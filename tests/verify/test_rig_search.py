@@ -25,6 +25,12 @@ def test_a_rig_whose_boxes_pass_is_not_blamed(kind: str, tmp_path: Path) -> None
     assert explained(drawn.written, drawn.evidence) == []
 
 
+def test_episodes_without_any_box_are_not_searched(tmp_path: Path) -> None:
+    drawn = draw("right rig", right_rig(write_urdf(tmp_path)), np.random.default_rng(5))
+    unlabelled = [replace(one, views=()) for one in drawn.evidence]
+    assert search(drawn.written, unlabelled) is None
+
+
 def test_a_moved_camera_is_told_from_a_moved_sensor_by_the_views_that_pass(tmp_path: Path) -> None:
     drawn = draw("scene camera moved", right_rig(write_urdf(tmp_path)), np.random.default_rng(5))
     (check,) = explained(drawn.written, drawn.evidence)
