@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from tactile_align.config.study import TRUE, GroupConfig, StudyConfig
 from tactile_align.diagnostics.rollout import Filmed, play, policy_of
-from tactile_align.diagnostics.study import load_study, results
+from tactile_align.diagnostics.study import RESULT, load_study, results
 from tactile_align.diagnostics.study_tables import (
     RunResult,
     condition_names,
@@ -37,7 +37,7 @@ def write_study_page(file: str | Path, out: str | Path | None = None, *, progres
     """Write the page of a study, OUT/page.html, from its finished runs, and return its path.
 
     The page is one file that fetches nothing. A study of success has a film strip of each row: its first run in the
-    first roll-out seed, stored as OUT/films/ROW.png; missing strips are made.
+    first roll-out seed, stored as OUT/films/ROW-sSEED.png. Strips that are missing or older than the run are made.
 
     Args:
         file: Path of a study file, or name of a shipped study.
@@ -49,7 +49,8 @@ def write_study_page(file: str | Path, out: str | Path | None = None, *, progres
     """
     plan = load_study(file)
     folder = Path(out or f"runs/{plan.name}")
-    cells = [cell for row in plan.rows for cell in results(folder) if cell.row == row]
+    finished = results(folder)
+    cells = [cell for row in plan.rows for cell in finished if cell.row == row]
     films = [(title, *image_data(path)) for title, path in _films(plan, folder, cells, progress)]
     charts = [
         (f"Group {name}: {MEASURES[plan.measure]}", *_embedded(_results_chart(plan, group, cells)))
@@ -62,7 +63,7 @@ def write_study_page(file: str | Path, out: str | Path | None = None, *, progres
         title=f"Study {plan.name}",
         file=str(file),
         charts=charts,
-        tables=MarkdownIt("commonmark").enable("table").render(table_text(plan, cells)),
+        tables=MarkdownIt("commonmark", {"html": False}).enable("table").render(table_text(plan, cells)),
         films=films,
     )
     write_text_atomically(folder / "page.html", page)
@@ -77,13 +78,14 @@ def _films(plan: StudyConfig, folder: Path, cells: Sequence[RunResult], progress
     """Yield the title and the path of the film strip of each row with roll-outs; a missing strip is made first."""
     first = {cell.row: cell for cell in reversed(cells) if TRUE in cell.rolled}
     for row in tqdm([row for row in plan.rows if row in first], unit="film", disable=not progress):
-        acts, path, cell = plan.stated(row, "roll_outs"), folder / "films" / f"{row}.png", first[row]
-        if not path.exists():
+        acts, name = plan.stated(row, "roll_outs"), f"{row}-s{first[row].seed}"
+        run, path = folder / "runs" / name, folder / "films" / f"{name}.png"
+        if not path.exists() or path.stat().st_mtime < (run / RESULT).stat().st_mtime:
             options, film = plan.condition(row, TRUE).options, list[Filmed]()
-            policy, _ = policy_of(folder / "runs" / f"{row}-s{cell.seed}", acts.task, options)
+            policy, _ = policy_of(run, acts.task, options)
             play(policy, acts.task, [acts.first], options=options, film=film)
             write_png(path, film_strip({plan.title(row): film}, acts.task))
-        yield f"{plan.title(row)}, training seed {cell.seed}", path
+        yield f"{plan.title(row)}, training seed {first[row].seed}", path
 
 
 def _results_chart(plan: StudyConfig, group: GroupConfig, cells: Sequence[RunResult]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Page of a study: its charts show the numbers of the tables, and the page needs no other file."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ from tactile_align.viz.report import study_page as module
 from tactile_align.viz.report.study_page import write_study_page
 from tests.diagnostics.test_closed_loop_study import CONDITIONS, FULL, HALF, ROWS, cell, plan_of, played
 
-PLAN = plan_of(ROWS, conditions=CONDITIONS, curves={"offset": {"over": "box_offset_px", "rows": ["vision", "touch"]}})
+TITLE = "touch <b>x</b>"
+PLAN = plan_of(
+    ROWS | {"touch": ROWS["touch"] | {"title": TITLE}},
+    conditions=CONDITIONS,
+    curves={"offset": {"over": "box_offset_px", "rows": ["vision", "touch"]}},
+)
 CELLS = [
     cell("vision", 0, true=played(HALF), o10=played([[0, 0]] * 5 + [[1, 0]] * 5)),
     cell("touch", 0, true=played(FULL), o10=played(FULL)),
@@ -35,7 +41,9 @@ def figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     monkeypatch.setattr(module, "results", lambda _: CELLS)
     (tmp_path / "films").mkdir()
     for row in ROWS:
-        cv2.imwrite(str(tmp_path / "films" / f"{row}.png"), np.full((20, 30, 3), 90, np.uint8))
+        (tmp_path / f"runs/{row}-s0").mkdir(parents=True)
+        (tmp_path / f"runs/{row}-s0/result.json").touch()
+        cv2.imwrite(str(tmp_path / "films" / f"{row}-s0.png"), np.full((20, 30, 3), 90, np.uint8))
     return kept
 
 
@@ -55,6 +63,20 @@ def test_marks_and_lines_of_the_charts_are_the_values_and_intervals_of_the_table
 
 def test_the_page_needs_no_other_file_and_has_the_words_of_the_tables(figures: list[Any], tmp_path: Path) -> None:
     page = write_study_page("own.toml", tmp_path, progress=False).read_text()
-    assert page.count('src="data:image') == len(figures) + len(ROWS) and "src=" not in page.replace('src="data:', "")
-    assert "<td>touch</td>" in page and "Beyond the noise of roll-outs" in page
+    assert page.count('src="data:image') == len(figures) + len(ROWS) and 'src="http' not in page
+    assert (
+        "<td>touch &lt;b&gt;x&lt;/b&gt;</td>" in page and "<b>x" not in page and "Beyond the noise of roll-outs" in page
+    )
     assert "default-src 'none'" in page
+
+
+def test_the_film_of_a_run_that_was_made_again_is_made_again(
+    figures: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    monkeypatch.setattr(module, "policy_of", lambda run, *_: (made.append(run.name), ""))
+    monkeypatch.setattr(module, "play", lambda *_, **__: None)
+    monkeypatch.setattr(module, "film_strip", lambda *_: np.zeros((20, 30, 3), np.uint8))
+    os.utime(tmp_path / "films/touch-s0.png", (0, 0))
+    write_study_page("own.toml", tmp_path, progress=False)
+    assert made == ["touch-s0"]
