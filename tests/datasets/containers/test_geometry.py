@@ -31,6 +31,9 @@ def test_a_zarr_store_carries_a_rig_beside_its_own_attributes(tmp_path: Path, fo
         assert (episode.fps, set(episode.attributes)) == (20, {"fps"})
     load_rig("xtrainer").save(tmp_path / "rig.toml")
     assert rig_beside(path) == load_rig("xtrainer")  # what lies beside the recording was put there on purpose
+    assert load_rig(DataConfig(path=str(path)).rig_source) == load_rig("xtrainer"), "verified and trained with one rig"
+    rig.save(path / "rig.toml")
+    assert load_rig(DataConfig(path=str(path)).rig_source) == rig == rig_beside(path)
 
 
 def test_a_rig_goes_to_a_lerobot_dataset_and_back(tmp_path: Path) -> None:
