@@ -14,7 +14,7 @@ import lzma
 import math
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -149,6 +149,11 @@ class _Stored:
     compression: str | None
 
     @property
+    def parts(self) -> Iterator[tuple[int, ...]]:
+        """Indices, along all axes but the first, of the chunks over which each row is spread."""
+        return product(*(range(math.ceil(n / c)) for n, c in zip(self.shape[1:], self.chunks[1:], strict=True)))
+
+    @property
     def band_bytes(self) -> int:
         """Size of the rows that are decompressed to read one row, bytes."""
         across = hdf5.byte_count(self.shape[1:], self.dtype.itemsize)
@@ -257,10 +262,9 @@ class ZarrRecording(Group):
     def _band(self, array: _Stored, band: int) -> np.ndarray:
         if array.dtype.hasobject:
             raise InputError("contains texts or objects, which are not read. Store numbers or fixed-length text")
-        grid = [range(math.ceil(n / c)) for n, c in zip(array.shape[1:], array.chunks[1:], strict=True)]
         rows = np.empty((array.chunks[0], *array.shape[1:]), array.dtype)
         most = MOST_SHRINK * hdf5.byte_count(array.chunks, array.dtype.itemsize) + MAX_JSON_BYTES
-        for part in product(*grid):
+        for part in array.parts:
             where = tuple(slice(i * c, (i + 1) * c) for i, c in zip(part, array.chunks[1:], strict=True))
             there = rows[(slice(None), *where)]
             name = f"{array.name}/{array.place((band, *part))}"
@@ -311,8 +315,22 @@ class _Episode(Group):
         self.attrs = {key: value for key, value in file.attrs.items() if key != GEOMETRY}
 
     def files(self) -> tuple[Path, ...]:
-        data = self.recording.path / self.under
-        return tuple(sorted(path for path in data.iterdir() if path.is_dir())) if data.is_dir() else ()
+        found: set[Path] = set()
+        for name in self.recording.store.names(self.under):
+            key = f"{self.under}/{name}"
+            folder = self.recording.path / key
+            found.add(folder)
+            try:
+                stored = self.recording.stored(key)
+            except EpisodeError:
+                continue  # reading the array reports the fault
+            if stored is None:
+                inner = self.member(name)
+                found.update(inner.files() if isinstance(inner, Group) else ())
+            elif stored.chunks:
+                bands = range(self.first // stored.chunks[0], math.ceil(self.end / stored.chunks[0]))
+                found.update((folder / stored.place((band, *part))).parent for band in bands for part in stored.parts)
+        return tuple(sorted(path for path in found if path.is_dir()))
 
     def names(self) -> tuple[str, ...]:
         shown: list[str] = []

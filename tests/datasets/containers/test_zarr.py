@@ -14,6 +14,7 @@ import pytest
 from tactile_align.datasets.containers import zarr as ours
 from tactile_align.datasets.draft import draft
 from tactile_align.datasets.episodes import list_episodes, open_episode
+from tactile_align.datasets.handles import Stamp
 from tactile_align.datasets.inspect import inspect_path
 from tactile_align.datasets.layout import load_layout
 from tactile_align.errors import EpisodeError, MissingExtra
@@ -261,3 +262,14 @@ def test_layouts_for_reading_cannot_be_called_writable() -> None:
     layout = load_layout("umi").model_dump()
     with pytest.raises(ValueError, match="writable = false"):
         type(load_layout("umi")).model_validate({**layout, "writable": True})
+
+
+@pytest.mark.parametrize("form", [2, 3])
+def test_a_chunk_that_is_written_again_changes_the_stamp_of_its_episode(tmp_path: Path, form: int) -> None:
+    path = zarr_store(tmp_path / "a.zarr", arrays(), ENDS, form, chunk=5)
+    before = Stamp.of_episode(path, "episode_0")
+    chunk = next(file for file in sorted((path / "data/top").rglob("*")) if file.is_file() and "zarr" not in file.name)
+    new = chunk.with_name("part")
+    new.write_bytes(chunk.read_bytes())
+    new.replace(chunk)
+    assert Stamp.of_episode(path, "episode_0") != before
