@@ -325,6 +325,11 @@ class _State:
         main = [array.side for array in self.qpos if array.role != "gripper"]
         on = {array.key: array.side if array.side in main else main[0] for array in self.qpos}
         separate = {on[array.key] for array in self.qpos if array.role == "gripper"}
+        fitting: dict[str, list[Array]] = {}
+        for array in self.qpos:
+            if array.role != "gripper" and array.columns == dof:
+                fitting.setdefault(on[array.key], []).append(array)
+        fitting = {side: [a for a in same if a.role == "joints"] or same for side, same in fitting.items()}
         for array in self.qpos:
             count, side = array.columns, on[array.key]
             arm = arms.setdefault(side, _Arm(side or "arm"))
@@ -334,14 +339,17 @@ class _State:
                 arm.gripper, arm.gripper_key = columns[0], array.key
                 names += [array.name if count == 1 else f"{array.name}{i + 1}" for i in range(count)]
                 continue
-            if dof == count:
+            same = fitting.get(side, [])
+            if len(same) > 1:
+                arm.why = _listed(f"Several arrays have {dof} columns", same)
+            elif array in same:
                 arm.joints, arm.why = columns, f"A guess: as many columns as the URDF has joints, {dof}."
             elif dof is None and array.role == "joints" and side in separate and count <= 7:
                 arm.joints, arm.why = columns, f"A guess: all columns of {array.key}, since the gripper is separate."
-            elif dof is not None and side not in separate and count - dof in (1, 2):
+            elif dof is not None and not same and side not in separate and count - dof in (1, 2):
                 arm.joints, arm.gripper, arm.gripper_key = columns[:dof], columns[dof], array.key
                 arm.why = f"A guess: the {dof} joints of the URDF, with the gripper behind them."
-            elif dof is not None and not array.side and count in (2 * dof, 2 * dof + 2):
+            elif dof is not None and not same and not array.side and count in (2 * dof, 2 * dof + 2):
                 del arms[""]
                 for name, first in (("left", columns[0]), ("right", columns[count // 2])):
                     arms[name] = two = _Arm(name, tuple(range(first, first + dof)))
@@ -636,12 +644,12 @@ def _put_gripper(text: _Text, contents: _Contents, state: _State, arm: _Arm, lin
     else:
         text.comment("axis: unit vector in the flange frame along which finger1 moves when it opens.")
     open_m: float | str = UNKNOWN
-    if axis is not None and links is not None and links.finger_open_m:
-        if metres and high > MOST_OVER * 2 * links.finger_open_m:
-            text.comment(f"open_m: ONE finger's distance. The URDF's finger slides only {links.finger_open_m:g} m.")
-        else:
-            text.comment("open_m: ONE finger's distance from the tool axis; the limit of the URDF's finger.")
-            open_m = links.finger_open_m
+    limit = links.finger_open_m if links is not None and axis is not None else None
+    if metres and limit and high > MOST_OVER * 2 * limit:
+        text.comment(f"open_m: ONE finger's distance. The URDF's finger slides only {limit:g} m.")
+    elif limit and not metres:
+        open_m, guess = limit, " A guess: the gripper opened fully in the recording." if wide else ""
+        text.comment(f"open_m: ONE finger's distance from the tool axis; the limit of the URDF's finger.{guess}")
     elif metres:
         open_m = round(high / 2, 6)
         text.comment("open_m: ONE finger's distance from the tool axis. A guess: half of the width, in metres.")
