@@ -159,6 +159,14 @@ class _Stored:
         across = hdf5.byte_count(self.shape[1:], self.dtype.itemsize)
         return max(hdf5.byte_count(self.chunks, self.dtype.itemsize), self.chunks[0] * across)
 
+    @property
+    def too_large(self) -> str:
+        """Why no row can be read, if the rows that are decompressed to read one exceed the limit; otherwise ""."""
+        if self.band_bytes <= hdf5.MAX_CHUNK_BYTES:
+            return ""
+        text = f"has chunks of {self.band_bytes:,} bytes; the limit is {hdf5.MAX_CHUNK_BYTES:,}"
+        return f"{text}. Write the array again with smaller chunks"
+
 
 def _store(path: Path) -> _Store:
     return _Folder(path) if path.is_dir() else _Zip(path)
@@ -262,6 +270,8 @@ class ZarrRecording(Group):
     def _band(self, array: _Stored, band: int) -> np.ndarray:
         if array.dtype.hasobject:
             raise InputError("contains texts or objects, which are not read. Store numbers or fixed-length text")
+        if array.too_large:
+            raise InputError(array.too_large)
         rows = np.empty((array.chunks[0], *array.shape[1:]), array.dtype)
         most = MOST_SHRINK * hdf5.byte_count(array.chunks, array.dtype.itemsize) + MAX_JSON_BYTES
         for part in array.parts:
@@ -381,10 +391,8 @@ class _Rows(Array):
         if total != rows:
             text = f"has {total} rows, but meta/episode_ends ends at {rows}; all arrays below data are equally long"
             raise hdf5.fault("length", episode.recording.path, self.name.strip("/"), f"{text}. Write the buffer again")
-        if stored.band_bytes > hdf5.MAX_CHUNK_BYTES:
-            text = f"has chunks of {stored.band_bytes:,} bytes; the limit is {hdf5.MAX_CHUNK_BYTES:,}"
-            where = episode.recording.path, self.name.strip("/")
-            raise hdf5.fault("huge", *where, f"{text}. Write the array again with smaller chunks")
+        if stored.too_large:
+            raise hdf5.fault("huge", episode.recording.path, self.name.strip("/"), stored.too_large)
         self.shape, self.dtype = (episode.end - episode.first, *inner), stored.dtype
         self.chunks = stored.chunks if sensor is None else (stored.chunks[0], *stored.chunks[2:])
         self.compression = stored.compression

@@ -273,3 +273,11 @@ def test_a_chunk_that_is_written_again_changes_the_stamp_of_its_episode(tmp_path
     new.write_bytes(chunk.read_bytes())
     new.replace(chunk)
     assert Stamp.of_episode(path, "episode_0") != before
+
+
+def test_a_chunk_of_episode_ends_that_no_memory_holds_is_refused(tmp_path: Path) -> None:
+    path = zarr_store(tmp_path / "a.zarr", arrays(), ENDS)
+    meta = json.loads((path / "meta/episode_ends/.zarray").read_text())
+    (path / "meta/episode_ends/.zarray").write_text(json.dumps({**meta, "chunks": [2**44]}))
+    with pytest.raises(EpisodeError, match=r"meta/episode_ends.* has chunks of 140,737,488,355,328 bytes; the limit"):
+        open_episode(f"{path}#episode_0")
