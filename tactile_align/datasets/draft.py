@@ -524,7 +524,9 @@ def _put_streams(text: _Text, contents: _Contents) -> None:
         text.put("group", UNKNOWN, _listed("A layout reads the cameras of one group, under different names", cameras))
     else:
         text.put("group", UNKNOWN, "No array of the file has the form and the name of camera images.")
-    text.put("names", names or UNKNOWN, "By the names." if names else _listed("Which are cameras", unsure))
+    doubtful = [camera for camera in cameras if camera.role == "camera or touch"]
+    why = _listed("A guess by the names; may be touches", doubtful) if doubtful else "By the names."
+    text.put("names", names or UNKNOWN, why if names else _listed("Which are cameras", unsure))
     names = [a.name for a in touches]
     if touches or unsure:
         text.table("touches")
@@ -681,6 +683,8 @@ def _put_camera(text: _Text, contents: _Contents, state: _State, name: str, came
     elif FIXED_WORDS & inside:
         parent, why = "world", "A guess by the name: a fixed camera."
     text.table("cameras", name)
+    if camera.role == "camera or touch":
+        text.comment("A guess: it may be a touch sensor, which belongs under sensors.")
     text.put("parent", parent, why)
     poses = [key for key in _holders(contents, name) if "extrinsic" in key.lower()]
     stored = f" The file contains {poses[0]}, but not from which frame to which." if poses else ""
@@ -786,7 +790,8 @@ def _run(contents: _Contents, recording: Path, out: Path) -> str:
     text = _Text()
     text.comment('Draft of a training config. For a first try on a CPU add: preset = "tiny"')
     text.put("out", f"runs/{_name(contents)}")
-    cameras, touches, _ = contents.streams
+    streams, touches, _ = contents.streams
+    cameras = [name for name, camera in _named(streams).items() if camera.role == "camera"]
     if not (cameras and touches):
         text.put("views", UNKNOWN, "Pairs of a camera and a touch sensor, as [[views]]; the names do not show them.")
     text.table("data", array=True)
@@ -794,7 +799,7 @@ def _run(contents: _Contents, recording: Path, out: Path) -> str:
     if Path(DataConfig(path=recording.as_posix()).rig_source).resolve() != (out / "rig.toml").resolve():
         text.put("rig", (out / "rig.toml").as_posix())
     text.put("layout", contents.layout.name if contents.layout else (out / "layout.toml").as_posix())
-    for camera in _named(cameras):
+    for camera in cameras:
         for touch in _named(touches):
             text.table("views", array=True)
             text.put("camera", camera)

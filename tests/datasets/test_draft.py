@@ -455,6 +455,17 @@ def test_init_writes_beside_the_recording_and_replaces_nothing(
         draft(tmp_path, tmp_path).write(tmp_path)
 
 
+def test_frames_that_may_be_touches_are_guessed_to_be_cameras_and_get_no_view(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "ep_00.h5", "w") as file:
+        file["joints"], file["action"] = turning(6), turning(6)
+        file["rgb/top"], file["rgb/pad_left"], file["touch/digit"] = frames(1, T), frames(2, T), frames(3, T)
+    drafts = draft(tmp_path, tmp_path)
+    assert value_at(drafts, "layout cameras.names") == ["top", "pad_left"]
+    assert "# A guess by the names; may be touches: rgb/pad_left (12, 48, 64, 3) uint8." in drafts.files["layout.toml"]
+    assert [(view["camera"], view["sensor"]) for view in value_at(drafts, "run views")] == [("top", "digit")]
+    assert "# A guess: it may be a touch sensor" in drafts.files["rig.toml"].split("[cameras.pad_left]")[1][:80]
+
+
 def test_an_unknown_file_is_shown_with_a_guess_for_each_array(tmp_path: Path) -> None:
     for i in range(2):
         with h5py.File(tmp_path / f"e{i}.h5", "w") as file:
