@@ -312,7 +312,13 @@ def _inspect(
             )
             result.remark("rate", "Rate", measured, "Give --fps to each command that needs the rate.", info=True)
         usable.append(episode)
-        result.columns = {"qpos": _columns(episode, "qpos"), "action": _columns(episode, "action")}
+        what: Literal["qpos", "action"]
+        for what in ("qpos", "action"):
+            try:
+                result.columns[what] = _columns(episode, what)
+            except InputError as cause:
+                key = next(iter(episode.column_keys(what)), "")
+                result.faults.append(Fault("columns", episode.path, key, f"does not fit the layout: {cause}"))
         if _look(episode, result, contact) and timing:
             result.items_a_second, result.slowest = _measure(episode)
     return result
