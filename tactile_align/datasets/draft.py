@@ -173,15 +173,22 @@ def _contents(file: h5py.File, path: Path) -> _Contents:
 
 
 def _fitting(file: h5py.File, path: Path) -> Layout | None:
-    """Return the shipped layout that fits a file and reads all of its touches; None if there is none."""
+    """Return the shipped layout that fits a file and reads all of its touches; None if there is none.
+
+    Raises:
+        EpisodeError: The file states a layout, but has none of its episodes.
+    """
     try:
         layout = guess_layout(file, path)
     except EpisodeError:
         return None
     if layout.name != stated_layout(file) and not how_it_fits(file, layout, path).well:
         return None
-    key = episode_groups(file, layout, path)[0]
-    group = file[key] if key else file
+    groups = episode_groups(file, layout, path)
+    group = tree.reach(file, groups[0], path) if groups else None
+    if not tree.is_group(group):
+        text = f"was not found, but the file states the layout {layout.name}, whose episodes are there"
+        raise hdf5.fault("missing", path, layout.episode_group, f"{text}. Correct the attribute layout of the file")
     read = {place for role, _, place in frame_places(group, layout, path, Found()) if role == "touch"}
     return layout if all(array.key in read for array in arrays_of(group, path) if array.role == "touch") else None
 
@@ -206,7 +213,7 @@ def _numbers(group: h5py.Group, path: Path) -> dict[str, dict[str, Any]]:
             values = {str(name).lower(): item.attrs[name] for name in item.attrs}
         found[key] = {_lens_name(name): value for name, value in values.items() if _is_small(value)}
         if tree.is_array(item) and item.dtype.kind in "iuf":
-            value, parent, name = _constant(item), *_split(key)
+            value, parent, name = _constant(group, key, path), *_split(key)
             if value is not None and _lens_name(name) in ("k", "d"):
                 found[key][_lens_name(name)] = value
             elif value is not None:
@@ -232,14 +239,25 @@ def _is_small(value: Any) -> bool:
     return array.dtype.kind in "iuf" and 0 < array.size <= 16 and bool(np.all(np.isfinite(array)))
 
 
-def _constant(item: h5py.Dataset) -> np.ndarray | None:
-    """Return a small array, or the first matrix of an array (T, 3, 3) of equal matrices; None for any other array."""
-    if 0 < item.size <= 16:
-        return np.asarray(item[()], dtype=np.float64)
-    if item.shape[1:] == (3, 3) and item.size < 1e6:
-        rows = np.asarray(item[()], dtype=np.float64)
-        return rows[0] if np.array_equal(rows, np.broadcast_to(rows[0], rows.shape)) else None
-    return None
+def _constant(group: h5py.Group, key: str, path: Path) -> np.ndarray | None:
+    """Return a small array, or the first matrix of an array (T, 3, 3) of equal matrices; None for any other array.
+
+    An array that cannot be read safely is another array; `arrays_of` shows it as unreadable.
+
+    Raises:
+        EpisodeError: The numbers are damaged.
+    """
+    try:
+        item = tree.array(group, key, path)
+    except EpisodeError:
+        return None
+    matrices = item.shape[1:] == (3, 3) and 0 < item.size < 1e6
+    if not (matrices or 0 < item.size <= 16):
+        return None
+    values = tree.read_low_dim(item, path, key).astype(np.float64)
+    if not matrices:
+        return values
+    return values[0] if np.array_equal(values, np.broadcast_to(values[0], values.shape)) else None
 
 
 @dataclass

@@ -18,7 +18,7 @@ from tactile_align.datasets.draft import Drafts, draft
 from tactile_align.datasets.episodes import open_episode, write_episode
 from tactile_align.datasets.inspect import inspect_path
 from tactile_align.datasets.layout import all_layouts, load_layout
-from tactile_align.errors import FactError, InputError
+from tactile_align.errors import EpisodeError, FactError, InputError
 from tests.datasets.containers.twins import zarr_store
 from tests.datasets.making import frames, parts
 
@@ -453,6 +453,30 @@ def test_init_writes_beside_the_recording_and_replaces_nothing(
     assert "--overwrite" in capsys.readouterr().err and (tmp_path / "rig.toml").read_text() == "mine"
     with pytest.raises(InputError, match="would be replaced"):
         draft(tmp_path, tmp_path).write(tmp_path)
+
+
+def test_a_null_dataset_is_drafted_as_not_read(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "ep_00.h5", "w") as file:
+        franka(file)
+        file["calibration/K"] = h5py.Empty("f8")
+    assert "calibration/K" in draft(tmp_path, tmp_path).files["layout.toml"]
+
+
+def test_a_file_without_the_demonstrations_of_the_layout_that_it_states_is_named(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "ep_00.h5", "w") as file:
+        franka(file)
+        file.attrs["layout"] = "robomimic"
+    with pytest.raises(EpisodeError, match=r"ep_00\.h5: /data/demo_\* was not found.*states the layout robomimic"):
+        draft(tmp_path, tmp_path)
+
+
+def test_a_damaged_dataset_is_named_by_the_draft(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "ep_00.h5", "w") as file:
+        franka(file)
+        K = file.create_dataset("calibration/K", (3, 3), "f8", chunks=(3, 3), compression="gzip")
+        K.id.write_direct_chunk((0, 0), b"damage")
+    with pytest.raises(EpisodeError, match=r"ep_00\.h5: /calibration/K cannot be read"):
+        draft(tmp_path, tmp_path)
 
 
 def test_frames_that_may_be_touches_are_guessed_to_be_cameras_and_get_no_view(tmp_path: Path) -> None:
