@@ -14,9 +14,10 @@ import pytest
 from tactile_align.datasets.containers import zarr as ours
 from tactile_align.datasets.draft import draft
 from tactile_align.datasets.episodes import list_episodes, open_episode
-from tactile_align.datasets.handles import Stamp
+from tactile_align.datasets.handles import Stamp, open_file
 from tactile_align.datasets.inspect import inspect_path
 from tactile_align.datasets.layout import load_layout
+from tactile_align.datasets.roles import episode_pattern
 from tactile_align.errors import EpisodeError, MissingExtra
 from tests.datasets.containers.twins import oxt_of, zarr_store
 from tests.datasets.making import frames
@@ -281,3 +282,12 @@ def test_a_chunk_of_episode_ends_that_no_memory_holds_is_refused(tmp_path: Path)
     (path / "meta/episode_ends/.zarray").write_text(json.dumps({**meta, "chunks": [2**44]}))
     with pytest.raises(EpisodeError, match=r"meta/episode_ends.* has chunks of 140,737,488,355,328 bytes; the limit"):
         open_episode(f"{path}#episode_0")
+
+
+def test_the_episodes_of_a_buffer_are_listed_without_opening_one(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(ours.ZarrRecording, "member", lambda self, name: opened.append(name))
+    with open_file(store) as file:
+        assert episode_pattern(file, store) == ("episode_*", tuple(file.names())) and not opened
