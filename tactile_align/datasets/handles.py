@@ -147,14 +147,15 @@ def open_file(path: Path) -> Any:
         FileNotFoundError: The path does not exist.
         EpisodeError: The recording is damaged, or not of a known container.
     """
+    key = (os.getpid(), Stamp.of(path)) if path.exists() else None
+    if key in _ROOTS:
+        return _ROOTS[key]
     for container in CONTAINERS:
-        if container.is_recording(path):
-            key = os.getpid(), Stamp.of(path)
-            if key not in _ROOTS:
-                _ROOTS[key] = container.open_recording(path)
-                while len(_ROOTS) > MAX_ROOTS:
-                    _ROOTS.popitem(last=False)[1].close()
-            return _ROOTS[key]
+        if key is not None and container.is_recording(path):
+            _ROOTS[key] = root = container.open_recording(path)
+            while len(_ROOTS) > MAX_ROOTS:
+                _ROOTS.popitem(last=False)[1].close()
+            return root
     return _open_hdf5(path)
 
 

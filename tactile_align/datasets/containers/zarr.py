@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -414,6 +414,13 @@ def is_recording(path: Path) -> bool:
     with path.open("rb") as handle:
         if handle.read(4) != b"PK\x03\x04":
             return False
+    state = path.stat()
+    return _is_store(path, state.st_ino, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=1024)
+def _is_store(path: Path, *state: int) -> bool:
+    """Return whether a zip file contains a Zarr store; `state` changes when the file changes."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.rpartition("/")[2] in MARKS for name in archive.namelist())

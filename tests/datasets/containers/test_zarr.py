@@ -291,3 +291,17 @@ def test_the_episodes_of_a_buffer_are_listed_without_opening_one(
     monkeypatch.setattr(ours.ZarrRecording, "member", lambda self, name: opened.append(name))
     with open_file(store) as file:
         assert episode_pattern(file, store) == ("episode_*", tuple(file.names())) and not opened
+
+
+def test_the_directory_of_a_zip_file_is_read_again_only_after_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read, init = zarr_store(tmp_path / "a.zip", arrays(), ENDS, chunk=12), [], zipfile.ZipFile.__init__
+    monkeypatch.setattr(zipfile.ZipFile, "__init__", lambda *args, **how: read.append(1) or init(*args, **how))
+    first = open_file(path)
+    assert read and ours.is_recording(path)
+    read.clear()
+    assert open_file(path) is first and ours.is_recording(path) and not read
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert not ours.is_recording(path) and read
