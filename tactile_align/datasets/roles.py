@@ -263,7 +263,7 @@ def _is_episode(file: h5py.File, key: str, path: Path) -> bool:
     return any(map(_holds_frames, arrays)) and any(item.ndim == 2 and item.dtype.kind == "f" for item in arrays)
 
 
-def tree(file: h5py.File, path: Path) -> Iterator[str]:
+def array_lines(file: h5py.File, path: Path) -> Iterator[str]:
     """Yield the arrays of the first episode of a file as lines of text, each with its probable role."""
     pattern, groups = episode_pattern(file, path)
     if pattern:

@@ -37,6 +37,7 @@ FILES = {
     "an MCAP recording": b"\x89MCAP0\r\n",
     "a ROS bag": b"#ROSBAG V2.0\n",
     "an SQLite database": b"SQLite format 3\0",
+    "a Parquet table. Give the folder of the LeRobotDataset": b"PAR1",
     "a MATLAB file of version 5": b"MATLAB 5.0 MAT-file, Platform: GLNXA64",
     "a web page": b"\n<!DOCTYPE html><html>",
     "packed by gzip": b"\x1f\x8b\x08",
