@@ -148,7 +148,7 @@ def open_file(path: Path) -> Any:
         EpisodeError: The recording is damaged, or not of a known container.
     """
     key = (os.getpid(), Stamp.of(path)) if path.exists() else None
-    if key in _ROOTS:
+    if key is not None and key in _ROOTS:
         return _ROOTS[key]
     for container in CONTAINERS:
         if key is not None and container.is_recording(path):

@@ -284,9 +284,7 @@ def test_a_chunk_of_episode_ends_that_no_memory_holds_is_refused(tmp_path: Path)
         open_episode(f"{path}#episode_0")
 
 
-def test_the_episodes_of_a_buffer_are_listed_without_opening_one(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_episodes_of_a_buffer_are_listed_without_opening_one(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(ours.ZarrRecording, "member", lambda self, name: opened.append(name))
     with open_file(store) as file:
