@@ -10,6 +10,7 @@ from array_api_compat import array_namespace
 from pydantic import Field, model_validator
 
 from tactile_align.calibration.rig_parts import Mount, Override, RigArm, RigCamera, Sensor, Verified
+from tactile_align.config.data import rig_places
 from tactile_align.datasets.containers.carried import carried_rig, carry_text
 from tactile_align.datasets.handles import is_recording
 from tactile_align.datasets.layout import place_no_contact
@@ -307,10 +308,7 @@ def rig_beside(path: str | Path) -> Rig | None:
         path: A recording, "FILE#demo_3" for one episode of it, or a folder of recordings.
     """
     place = Path(path) if Path(path).exists() else Path(str(path).partition("#")[0])
-    files = [place / "rig.toml"] if place.is_dir() else []
-    if not place.is_dir() or is_recording(place):
-        files.append(place.parent / "rig.toml")
-    file = next((file for file in files if file.is_file()), None)
+    file = next((file for file in rig_places(place) if file.is_file()), None)
     if file is not None:
         return load_rig(file)
     return load_rig(place) if is_recording(place) and carried_rig(place) is not None else None

@@ -13,6 +13,22 @@ MOST_AHEAD_M = 0.2
 EPISODE_FILES = (".hdf5", ".h5")
 _MAY_CARRY = ("meta/rig.toml", ".zattrs", "zarr.json")
 """Files in the folder of a LeRobotDataset or a Zarr store that may contain a rig."""
+_MARKS = ("meta/info.json", ".zgroup", "zarr.json", "meta/episode_ends/.zarray", "meta/episode_ends/zarr.json")
+"""Files, one of which is in every folder that is a LeRobotDataset or a Zarr store."""
+
+
+def rig_places(place: Path) -> tuple[Path, ...]:
+    """Return the files that may be the rig of recordings, first the one that has precedence.
+
+    Each is called rig.toml. It lies in a folder of recordings, beside a recording in a file, and in or beside a
+    recording in a folder.
+
+    Args:
+        place: A recording, or a folder of recordings.
+    """
+    file = not place.is_dir() and (place.is_file() or place.suffix in (*EPISODE_FILES, ".zip"))
+    inner = () if file else (place / "rig.toml",)
+    return (*inner, place.parent / "rig.toml") if file or any((place / mark).is_file() for mark in _MARKS) else inner
 
 
 class DataConfig(Strict):
@@ -33,10 +49,10 @@ class DataConfig(Strict):
         """Name or path of the rig: `rig`, or rig.toml beside the episodes, or the recording, if it carries its rig."""
         if self.rig is not None:
             return self.rig
-        place = Path(self.path.partition("#")[0])
-        beside = (place.parent if place.suffix in (*EPISODE_FILES, ".zip") else place) / "rig.toml"
+        place = Path(self.path) if Path(self.path).exists() else Path(self.path.partition("#")[0])
+        places = rig_places(place)
         carries = place.suffix == ".zip" or any((place / file).is_file() for file in _MAY_CARRY)
-        return str(place if carries and not beside.is_file() else beside)
+        return str(next((file for file in places if file.is_file()), place if carries else places[0]))
 
 
 class ViewConfig(Strict):

@@ -173,15 +173,22 @@ def _contents(file: h5py.File, path: Path) -> _Contents:
 
 
 def _fitting(file: h5py.File, path: Path) -> Layout | None:
-    """Return the shipped layout that fits a file and reads all of its touches; None if there is none."""
+    """Return the shipped layout that fits a file and reads all of its touches; None if there is none.
+
+    Raises:
+        EpisodeError: The file states a layout, but has none of its episodes.
+    """
     try:
         layout = guess_layout(file, path)
     except EpisodeError:
         return None
     if layout.name != stated_layout(file) and not how_it_fits(file, layout, path).well:
         return None
-    key = episode_groups(file, layout, path)[0]
-    group = file[key] if key else file
+    groups = episode_groups(file, layout, path)
+    group = tree.reach(file, groups[0], path) if groups else None
+    if not tree.is_group(group):
+        text = f"was not found, but the file states the layout {layout.name}, whose episodes are there"
+        raise hdf5.fault("missing", path, layout.episode_group, f"{text}. Correct the attribute layout of the file")
     read = {place for role, _, place in frame_places(group, layout, path, Found()) if role == "touch"}
     return layout if all(array.key in read for array in arrays_of(group, path) if array.role == "touch") else None
 
@@ -206,7 +213,7 @@ def _numbers(group: h5py.Group, path: Path) -> dict[str, dict[str, Any]]:
             values = {str(name).lower(): item.attrs[name] for name in item.attrs}
         found[key] = {_lens_name(name): value for name, value in values.items() if _is_small(value)}
         if tree.is_array(item) and item.dtype.kind in "iuf":
-            value, parent, name = _constant(item), *_split(key)
+            value, parent, name = _constant(group, key, path), *_split(key)
             if value is not None and _lens_name(name) in ("k", "d"):
                 found[key][_lens_name(name)] = value
             elif value is not None:
@@ -232,14 +239,25 @@ def _is_small(value: Any) -> bool:
     return array.dtype.kind in "iuf" and 0 < array.size <= 16 and bool(np.all(np.isfinite(array)))
 
 
-def _constant(item: h5py.Dataset) -> np.ndarray | None:
-    """Return a small array, or the first matrix of an array (T, 3, 3) of equal matrices; None for any other array."""
-    if 0 < item.size <= 16:
-        return np.asarray(item[()], dtype=np.float64)
-    if item.shape[1:] == (3, 3) and item.size < 1e6:
-        rows = np.asarray(item[()], dtype=np.float64)
-        return rows[0] if np.array_equal(rows, np.broadcast_to(rows[0], rows.shape)) else None
-    return None
+def _constant(group: h5py.Group, key: str, path: Path) -> np.ndarray | None:
+    """Return a small array, or the first matrix of an array (T, 3, 3) of equal matrices; None for any other array.
+
+    An array that cannot be read safely is another array; `arrays_of` shows it as unreadable.
+
+    Raises:
+        EpisodeError: The numbers are damaged.
+    """
+    try:
+        item = tree.array(group, key, path)
+    except EpisodeError:
+        return None
+    matrices = item.shape[1:] == (3, 3) and 0 < item.size < 1e6
+    if not (matrices or 0 < item.size <= 16):
+        return None
+    values = tree.read_low_dim(item, path, key).astype(np.float64)
+    if not matrices:
+        return values
+    return values[0] if np.array_equal(values, np.broadcast_to(values[0], values.shape)) else None
 
 
 @dataclass
@@ -325,6 +343,11 @@ class _State:
         main = [array.side for array in self.qpos if array.role != "gripper"]
         on = {array.key: array.side if array.side in main else main[0] for array in self.qpos}
         separate = {on[array.key] for array in self.qpos if array.role == "gripper"}
+        fitting: dict[str, list[Array]] = {}
+        for array in self.qpos:
+            if array.role != "gripper" and array.columns == dof:
+                fitting.setdefault(on[array.key], []).append(array)
+        fitting = {side: [a for a in same if a.role == "joints"] or same for side, same in fitting.items()}
         for array in self.qpos:
             count, side = array.columns, on[array.key]
             arm = arms.setdefault(side, _Arm(side or "arm"))
@@ -334,14 +357,17 @@ class _State:
                 arm.gripper, arm.gripper_key = columns[0], array.key
                 names += [array.name if count == 1 else f"{array.name}{i + 1}" for i in range(count)]
                 continue
-            if dof == count:
+            same = fitting.get(side, [])
+            if len(same) > 1:
+                arm.why = _listed(f"Several arrays have {dof} columns", same)
+            elif array in same:
                 arm.joints, arm.why = columns, f"A guess: as many columns as the URDF has joints, {dof}."
             elif dof is None and array.role == "joints" and side in separate and count <= 7:
                 arm.joints, arm.why = columns, f"A guess: all columns of {array.key}, since the gripper is separate."
-            elif dof is not None and side not in separate and count - dof in (1, 2):
+            elif dof is not None and not same and side not in separate and count - dof in (1, 2):
                 arm.joints, arm.gripper, arm.gripper_key = columns[:dof], columns[dof], array.key
                 arm.why = f"A guess: the {dof} joints of the URDF, with the gripper behind them."
-            elif dof is not None and not array.side and count in (2 * dof, 2 * dof + 2):
+            elif dof is not None and not same and not array.side and count in (2 * dof, 2 * dof + 2):
                 del arms[""]
                 for name, first in (("left", columns[0]), ("right", columns[count // 2])):
                     arms[name] = two = _Arm(name, tuple(range(first, first + dof)))
@@ -516,7 +542,9 @@ def _put_streams(text: _Text, contents: _Contents) -> None:
         text.put("group", UNKNOWN, _listed("A layout reads the cameras of one group, under different names", cameras))
     else:
         text.put("group", UNKNOWN, "No array of the file has the form and the name of camera images.")
-    text.put("names", names or UNKNOWN, "By the names." if names else _listed("Which are cameras", unsure))
+    doubtful = [camera for camera in cameras if camera.role == "camera or touch"]
+    why = _listed("A guess by the names; may be touches", doubtful) if doubtful else "By the names."
+    text.put("names", names or UNKNOWN, why if names else _listed("Which are cameras", unsure))
     names = [a.name for a in touches]
     if touches or unsure:
         text.table("touches")
@@ -636,12 +664,12 @@ def _put_gripper(text: _Text, contents: _Contents, state: _State, arm: _Arm, lin
     else:
         text.comment("axis: unit vector in the flange frame along which finger1 moves when it opens.")
     open_m: float | str = UNKNOWN
-    if axis is not None and links is not None and links.finger_open_m:
-        if metres and high > MOST_OVER * 2 * links.finger_open_m:
-            text.comment(f"open_m: ONE finger's distance. The URDF's finger slides only {links.finger_open_m:g} m.")
-        else:
-            text.comment("open_m: ONE finger's distance from the tool axis; the limit of the URDF's finger.")
-            open_m = links.finger_open_m
+    limit = links.finger_open_m if links is not None and axis is not None else None
+    if metres and limit and high > MOST_OVER * 2 * limit:
+        text.comment(f"open_m: ONE finger's distance. The URDF's finger slides only {limit:g} m.")
+    elif limit and not metres:
+        open_m, guess = limit, " A guess: the gripper opened fully in the recording." if wide else ""
+        text.comment(f"open_m: ONE finger's distance from the tool axis; the limit of the URDF's finger.{guess}")
     elif metres:
         open_m = round(high / 2, 6)
         text.comment("open_m: ONE finger's distance from the tool axis. A guess: half of the width, in metres.")
@@ -673,6 +701,8 @@ def _put_camera(text: _Text, contents: _Contents, state: _State, name: str, came
     elif FIXED_WORDS & inside:
         parent, why = "world", "A guess by the name: a fixed camera."
     text.table("cameras", name)
+    if camera.role == "camera or touch":
+        text.comment("A guess: it may be a touch sensor, which belongs under sensors.")
     text.put("parent", parent, why)
     poses = [key for key in _holders(contents, name) if "extrinsic" in key.lower()]
     stored = f" The file contains {poses[0]}, but not from which frame to which." if poses else ""
@@ -778,7 +808,8 @@ def _run(contents: _Contents, recording: Path, out: Path) -> str:
     text = _Text()
     text.comment('Draft of a training config. For a first try on a CPU add: preset = "tiny"')
     text.put("out", f"runs/{_name(contents)}")
-    cameras, touches, _ = contents.streams
+    streams, touches, _ = contents.streams
+    cameras = [name for name, camera in _named(streams).items() if camera.role == "camera"]
     if not (cameras and touches):
         text.put("views", UNKNOWN, "Pairs of a camera and a touch sensor, as [[views]]; the names do not show them.")
     text.table("data", array=True)
@@ -786,7 +817,7 @@ def _run(contents: _Contents, recording: Path, out: Path) -> str:
     if Path(DataConfig(path=recording.as_posix()).rig_source).resolve() != (out / "rig.toml").resolve():
         text.put("rig", (out / "rig.toml").as_posix())
     text.put("layout", contents.layout.name if contents.layout else (out / "layout.toml").as_posix())
-    for camera in _named(cameras):
+    for camera in cameras:
         for touch in _named(touches):
             text.table("views", array=True)
             text.put("camera", camera)

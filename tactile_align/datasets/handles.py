@@ -28,7 +28,7 @@ MAX_ARRAYS = 512  # arrays of one recording that are kept; those of thousands of
 class Stamp:
     """State of a recording: path, inode, time of the last change (ns), length (bytes); a changed one has another stamp.
 
-    Of a recording that is a folder, only the files are considered that list its episodes; see `content_stamp`.
+    Of a recording that is a folder, only the files are considered that list its episodes; see `of_episode`.
     """
 
     path: Path
@@ -147,14 +147,15 @@ def open_file(path: Path) -> Any:
         FileNotFoundError: The path does not exist.
         EpisodeError: The recording is damaged, or not of a known container.
     """
+    key = (os.getpid(), Stamp.of(path)) if path.exists() else None
+    if key is not None and key in _ROOTS:
+        return _ROOTS[key]
     for container in CONTAINERS:
-        if container.is_recording(path):
-            key = os.getpid(), Stamp.of(path)
-            if key not in _ROOTS:
-                _ROOTS[key] = container.open_recording(path)
-                while len(_ROOTS) > MAX_ROOTS:
-                    _ROOTS.popitem(last=False)[1].close()
-            return _ROOTS[key]
+        if key is not None and container.is_recording(path):
+            _ROOTS[key] = root = container.open_recording(path)
+            while len(_ROOTS) > MAX_ROOTS:
+                _ROOTS.popitem(last=False)[1].close()
+            return root
     return _open_hdf5(path)
 
 
@@ -186,7 +187,7 @@ BEGINNINGS = (
     (b"\x89MCAP", "an MCAP recording", CONVERT_FIRST),
     (b"#ROSBAG", "a ROS bag", CONVERT_FIRST),
     (b"SQLite format 3", "an SQLite database, such as a ROS 2 bag", CONVERT_FIRST),
-    (b"PAR1", "a Parquet table", "Convert the folder of the LeRobotDataset to which it belongs"),
+    (b"PAR1", "a Parquet table", "Give the folder of the LeRobotDataset to which it belongs"),
     (b"MATLAB 5.0", "a MATLAB file of version 5", "Save it in MATLAB with the option '-v7.3', which writes HDF5"),
     (b"\x93NUMPY", "a NumPy array", CONVERT_FIRST),
     (b"\x80", "a Python pickle", CONVERT_FIRST),

@@ -21,7 +21,7 @@ from tactile_align.datasets.copies import copies
 from tactile_align.datasets.episodes import Episode, EpisodeRef, examine_episode, list_episodes
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.refs import how_it_fits, locate, parse_ref
-from tactile_align.datasets.roles import tree
+from tactile_align.datasets.roles import array_lines
 from tactile_align.datasets.streams import Found, Stream, frame_places
 from tactile_align.errors import EpisodeError, Fault, InputError, printable
 from tactile_align.geometry.images import exif_orientation
@@ -286,7 +286,7 @@ def _inspect(
         result.faults.extend(error.faults)
         if error.faults[0].kind == "layout" and not any(other.tree for other in inspection.episodes):
             with open_file(error.faults[0].file) as file:
-                result.tree = list(tree(file, error.faults[0].file))
+                result.tree = list(array_lines(file, error.faults[0].file))
         return result
     with episode:
         result.layout, result.title = episode.layout.name, episode.layout.title
@@ -312,7 +312,13 @@ def _inspect(
             )
             result.remark("rate", "Rate", measured, "Give --fps to each command that needs the rate.", info=True)
         usable.append(episode)
-        result.columns = {"qpos": _columns(episode, "qpos"), "action": _columns(episode, "action")}
+        what: Literal["qpos", "action"]
+        for what in ("qpos", "action"):
+            try:
+                result.columns[what] = _columns(episode, what)
+            except InputError as cause:
+                key = next(iter(episode.column_keys(what)), "")
+                result.faults.append(Fault("columns", episode.path, key, f"does not fit the layout: {cause}"))
         if _look(episode, result, contact) and timing:
             result.items_a_second, result.slowest = _measure(episode)
     return result

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from tactile_align.datasets import codec, hdf5
-from tactile_align.datasets.containers.tree import array, below, is_array, is_group, names, read_row, sound
+from tactile_align.datasets.containers.tree import Group, array, below, is_array, is_group, names, read_row, sound
 from tactile_align.datasets.layout import Kind
 from tactile_align.datasets.streams import described, holds_no_frames, kind_of, shaped_as_frames
 from tactile_align.errors import EpisodeError, printable
@@ -236,8 +236,11 @@ def _role_of_numbers(key: str, shape: tuple[int, ...]) -> Role:
 def episode_pattern(file: h5py.File, path: Path) -> tuple[str, tuple[str, ...]]:
     """Return the pattern and the paths of groups that are probably one episode each; ("", ("",)) if there are none.
 
-    Their names are a word and a number, such as data/demo_0, and the first contains frames and rows of numbers.
+    Their names are a word and a number, such as data/demo_0, and the first contains frames and rows of numbers. The
+    members of a recording in another container than HDF5 are its episodes.
     """
+    if isinstance(file, Group):
+        return "episode_*", file.names()
     roots = ["", *(name for name in names(file, path) if is_group(sound(file, name, path)))]
     for parent in roots:
         holder = sound(file, parent, path)
@@ -260,7 +263,7 @@ def _is_episode(file: h5py.File, key: str, path: Path) -> bool:
     return any(map(_holds_frames, arrays)) and any(item.ndim == 2 and item.dtype.kind == "f" for item in arrays)
 
 
-def tree(file: h5py.File, path: Path) -> Iterator[str]:
+def array_lines(file: h5py.File, path: Path) -> Iterator[str]:
     """Yield the arrays of the first episode of a file as lines of text, each with its probable role."""
     pattern, groups = episode_pattern(file, path)
     if pattern:

@@ -137,20 +137,23 @@ class Job:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _content(place: NoContact) -> str | list[int] | None:
+def _content(place: NoContact) -> str | list[str | int] | None:
     """Return what identifies the content of a no-contact reference's file; None if no file is named or it is missing.
 
-    It is the hash of an image's pixels. Of an episode, which may be large, it is the size and the time of the last
-    change.
+    It is the hash of an image's pixels. Of an episode, which may be large, it is its group in the file, and the size
+    and the time of the last change of the file.
     """
-    path = None if place.file is None else Path(place.file if place.is_image else place.file.partition("#")[0])
-    if path is None or not path.exists():
+    if place.file is None:
+        return None
+    file, _, group = (place.file, "", "") if place.is_image else place.file.partition("#")
+    path = Path(file)
+    if not path.exists():
         return None
     if place.is_image:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         return hashlib.sha256(path.read_bytes() if image is None else image.tobytes()).hexdigest()
     stamp = Stamp.of(path)
-    return [stamp.length, stamp.modified_ns]
+    return [group, stamp.length, stamp.modified_ns]
 
 
 def _steps(arm: Arm) -> list[object]:

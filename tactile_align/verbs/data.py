@@ -2,12 +2,17 @@
 
 import logging
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from tactile_align.errors import InputError
 from tactile_align.verbs import GOOD, show
+
+if TYPE_CHECKING:
+    from tactile_align.calibration.rig import Rig
 
 logger = logging.getLogger(__name__)
 
@@ -184,26 +189,51 @@ def convert(
         layout: Name or path of the layout of the source; default: detect the layout.
         fps: Frames per second, if the recording does not state the rate; required for lerobot.
         rig: Name or path of the rig that a LeRobotDataset shall carry; default: rig.toml beside the source, or the rig
-            that the source carries, if there is one. HDF5 files receive it as rig.toml beside them.
+            that the source carries, if there is one. HDF5 files receive it as rig.toml beside them. Its [[override]]
+            tables are left out, because the new files have other names.
         overwrite: Replace existing files.
     """
-    from tactile_align.calibration.rig import carry_rig, load_rig, rig_beside
+    from tactile_align.calibration.rig import load_rig, rig_beside
+    from tactile_align.config.data import rig_places
     from tactile_align.datasets.containers.any_format import convert as convert_any
 
-    known = load_rig(rig) if rig is not None else rig_beside(source)
+    try:
+        known = load_rig(rig) if rig is not None else rig_beside(source)
+    except InputError as cause:
+        if rig is not None:
+            raise
+        known = None
+        logger.warning(f"the rig is not copied: {cause}")
     written = convert_any(source, out, to, layout, fps, overwrite)
     if written.kept:
         logger.info(f"{written.kept} episodes were already converted and are kept")
     for sentence in written.lossy:
         logger.info(f"not kept: {sentence}")
-    if known is not None and to == "lerobot":
-        for sentence in carry_rig(known, out):
+    its_own = rig_places(source) if rig is None else (Path(rig),)
+    in_place = to != "lerobot" and (out / "rig.toml").resolve() in {place.resolve() for place in its_own}
+    if known is not None and not in_place:
+        for sentence in _copy_rig(known, out, to, overwrite):
             logger.info(f"not kept: {sentence}")
-    elif known is not None and not (out / "rig.toml").exists():
-        known.save(out / "rig.toml")
     for path in written.paths:
         print(path)
     return GOOD
+
+
+def _copy_rig(rig: "Rig", out: Path, to: str, overwrite: bool) -> Iterator[str]:
+    """Write a rig into or beside converted episodes, and yield a sentence for each thing that is not kept."""
+    from tactile_align.calibration.rig import carry_rig
+
+    if rig.override:
+        patterns = ", ".join(override.episodes for override in rig.override)
+        yield f"the [[override]] of the rig for {patterns}: the new files have other names. Add it with theirs"
+        rig = rig.model_copy(update={"override": ()})
+    place = out / "rig.toml"
+    if to == "lerobot":
+        yield from carry_rig(rig, out)
+    elif overwrite or not place.exists():
+        rig.save(place)
+    elif place.read_bytes() != rig.text().encode():
+        yield f"the rig: {place} exists and differs. To replace it, give --overwrite"
 
 
 def overlay(

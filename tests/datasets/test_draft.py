@@ -18,7 +18,8 @@ from tactile_align.datasets.draft import Drafts, draft
 from tactile_align.datasets.episodes import open_episode, write_episode
 from tactile_align.datasets.inspect import inspect_path
 from tactile_align.datasets.layout import all_layouts, load_layout
-from tactile_align.errors import FactError, InputError
+from tactile_align.errors import EpisodeError, FactError, InputError
+from tests.datasets.containers.twins import zarr_store
 from tests.datasets.making import frames, parts
 
 T = 12
@@ -373,6 +374,23 @@ def test_a_urdf_gives_tip_joint_names_unit_and_fingers(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("scale", "open_m", "why"),
+    [(1.0, 0.025, "A guess: half of the width"), (1000.0, 0.04, "A guess: the gripper opened fully")],
+    ids=["metres", "mm"],
+)
+def test_the_finger_is_where_the_largest_recorded_width_has_it(
+    tmp_path: Path, scale: float, open_m: float, why: str
+) -> None:
+    with h5py.File(tmp_path / "ep_00.h5", "w") as file:
+        franka(file)
+        file["obs/gripper_width"][:] = scale * np.linspace(0.01, 0.05, T)  # the limits of the URDF's fingers: 0.08
+    drafts = draft(tmp_path, tmp_path, urdf(tmp_path))
+    assert value_at(drafts, "rig arms.arm.gripper.open") == 0.05 * scale
+    assert value_at(drafts, "rig arms.arm.gripper.law.open_m") == open_m
+    assert why in drafts.files["rig.toml"]
+
+
 def test_the_rig_of_the_franka_page_loads_and_its_sensors_face_each_other(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "howto" / "franka.md").read_text(encoding="utf-8")
     (text,) = (block for block in re.findall(r"```text\n(.*?)```", page, re.S) if "[arms.arm]" in block)
@@ -394,6 +412,23 @@ def test_the_joints_of_the_urdf_divide_the_columns_of_one_array(
     arm = value_at(draft(tmp_path, tmp_path, urdf(tmp_path, dof)), "rig arms.arm")
     assert arm["joints"]["columns"] == (joints or "?")
     assert arm.get("gripper", {}).get("column") == gripper
+
+
+@pytest.mark.parametrize(
+    ("keys", "joints"),
+    [(("robot_joint", "robot_eef_pose"), SIX), (("state", "robot_eef_pose"), "?")],
+    ids=["one of joints", "none of joints"],
+)
+def test_of_several_arrays_with_as_many_columns_as_joints_the_one_of_joints_is_drafted(
+    tmp_path: Path, keys: tuple[str, ...], joints: Any
+) -> None:
+    pytest.importorskip("zarr")
+    arrays = {key: turning(6) for key in (*keys, "action")}
+    path = zarr_store(tmp_path / "a.zarr", {**arrays, "top": frames(1, T)}, [T])
+    drafts = draft(path, tmp_path, urdf(tmp_path, 6))
+    assert drafts.layout == "diffusion_policy" and value_at(drafts, "rig arms.arm.joints.columns") == joints
+    why = "Several arrays have 6 columns: robot_eef_pose (12, 6) float64, state (12, 6) float64."
+    assert (why in drafts.files["rig.toml"]) == (joints == "?")
 
 
 def test_the_unit_that_the_limits_of_the_urdf_exclude_is_not_drafted(tmp_path: Path) -> None:
@@ -418,6 +453,41 @@ def test_init_writes_beside_the_recording_and_replaces_nothing(
     assert "--overwrite" in capsys.readouterr().err and (tmp_path / "rig.toml").read_text() == "mine"
     with pytest.raises(InputError, match="would be replaced"):
         draft(tmp_path, tmp_path).write(tmp_path)
+
+
+def test_a_null_dataset_is_drafted_as_not_read(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "ep_00.h5", "w") as file:
+        franka(file)
+        file["calibration/K"] = h5py.Empty("f8")
+    assert "calibration/K" in draft(tmp_path, tmp_path).files["layout.toml"]
+
+
+def test_a_file_without_the_demonstrations_of_the_layout_that_it_states_is_named(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "ep_00.h5", "w") as file:
+        franka(file)
+        file.attrs["layout"] = "robomimic"
+    with pytest.raises(EpisodeError, match=r"ep_00\.h5: /data/demo_\* was not found.*states the layout robomimic"):
+        draft(tmp_path, tmp_path)
+
+
+def test_a_damaged_dataset_is_named_by_the_draft(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "ep_00.h5", "w") as file:
+        franka(file)
+        K = file.create_dataset("calibration/K", (3, 3), "f8", chunks=(3, 3), compression="gzip")
+        K.id.write_direct_chunk((0, 0), b"damage")
+    with pytest.raises(EpisodeError, match=r"ep_00\.h5: /calibration/K cannot be read"):
+        draft(tmp_path, tmp_path)
+
+
+def test_frames_that_may_be_touches_are_guessed_to_be_cameras_and_get_no_view(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "ep_00.h5", "w") as file:
+        file["joints"], file["action"] = turning(6), turning(6)
+        file["rgb/top"], file["rgb/pad_left"], file["touch/digit"] = frames(1, T), frames(2, T), frames(3, T)
+    drafts = draft(tmp_path, tmp_path)
+    assert value_at(drafts, "layout cameras.names") == ["top", "pad_left"]
+    assert "# A guess by the names; may be touches: rgb/pad_left (12, 48, 64, 3) uint8." in drafts.files["layout.toml"]
+    assert [(view["camera"], view["sensor"]) for view in value_at(drafts, "run views")] == [("top", "digit")]
+    assert "# A guess: it may be a touch sensor" in drafts.files["rig.toml"].split("[cameras.pad_left]")[1][:80]
 
 
 def test_an_unknown_file_is_shown_with_a_guess_for_each_array(tmp_path: Path) -> None:

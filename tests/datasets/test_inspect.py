@@ -301,6 +301,19 @@ def test_fewer_joints_than_actions_are_no_second_arm_where_the_layout_states_the
         assert len([c for c in checks if c.kind == "second-arm"]) == remarks
 
 
+def test_one_episode_with_other_columns_than_its_layout_names_does_not_stop_the_inspection(tmp_path: Path) -> None:
+    names = [f"j{i}" for i in range(14)]
+    for i, count in enumerate((14, 13, 14)):
+        given = moving(i)
+        write_episode(tmp_path / f"e_{i}.hdf5", **(given | {"qpos": given["qpos"][:, :count]}))
+    text = (Path(__file__).parents[2] / "datasets" / "xtrainer.toml").read_text(encoding="utf-8")
+    (tmp_path / "lab.toml").write_text(text.replace("[state]", f"[state]\nqpos_names = {names}"), encoding="utf-8")
+    inspection = inspect_path(tmp_path, tmp_path / "lab.toml", timing=False)
+    assert [len(episode.columns.get("qpos", ())) for episode in inspection.episodes] == [14, 0, 14]
+    (fault,) = (check for check in inspection.report.checks if check.status == "fail")
+    assert fault.id == "columns/e_1.hdf5/observations/qpos" and "qpos has 13 columns" in str(fault.measured)
+
+
 def test_a_pattern_that_matches_no_touch_shows_what_there_is(tmp_path: Path) -> None:
     path = write_episode(tmp_path / "episode_init_0.hdf5", **moving(0))
     shipped = Path(__file__).parents[2] / "datasets" / "xtrainer.toml"

@@ -37,6 +37,7 @@ FILES = {
     "an MCAP recording": b"\x89MCAP0\r\n",
     "a ROS bag": b"#ROSBAG V2.0\n",
     "an SQLite database": b"SQLite format 3\0",
+    "a Parquet table": b"PAR1",
     "a MATLAB file of version 5": b"MATLAB 5.0 MAT-file, Platform: GLNXA64",
     "a web page": b"\n<!DOCTYPE html><html>",
     "packed by gzip": b"\x1f\x8b\x08",
@@ -56,6 +57,12 @@ def test_a_file_of_another_format_is_told_what_it_is(tmp_path: Path, what: str) 
     path.write_bytes(FILES[what])
     with pytest.raises(ValueError, match=rf"is not a readable HDF5 file .*{what}.*\. \w"):
         open_episode(path)
+
+
+def test_a_parquet_table_is_led_to_its_dataset(tmp_path: Path) -> None:
+    (tmp_path / "file-000.hdf5").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"Parquet table\. Give the folder of the LeRobotDataset to which it belongs"):
+        open_episode(tmp_path / "file-000.hdf5")
 
 
 @pytest.mark.parametrize(

@@ -186,3 +186,11 @@ def test_the_cache_does_not_outlive_the_content_of_a_no_contact_reference(tmp_pa
     cv2.imwrite(str(copy), cv2.imread(str(image)))
     moved = plain.with_sensor("tactile1", no_contact={"file": str(copy)})
     assert len({Job(EpisodeRef(episode, "", None), rig, INPUTS, True).key() for rig in (named, moved)}) == 1
+
+
+def test_two_episodes_of_one_file_are_different_no_contact_references(tmp_path: Path) -> None:
+    episode, rest = EpisodeRef(xtrainer_file(tmp_path), "", None), tmp_path / "rest.hdf5"
+    rest.touch()
+    places = [{"file": f"{rest}#{name}", "frames": 0} for name in ("demo_0", "demo_1")]
+    rigs = [load_rig("cell").with_sensor("tactile1", no_contact=place) for place in places]
+    assert len({Job(episode, rig, INPUTS, True).key() for rig in rigs}) == 2

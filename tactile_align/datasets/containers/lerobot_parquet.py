@@ -538,8 +538,13 @@ def episode_columns(info: Info, row: dict[str, Any], columns: Sequence[str]) -> 
 
 
 def column_names(info: Info, row: dict[str, Any]) -> list[str]:
-    """Return the names of the columns in the data file of an episode; the errors are those of `episode_columns`."""
-    return list(_read(info.file(row), only=()).schema.names) if False else _schema(info.file(row)).names
+    """Return the names of the columns in the data file of an episode.
+
+    Raises:
+        FileNotFoundError: The data file is missing.
+        InputError: The data file is no Parquet table, or its path leads outside the dataset.
+    """
+    return list(_schema(info.file(row)).names)
 
 
 def number_column(info: Info, row: dict[str, Any], table: Any, name: str) -> np.ndarray:

@@ -14,9 +14,9 @@ import lzma
 import math
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -149,10 +149,23 @@ class _Stored:
     compression: str | None
 
     @property
+    def parts(self) -> Iterator[tuple[int, ...]]:
+        """Indices, along all axes but the first, of the chunks over which each row is spread."""
+        return product(*(range(math.ceil(n / c)) for n, c in zip(self.shape[1:], self.chunks[1:], strict=True)))
+
+    @property
     def band_bytes(self) -> int:
         """Size of the rows that are decompressed to read one row, bytes."""
         across = hdf5.byte_count(self.shape[1:], self.dtype.itemsize)
         return max(hdf5.byte_count(self.chunks, self.dtype.itemsize), self.chunks[0] * across)
+
+    @property
+    def too_large(self) -> str:
+        """Why no row can be read, if the rows that are decompressed to read one exceed the limit; otherwise ""."""
+        if self.band_bytes <= hdf5.MAX_CHUNK_BYTES:
+            return ""
+        text = f"has chunks of {self.band_bytes:,} bytes; the limit is {hdf5.MAX_CHUNK_BYTES:,}"
+        return f"{text}. Write the array again with smaller chunks"
 
 
 def _store(path: Path) -> _Store:
@@ -257,10 +270,11 @@ class ZarrRecording(Group):
     def _band(self, array: _Stored, band: int) -> np.ndarray:
         if array.dtype.hasobject:
             raise InputError("contains texts or objects, which are not read. Store numbers or fixed-length text")
-        grid = [range(math.ceil(n / c)) for n, c in zip(array.shape[1:], array.chunks[1:], strict=True)]
+        if array.too_large:
+            raise InputError(array.too_large)
         rows = np.empty((array.chunks[0], *array.shape[1:]), array.dtype)
         most = MOST_SHRINK * hdf5.byte_count(array.chunks, array.dtype.itemsize) + MAX_JSON_BYTES
-        for part in product(*grid):
+        for part in array.parts:
             where = tuple(slice(i * c, (i + 1) * c) for i, c in zip(part, array.chunks[1:], strict=True))
             there = rows[(slice(None), *where)]
             name = f"{array.name}/{array.place((band, *part))}"
@@ -311,8 +325,22 @@ class _Episode(Group):
         self.attrs = {key: value for key, value in file.attrs.items() if key != GEOMETRY}
 
     def files(self) -> tuple[Path, ...]:
-        data = self.recording.path / self.under
-        return tuple(sorted(path for path in data.iterdir() if path.is_dir())) if data.is_dir() else ()
+        found: set[Path] = set()
+        for name in self.recording.store.names(self.under):
+            key = f"{self.under}/{name}"
+            folder = self.recording.path / key
+            found.add(folder)
+            try:
+                stored = self.recording.stored(key)
+            except EpisodeError:
+                continue  # reading the array reports the fault
+            if stored is None:
+                inner = self.member(name)
+                found.update(inner.files() if isinstance(inner, Group) else ())
+            elif stored.chunks:
+                bands = range(self.first // stored.chunks[0], math.ceil(self.end / stored.chunks[0]))
+                found.update((folder / stored.place((band, *part))).parent for band in bands for part in stored.parts)
+        return tuple(sorted(path for path in found if path.is_dir()))
 
     def names(self) -> tuple[str, ...]:
         shown: list[str] = []
@@ -363,10 +391,8 @@ class _Rows(Array):
         if total != rows:
             text = f"has {total} rows, but meta/episode_ends ends at {rows}; all arrays below data are equally long"
             raise hdf5.fault("length", episode.recording.path, self.name.strip("/"), f"{text}. Write the buffer again")
-        if stored.band_bytes > hdf5.MAX_CHUNK_BYTES:
-            text = f"has chunks of {stored.band_bytes:,} bytes; the limit is {hdf5.MAX_CHUNK_BYTES:,}"
-            where = episode.recording.path, self.name.strip("/")
-            raise hdf5.fault("huge", *where, f"{text}. Write the array again with smaller chunks")
+        if stored.too_large:
+            raise hdf5.fault("huge", episode.recording.path, self.name.strip("/"), stored.too_large)
         self.shape, self.dtype = (episode.end - episode.first, *inner), stored.dtype
         self.chunks = stored.chunks if sensor is None else (stored.chunks[0], *stored.chunks[2:])
         self.compression = stored.compression
@@ -388,6 +414,13 @@ def is_recording(path: Path) -> bool:
     with path.open("rb") as handle:
         if handle.read(4) != b"PK\x03\x04":
             return False
+    state = path.stat()
+    return _is_store(path, state.st_ino, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=1024)
+def _is_store(path: Path, *state: int) -> bool:
+    """Return whether a zip file contains a Zarr store; `state` changes when the file changes."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.rpartition("/")[2] in MARKS for name in archive.namelist())

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tactile_align.calibration.rig import carry_rig, load_rig, rig_beside
+from tactile_align.calibration.rig import Override, carry_rig, load_rig, rig_beside
 from tactile_align.cli import run
 from tactile_align.config.data import DataConfig
+from tactile_align.datasets.draft import draft
 from tactile_align.datasets.episodes import open_episode, write_episode
 from tactile_align.datasets.inspect import inspect_path
 from tactile_align.errors import FactError, InputError
@@ -31,6 +32,9 @@ def test_a_zarr_store_carries_a_rig_beside_its_own_attributes(tmp_path: Path, fo
         assert (episode.fps, set(episode.attributes)) == (20, {"fps"})
     load_rig("xtrainer").save(tmp_path / "rig.toml")
     assert rig_beside(path) == load_rig("xtrainer")  # what lies beside the recording was put there on purpose
+    assert load_rig(DataConfig(path=str(path)).rig_source) == load_rig("xtrainer"), "verified and trained with one rig"
+    rig.save(path / "rig.toml")
+    assert load_rig(DataConfig(path=str(path)).rig_source) == rig == rig_beside(path)
 
 
 def test_a_rig_goes_to_a_lerobot_dataset_and_back(tmp_path: Path) -> None:
@@ -56,3 +60,37 @@ def test_a_recording_that_cannot_carry_a_rig_is_named(tmp_path: Path) -> None:
     write_episode(tmp_path / "e.hdf5", **parts(3))
     with pytest.raises(InputError, match=r"e\.hdf5: only a LeRobotDataset and a Zarr store in a folder"):
         carry_rig(load_rig("cell"), tmp_path / "e.hdf5")
+
+
+def convert_with_rig(folder: Path, *options: str) -> int:
+    return run(["convert", str(folder / "in"), str(folder / "out"), "--to", "aloha", *options])
+
+
+def test_the_rig_of_converted_episodes_is_replaced_only_on_request(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_episode(tmp_path / "in/episode_init_0.hdf5", **parts(3), fps=20)
+    rig, xtrainer, copy = load_rig("cell"), load_rig("xtrainer"), tmp_path / "out/rig.toml"
+    changed = Override(episodes="episode_init_*.hdf5", cameras={"top": {"delay_s": 0.1}})
+    rig.model_copy(update={"override": (changed,)}).save(tmp_path / "in/rig.toml")
+    caplog.set_level("INFO")
+    assert convert_with_rig(tmp_path) == 0 and load_rig(copy) == rig
+    assert "not kept: the [[override]] of the rig for episode_init_*.hdf5" in caplog.text
+    caplog.clear()
+    assert convert_with_rig(tmp_path) == 0 and "exists" not in caplog.text, "the same rig once more"
+    assert convert_with_rig(tmp_path, "--rig", "xtrainer") == 0 and load_rig(copy) == rig
+    assert f"not kept: the rig: {copy} exists" in caplog.text
+    assert convert_with_rig(tmp_path, "--rig", "xtrainer", "--overwrite") == 0 and load_rig(copy) == xtrainer
+    (tmp_path / "in/rig.toml").rename(copy)
+    command = ["convert", str(tmp_path / "in"), str(tmp_path / "out"), "--to", "aloha", "--overwrite"]
+    assert run([*command, "--rig", str(copy)]) == 0 and load_rig(copy).override == (changed,), "its own file"
+
+
+def test_episodes_beside_the_draft_of_a_rig_are_converted_without_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_episode(tmp_path / "in/episode_init_0.hdf5", **parts(3), fps=20)
+    draft(tmp_path / "in", tmp_path / "in").write(tmp_path / "in")
+    assert convert_with_rig(tmp_path) == 0 and not (tmp_path / "out/rig.toml").exists()
+    assert f"the rig is not copied: {tmp_path / 'in/rig.toml'}: " in caplog.text
+    assert convert_with_rig(tmp_path, "--rig", str(tmp_path / "in/rig.toml")) == 2

@@ -14,8 +14,10 @@ import pytest
 from tactile_align.datasets.containers import zarr as ours
 from tactile_align.datasets.draft import draft
 from tactile_align.datasets.episodes import list_episodes, open_episode
+from tactile_align.datasets.handles import Stamp, open_file
 from tactile_align.datasets.inspect import inspect_path
 from tactile_align.datasets.layout import load_layout
+from tactile_align.datasets.roles import episode_pattern
 from tactile_align.errors import EpisodeError, MissingExtra
 from tests.datasets.containers.twins import oxt_of, zarr_store
 from tests.datasets.making import frames
@@ -261,3 +263,43 @@ def test_layouts_for_reading_cannot_be_called_writable() -> None:
     layout = load_layout("umi").model_dump()
     with pytest.raises(ValueError, match="writable = false"):
         type(load_layout("umi")).model_validate({**layout, "writable": True})
+
+
+@pytest.mark.parametrize("form", [2, 3])
+def test_a_chunk_that_is_written_again_changes_the_stamp_of_its_episode(tmp_path: Path, form: int) -> None:
+    path = zarr_store(tmp_path / "a.zarr", arrays(), ENDS, form, chunk=5)
+    before = Stamp.of_episode(path, "episode_0")
+    chunk = next(file for file in sorted((path / "data/top").rglob("*")) if file.is_file() and "zarr" not in file.name)
+    new = chunk.with_name("part")
+    new.write_bytes(chunk.read_bytes())
+    new.replace(chunk)
+    assert Stamp.of_episode(path, "episode_0") != before
+
+
+def test_a_chunk_of_episode_ends_that_no_memory_holds_is_refused(tmp_path: Path) -> None:
+    path = zarr_store(tmp_path / "a.zarr", arrays(), ENDS)
+    meta = json.loads((path / "meta/episode_ends/.zarray").read_text())
+    (path / "meta/episode_ends/.zarray").write_text(json.dumps({**meta, "chunks": [2**44]}))
+    with pytest.raises(EpisodeError, match=r"meta/episode_ends.* has chunks of 140,737,488,355,328 bytes; the limit"):
+        open_episode(f"{path}#episode_0")
+
+
+def test_the_episodes_of_a_buffer_are_listed_without_opening_one(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(ours.ZarrRecording, "member", lambda self, name: opened.append(name))
+    with open_file(store) as file:
+        assert episode_pattern(file, store) == ("episode_*", tuple(file.names())) and not opened
+
+
+def test_the_directory_of_a_zip_file_is_read_again_only_after_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read, init = zarr_store(tmp_path / "a.zip", arrays(), ENDS, chunk=12), [], zipfile.ZipFile.__init__
+    monkeypatch.setattr(zipfile.ZipFile, "__init__", lambda *args, **how: read.append(1) or init(*args, **how))
+    first = open_file(path)
+    assert read and ours.is_recording(path)
+    read.clear()
+    assert open_file(path) is first and ours.is_recording(path) and not read
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert not ours.is_recording(path) and read
