@@ -21,6 +21,8 @@ tactile-align train CONFIG.toml --help lists all fields with their values in tha
 def train(argv: Sequence[str]) -> int:
     """Train an ACT policy with the alignment loss HSA on HDF5 episodes; exit status 1 if the run diverges."""
     from tactile_align.config.train import TrainConfig, load_config
+    from tactile_align.errors import InputError
+    from tactile_align.files import read_toml
     from tactile_align.training.loop import train as run_training
 
     own = ("--resume", "--skip-damaged")
@@ -28,7 +30,14 @@ def train(argv: Sequence[str]) -> int:
     if not rest or rest[0] in ("-h", "--help"):
         print(TRAIN_USAGE)
         return GOOD if rest else UNUSABLE
-    config = tyro.cli(TrainConfig, default=load_config(rest[0]), args=rest[1:], prog="tactile-align train CONFIG")
+    default = load_config(rest[0])
+    heads = [word for word in rest[1:] if word.partition("=")[0] == "--policy.head"]
+    if heads and "preset" in read_toml(Path(rest[0])):
+        raise InputError(
+            f"{rest[0]}: this file names a preset; got the flag --policy.head. Omit the flag, and state policy.head in "
+            f"the file: the preset depends on it"
+        )
+    config = tyro.cli(TrainConfig, default=default, args=rest[1:], prog="tactile-align train CONFIG")
     resume, skip_damaged = (word in argv for word in own)
     out = run_training(config, resume=resume, skip_damaged=skip_damaged)
     print(f"run folder: {out}. Evaluate it with: tactile-align evaluate {out}")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from tactile_align.cli import run
 from tactile_align.config.presets import with_preset
 from tactile_align.config.study import merged
 from tactile_align.config.train import TrainConfig
@@ -78,6 +79,16 @@ def test_on_a_preset_the_loss_starts_at_chance_and_the_options_of_act_are_left_o
     with torch.no_grad():
         log = network.losses(Observed(batch.qpos), batch)
     assert 0.95 < float(log["denoise"] / log["denoise_chance"]) < 1.10
+
+
+def test_a_flag_does_not_change_the_head_of_a_preset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(
+        'preset = "balanced"\npolicy = { vision = "none" }\nhsa = { weight = 0.0 }\ndata = [{ path = "a" }]\n'
+    )
+    for flag in (["--policy.head", "flow"], ["--policy.head=flow"]):
+        assert run(["train", str(file), *flag]) == 2
+        assert "state policy.head in the file: the preset depends on it" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_a_denoiser_without_a_running_mean_of_the_weights_is_refused(regrasp_folder: Path, tmp_path: Path) -> None:
