@@ -157,13 +157,15 @@ class Policy:
     ) -> Policy:
         """Return the policy of a run, with the weights that had the smallest held-out action error.
 
+        With the heads flow and diffusion, they are those of the last step unless select_by = "action".
+
         Args:
             run: The run folder.
             ensemble: Coefficient of temporal ensembling (0.01 in the paper), with which `act` returns one action. None:
                 no ensembling; `act` returns chunks.
             rig: Rig of the cell to act in; None uses the rig of the run.
             checkpoint: Checkpoint file to load. None: best_action.safetensors of the run, or its last checkpoint if the
-                run has no best or was trained with select_by = "last".
+                run has no best or if `TrainConfig.selection` is "last".
             device: Device that the network runs on.
 
         Raises:
