@@ -11,7 +11,8 @@ from tactile_align.verbs import GOOD, UNUSABLE, show
 
 TRAIN_USAGE = """usage: tactile-align train CONFIG.toml [--resume [--skip-damaged]] [--FIELD VALUE ...]
 
-Train ACT with the alignment loss HSA on HDF5 episodes. A flag overrides a field of the config: --hsa.temperature 0.08.
+Train a policy (ACT, flow or diffusion) with the alignment loss HSA on HDF5, LeRobot or Zarr episodes.
+A flag overrides a field of the config: --hsa.temperature 0.08.
 tactile-align train CONFIG.toml --help lists all fields with their values in that config.
 --resume continues a stopped run; with a larger --steps it makes a finished run longer.
 --skip-damaged resumes from an earlier checkpoint if the newest cannot be read.
@@ -19,7 +20,7 @@ tactile-align train CONFIG.toml --help lists all fields with their values in tha
 
 
 def train(argv: Sequence[str]) -> int:
-    """Train an ACT policy with the alignment loss HSA on HDF5 episodes; exit status 1 if the run diverges."""
+    """Train a policy (ACT, flow or diffusion) with the alignment loss HSA; exit status 1 if the run diverges."""
     from tactile_align.config.train import TrainConfig, load_config
     from tactile_align.errors import InputError
     from tactile_align.files import read_toml

@@ -1,6 +1,7 @@
 """Training with each action head: exact resume, equal random numbers on all processes, logs, and acting."""
 
 import shutil
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,20 @@ def test_a_call_repeats_after_a_reset_with_its_seed_and_the_queue_holds_the_exec
         policy.act({**observations[0], "qpos": observations[0]["qpos"][:3]})  # type: ignore[index]
 
 
+def test_the_number_of_executed_actions_lies_within_a_chunk_and_act_forgets_the_queue(
+    regrasp_folder: Path, policies: dict[str, Policy]
+) -> None:
+    policy, observations = copy(policies["act"]), [seen(regrasp_folder, t) for t in range(3)]
+    for wrong in (0, -1, 7):
+        with pytest.raises(ValueError, match=rf"execute must be at least 1 and at most chunk_size = 6; got {wrong}"):
+            policy.execute = wrong
+    policy.execute = 6
+    policy.reset()
+    policy.next_action(observations[0])
+    chunk = policy.act(observations[2])
+    assert np.array_equal(policy.next_action(observations[2]), chunk[0])
+
+
 @pytest.mark.parametrize("head", DENOISERS)
 def test_ensembling_of_chunks_of_different_ways_is_refused_with_the_reason(
     policies: dict[str, Policy], head: str
@@ -170,6 +185,12 @@ def test_an_exported_program_makes_the_same_actions_from_the_same_noise(
     other = policy.batch(checked(seen(regrasp_folder, 50), policy.needs))
     restored = policy.statistics.restore_action(program(other.qpos, noise)[0].detach().double().numpy())
     assert np.abs(restored - policy.act(seen(regrasp_folder, 50))).max() < 1e-5
+
+
+def test_a_range_of_actions_with_swapped_ends_is_refused() -> None:
+    entries = Statistics.of([(np.zeros((2, 1)), np.array([[-1.0], [1.0]]))], scale_to_range=True).model_dump()
+    with pytest.raises(ValueError, match=r"action_range must have pairs.*got \[1\.0, -1\.0\]"):
+        Statistics.model_validate(entries | {"action_range": [(1.0, -1.0)]})
 
 
 def test_actions_are_scaled_to_minus_one_to_one_by_their_range_and_back() -> None:

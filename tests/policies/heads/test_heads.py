@@ -227,6 +227,12 @@ def test_flow_draws_levels_of_the_beta_distribution_and_diffusion_draws_each_lev
     assert len(counts) == 100 and int(counts.min()) > 130
 
 
+def test_only_diffusion_needs_a_level_of_its_own_for_each_sampling_step() -> None:
+    assert PolicyConfig.model_validate({"head": "flow", "denoiser": {"sample_steps": 200}}).denoiser.sample_steps == 200
+    with pytest.raises(ValueError, match=r"sample_steps = 200 exceeds train_steps = 100"):
+        PolicyConfig.model_validate({"head": "diffusion", "denoiser": {"sample_steps": 200}})
+
+
 def test_options_that_a_head_ignores_are_refused_by_name() -> None:
     for head in DENOISERS:
         for name, value in {"use_vae": False, "kl_weight": 1.0, "vae_layers": 1, "latent_dim": 8}.items():
