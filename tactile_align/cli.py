@@ -23,7 +23,7 @@ from tactile_align.verbs.training import ablate, demo, doctor, evaluate, report,
 
 
 def _train_help(config: Positional[Path]) -> int:
-    """Train the touch-sight alignment (HSA) and an ACT policy on HDF5 episodes. A flag overrides a config field."""
+    """Train the touch-sight alignment (HSA) and a policy on HDF5, LeRobot or Zarr data. A flag overrides a field."""
     return train([str(config)])
 
 

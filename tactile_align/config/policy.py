@@ -29,15 +29,6 @@ class DenoiserConfig(Strict):
     train_steps: Annotated[int, Field(ge=2)] = 100
     """Number of noise levels in training. Only for head = "diffusion"; flow has a level for every number in 0..1."""
 
-    @model_validator(mode="after")
-    def _steps_fit(self) -> "DenoiserConfig":
-        if self.sample_steps > self.train_steps:
-            raise InputError(
-                f"policy.denoiser.sample_steps = {self.sample_steps} exceeds train_steps = {self.train_steps}, but "
-                f"every sampling step needs a level of its own. Reduce sample_steps"
-            )
-        return self
-
 
 class PolicyConfig(Strict):
     """Options of the policy. The field names follow the ACT paper."""
@@ -110,6 +101,12 @@ class PolicyConfig(Strict):
             raise InputError(
                 f"{', '.join(given)}: policy.head = '{self.head}' ignores {'this' if len(given) == 1 else 'these'}. "
                 f"Omit {', '.join(given)}, or choose another policy.head"
+            )
+        steps, levels = self.denoiser.sample_steps, self.denoiser.train_steps
+        if self.head == "diffusion" and steps > levels:
+            raise InputError(
+                f"policy.denoiser.sample_steps = {steps} exceeds train_steps = {levels}, but every sampling step of "
+                f"policy.head = 'diffusion' needs a level of its own. Reduce sample_steps"
             )
         if self.execute is not None and self.execute > self.chunk_size:
             raise InputError(

@@ -61,7 +61,7 @@ def _for_denoiser(preset: Mapping[str, Any]) -> dict[str, Any]:
     return {**preset, "policy": policy, "optimiser": {**preset["optimiser"], **recipe}}
 
 
-def with_preset(data: Mapping[str, Any], source: str) -> dict[str, Any]:
+def with_preset(data: Mapping[str, Any], source: str, head: str | None = None) -> dict[str, Any]:
     """Return the entries of a config merged with the entries of the preset that the key `preset` selects.
 
     Tables are merged key by key. If both the config and the preset have a key, the value of the config is used. With
@@ -70,6 +70,7 @@ def with_preset(data: Mapping[str, Any], source: str) -> dict[str, Any]:
     Args:
         data: The content of the config file.
         source: Name of the config file, for the error message.
+        head: Action head that the entries get later, such as that of a study's row; None: the one that they state.
 
     Raises:
         InputError: The preset does not exist. The message lists the existing presets.
@@ -83,9 +84,14 @@ def with_preset(data: Mapping[str, Any], source: str) -> dict[str, Any]:
             f"{source}: unknown preset {name!r}; the presets are {', '.join(get_args(Preset))}. Choose one of these, "
             f"or remove the key `preset`"
         )
-    policy = stated.get("policy")
-    head = policy.get("head", "act") if isinstance(policy, Mapping) else "act"
+    head = head or stated_head(stated) or "act"
     return _over(PRESETS[name] if head == "act" else _for_denoiser(PRESETS[name]), stated)
+
+
+def stated_head(entries: Mapping[str, Any]) -> str | None:
+    """Return the entry policy.head of a config; None if the config does not state it."""
+    policy = entries.get("policy")
+    return policy.get("head") if isinstance(policy, Mapping) else None
 
 
 def _over(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from tactile_align.config.cell import CellOptions, Recorded, TaskName, Touch
-from tactile_align.config.presets import with_preset
+from tactile_align.config.presets import stated_head, with_preset
 from tactile_align.config.renamed import refuse_renamed
 from tactile_align.config.train import TrainConfig
 from tactile_align.errors import FactError, InputError
@@ -283,22 +283,24 @@ class StudyConfig(Strict):
                 the row and the key.
         """
         source = f"study {self.name}, row {row}"
-        return parse(TrainConfig, merged(self._entries(row, source), entries), source)
+        return parse(TrainConfig, merged(self._entries(row, source, stated_head(entries)), entries), source)
 
-    def _entries(self, name: str, source: str) -> dict[str, Any]:
+    def _entries(self, name: str, source: str, head: str | None) -> dict[str, Any]:
+        """Return the entries of a row over those of a preset for `head`; None: for the head that the row states."""
         row = self.rows[name]
+        head = head or stated_head(row.changes) or ("act" if "policy.head" in row.unset else None)
         if row.base is not None:
-            out = self._entries(row.base, source)
+            out = self._entries(row.base, source, head)
         elif isinstance(self.config, str):
             file = Path(self.config)
             if not file.is_file():
                 raise FactError(f"config = '{file}': no such file. Give the path of a training config in TOML")
             out = read_toml(file)
             refuse_renamed(out, file)
-            out = with_preset(out, str(file))
+            out = with_preset(out, str(file), head)
         else:
             refuse_renamed(self.config, Path(f"study {self.name}"))
-            out = with_preset(self.config, f"study {self.name}")
+            out = with_preset(self.config, f"study {self.name}", head)
         for key in row.unset:
             out = _without(out, key, source)
         try:

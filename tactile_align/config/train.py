@@ -116,6 +116,9 @@ class LogConfig(Strict):
     spike or training waits for data."""
 
 
+Selection = Literal["auto", "action", "retrieval", "hsa", "last"]
+
+
 class TrainConfig(Strict):
     """All options of one training run."""
 
@@ -171,13 +174,15 @@ class TrainConfig(Strict):
     """Number of steps between two validation passes."""
     validation_batches: Annotated[int, Field(ge=1)] = 16
     """Number of batches in a validation pass."""
-    select_by: Literal["auto", "action", "retrieval", "hsa", "last"] = "auto"
+    select_by: Selection = "auto"
     """Measure that decides which weights are used after training, and when `patience` ends the training. action: error
     of the predicted actions on held-out episodes. retrieval: R@1, the share of queries for which the right candidate is
     the most similar, on held-out episodes, which must contain at least 64 contacts. hsa: alignment loss, which needs a
     fixed temperature. last: the last step. auto: weights selected by action are used for acting and for action errors,
     weights selected by retrieval for everything else; `patience` follows action if the run trains a policy, otherwise
-    retrieval. Unless hsa.pairs = "true", nothing is selected by retrieval, and the last step takes its place."""
+    retrieval. Unless hsa.pairs = "true", nothing is selected by retrieval, and the last step takes its place. With
+    policy.head = "flow" or "diffusion", auto is last, because the error of one sampled chunk is no measure: another
+    right way counts as an error."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Number of validation passes. Training stops if the measure of `select_by` has no new best in this many
     consecutive passes. Passes within alignment.pretrain_steps do not count. None: training never stops early."""
@@ -233,11 +238,17 @@ class TrainConfig(Strict):
                 f"'{hsa.pairs}'. Set select_by = 'last'"
             )
         if self.unselected and self.patience is not None:
-            advice = " with true pairs or a policy" if self.select_by == "auto" else ""
+            got, advice = f"'{self.select_by}'", "'action'" if self.scales_to_range else "'auto'"
+            if self.select_by == "auto" and self.scales_to_range:
+                got += f" with policy.head = '{policy.head}'"
+            elif self.select_by == "auto":
+                got, advice = (
+                    f"{got} with hsa.pairs = {hsa.pairs!r} and no policy",
+                    f"{advice} with true pairs or a policy",
+                )
             raise InputError(
-                f"patience = {self.patience} needs a measure; got select_by = '{self.select_by}'"
-                f"{f' with hsa.pairs = {hsa.pairs!r} and no policy' if advice else ''}. Omit patience, or set "
-                f"select_by = 'auto'{advice}"
+                f"patience = {self.patience} needs a measure; got select_by = {got}. Omit patience, or set select_by = "
+                f"{advice}"
             )
         if hsa.pairs == "two_crops" and self.augment == AugmentConfig():
             raise InputError(
@@ -319,10 +330,15 @@ class TrainConfig(Strict):
         return self.train_policy and self.policy.head != "act"
 
     @property
+    def selection(self) -> Selection:
+        """`select_by`, with "last" in place of "auto" for a policy that samples its actions."""
+        return "last" if self.select_by == "auto" and self.scales_to_range else self.select_by
+
+    @property
     def unselected(self) -> bool:
         """Whether the last step is used in all cases, because no measure can select weights."""
         learns_pairs = self.train_policy or self.hsa.pairs == "true"
-        return self.select_by == "last" or (self.select_by == "auto" and not learns_pairs)
+        return self.selection == "last" or (self.selection == "auto" and not learns_pairs)
 
 
 def load_config(path: str | Path) -> TrainConfig:

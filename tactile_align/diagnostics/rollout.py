@@ -90,7 +90,8 @@ def play(
     give the same outcomes on one machine with the same versions.
 
     A policy whose gripper reading is "commanded" notices the start of a contact only when it is asked, so it may hold
-    an opening that is up to two steps late. Record with the reading "measured" for roll-outs.
+    an opening that is up to execute - 1 steps late (two without `Policy.execute`). Record with the reading "measured"
+    for roll-outs.
 
     Args:
         policy: The policy. To give it the errors of its rig that `options` state, load it with `policy_of`.
@@ -105,7 +106,8 @@ def play(
 
     Raises:
         InputError: The task is unknown, the cell lacks a stream that the policy needs, `options` state errors of a rig
-            that the policy does not have, or the policy returns no chunk of EXECUTED finite actions.
+            that the policy does not have, or the policy returns fewer actions than are executed, or some that are not
+            finite.
     """
     rig = _rig_for(policy, task)
     cell, unseen = Cell(task, options, rig, tuple(policy.needs.cameras)), Cell(task, options, rig, ())

@@ -116,7 +116,10 @@ def table_text(plan: StudyConfig, cells: Sequence[RunResult]) -> str:
     encoders = ", ".join(dict.fromkeys(cell.encoder for cell in cells))
     recall, episodes = cells[0].recall, judged_text(cells[0].judged_on)
     if recall is None:
-        head = f"Mean absolute action error on {episodes}, mean over all columns, robot units, zero latent"
+        head = (
+            f"Mean absolute action error on {episodes}, mean over all columns, robot units, as on the robot: ACT with "
+            f"a latent of zeros, other heads one sampled chunk"
+        )
     else:
         head = (
             f"Retrieval among {recall.gallery} contacts of {episodes}, averaged over both directions. Chance: R@1 "

@@ -60,6 +60,11 @@ class Statistics(Strict):
                     f"action_range has {len(self.action_range)} entries; expected one of each of the "
                     f"{len(self.action_mean)} action columns. Use the statistics.json that training wrote"
                 )
+            if wrong := [pair for pair in self.action_range or () if pair[0] > pair[1]]:
+                raise InputError(
+                    f"action_range must have pairs of the smallest and the largest value; got {list(wrong[0])}. Use "
+                    f"the statistics.json that training wrote"
+                )
             if min(std) == 0 and self.std_floor == 0:
                 raise InputError(
                     f"std_floor is 0, but a column of {what} is constant, so std_floor must be positive. Set "

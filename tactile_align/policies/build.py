@@ -203,9 +203,9 @@ def measure_of(config: TrainConfig, wanted: Literal["action", "retrieval"]) -> M
 
     `wanted` is "action" for action results, and "retrieval" for retrieval and all other results.
     """
-    if config.select_by == "last":
+    if config.selection == "last":
         return "last"
-    return wanted if config.select_by == "auto" or wanted == "action" else config.select_by
+    return wanted if config.selection == "auto" or wanted == "action" else config.selection
 
 
 def device_of(stated: str) -> torch.device:

@@ -140,7 +140,7 @@ class Policy:
                 f"actions of each chunk with policy.execute and `next_action`"
             )
         self._head = model.act
-        self.execute = config.policy.execute
+        self._execute = config.policy.execute
         self._queue: list[np.ndarray] = []
         self._random: torch.Generator | None = None  # made by `reset`
         self._ensembler = None if ensemble is None else TemporalEnsembler(shape.chunk_size, ensemble)
@@ -157,13 +157,15 @@ class Policy:
     ) -> Policy:
         """Return the policy of a run, with the weights that had the smallest held-out action error.
 
+        With the heads flow and diffusion, they are those of the last step unless select_by = "action".
+
         Args:
             run: The run folder.
             ensemble: Coefficient of temporal ensembling (0.01 in the paper), with which `act` returns one action. None:
                 no ensembling; `act` returns chunks.
             rig: Rig of the cell to act in; None uses the rig of the run.
             checkpoint: Checkpoint file to load. None: best_action.safetensors of the run, or its last checkpoint if the
-                run has no best or was trained with select_by = "last".
+                run has no best or if `TrainConfig.selection` is "last".
             device: Device that the network runs on.
 
         Raises:
@@ -183,6 +185,24 @@ class Policy:
         cell = rig if isinstance(rig, Rig) else load_rig(folder / "rig.toml" if rig is None else rig)
         sizes = {name: (int(width), int(height)) for name, (width, height) in state["sizes"].items()}
         return cls(model, config, cell, statistics, sizes, ensemble, device)
+
+    @property
+    def execute(self) -> int | None:
+        """Number of actions of a chunk that `next_action` executes, from 1 to chunk_size; None: not stated.
+
+        Raises:
+            InputError: A new value lies outside this range.
+        """
+        return self._execute
+
+    @execute.setter
+    def execute(self, count: int | None) -> None:
+        size = self.config.policy.chunk_size
+        if count is not None and not 1 <= count <= size:
+            raise InputError(
+                f"execute must be at least 1 and at most chunk_size = {size}; got {count}. Set another number, or None"
+            )
+        self._execute = count
 
     def reset(self, free: Mapping[str, np.ndarray] | None = None, seed: int = 0) -> None:
         """Clear all state kept between steps; call `reset` at the start of each episode.
@@ -250,6 +270,8 @@ class Policy:
     def act(self, observation: Mapping[str, Any]) -> np.ndarray:
         """Return the action, or the chunk of actions, to execute from now on.
 
+        Actions that `next_action` has not yet returned are dropped.
+
         Args:
             observation: Mapping that `policies.observation.checked` describes; `Policy.needs.text()` lists what this
                 policy needs.
@@ -271,6 +293,7 @@ class Policy:
             for held, onset in onsets:
                 held.onset = onset
             raise
+        self._queue = []
         noise = self._head.noise(1, self._random) if self._random else None
         predicted = self.model.predict(batch, self.model.see(batch, alignment=False), noise)
         actions = self.statistics.restore_action(predicted[0].double().cpu())

@@ -266,19 +266,20 @@ def rig_file(number: int) -> str:
 def save_rig(rig: Rig, run: Path, number: int) -> None:
     """Write the rig of a [[data]] entry, by the entry's index, to a run folder, with the no-contact images it names.
 
-    The saved rig names the copies, so that the policy of a run that is moved elsewhere finds them.
+    The saved rig names the copies, so that the policy of a run that is moved elsewhere finds them, and keeps its
+    verdict. Images that [[override]] entries name are not copied, because only recorded episodes need them.
 
     Raises:
         InputError: A no-contact image cannot be read.
     """
-    path = run / rig_file(number)
+    path, verified = run / rig_file(number), rig.verified
     for name, sensor in rig.sensors.items():
         if sensor.no_contact is not None and sensor.no_contact.file is not None:
             copy = path.with_name(f"{path.stem}_{name}_no_contact.png")
             png = encode_png(no_contact_image(sensor.no_contact, sensor.stream))
             write_atomically(copy, partial(Path.write_bytes, data=png))
             rig = rig.with_sensor(name, no_contact={"file": copy.name})
-    rig.save(path)
+    rig.model_copy(update={"verified": verified}).save(path)
 
 
 def run_beside(config: Path) -> Path | None:

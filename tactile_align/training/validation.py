@@ -43,8 +43,8 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
     Every pass uses the same moments, random numbers and loss weights, so that passes can be compared. The results also
     include, with one pass of the encoders over the batches:
 
-    - `action_error`: mean absolute error of the actions, normalised, over recorded steps. The latent is zero, as on
-      the robot. `standing_still`: the same error of the actions that keep the robot still, see `Columns.still`;
+    - `action_error`: mean absolute error of the actions, normalised, over recorded steps, as on the robot: ACT with a
+      latent of zeros, other heads one sampled chunk. `standing_still`: the same error of the actions that keep the robot still, see `Columns.still`;
       missing if the kinds of action are unknown.
     - `recall/VIEW`: R@1, the share of queries for which the right one of 64 candidates is the most similar. It is the
       mean of two directions: a touch is the query and regions are the candidates, or a region is the query and touches
@@ -159,8 +159,8 @@ def selected_measure(config: TrainConfig, held_out: Moments, quiet: bool = False
     """
     if config.unselected:
         return None
-    if config.select_by in ("action", "hsa") or (config.select_by == "auto" and config.train_policy):
-        return "hsa" if config.select_by == "hsa" else "action"
+    if config.selection in ("action", "hsa") or (config.selection == "auto" and config.train_policy):
+        return "hsa" if config.selection == "hsa" else "action"
     counts = {view.key: count_contacts(held_out, view) for view in views_of(config)}
     if max(counts.values()) >= GALLERY:
         return "retrieval"

@@ -76,8 +76,9 @@ class Watch:
         """Return the checks that fail with a new training record, each only once per run."""
         self._recent.append(record)
         checks = [*self._bound(record), *self._conflict(record)]
-        # The output layer of a denoiser is 0 before the first step, so no gradient passes it then.
-        checks += [] if step == 1 and "denoise" in record else self._silent(record)
+        # The output layer of a denoiser is 0 before its first step, so no gradient passes it then.
+        first = self.config.alignment.pretrain_steps + 1
+        checks += [] if step == first and "denoise" in record else self._silent(record)
         if len(self._recent) == WINDOW:
             checks += [
                 *self._flat(step),
@@ -121,7 +122,8 @@ class Watch:
 
     def _undenoised(self, step: int) -> Iterator[Check]:
         recent = [record for record in self._recent if "denoise" in record]
-        if len(recent) < WINDOW or step <= max(100, PATIENCE * self.config.steps):
+        before = self.config.alignment.pretrain_steps
+        if len(recent) < WINDOW or step - before <= max(100, PATIENCE * (self.config.steps - before)):
             return
         mean = {name: float(np.mean([r[name] for r in recent if name in r])) for name in recent[0]}
         ratio = mean["denoise"] / mean["denoise_chance"]
@@ -173,7 +175,10 @@ class Watch:
             for prefix in ("no_negative/", "pairs/")
         )
         if lonely + pairs > 0:
-            advice = "Set contact_share to 0.5 or more, raise batch_size, or lower hsa.min_gap"
+            advice = (
+                "Raise contact_share or batch_size; `tactile-align doctor CONFIG` states a lower hsa.min_gap where one "
+                "helps"
+            )
             yield graded(LIMITS, "pairs-without-negatives", lonely / (lonely + pairs), advice=advice)
 
     def _bound(self, record: Mapping[str, float]) -> Iterator[Check]:

@@ -11,7 +11,8 @@ from tactile_align.verbs import GOOD, UNUSABLE, show
 
 TRAIN_USAGE = """usage: tactile-align train CONFIG.toml [--resume [--skip-damaged]] [--FIELD VALUE ...]
 
-Train ACT with the alignment loss HSA on HDF5 episodes. A flag overrides a field of the config: --hsa.temperature 0.08.
+Train a policy (ACT, flow or diffusion) with the alignment loss HSA on HDF5, LeRobot or Zarr episodes.
+A flag overrides a field of the config: --hsa.temperature 0.08.
 tactile-align train CONFIG.toml --help lists all fields with their values in that config.
 --resume continues a stopped run; with a larger --steps it makes a finished run longer.
 --skip-damaged resumes from an earlier checkpoint if the newest cannot be read.
@@ -19,8 +20,10 @@ tactile-align train CONFIG.toml --help lists all fields with their values in tha
 
 
 def train(argv: Sequence[str]) -> int:
-    """Train an ACT policy with the alignment loss HSA on HDF5 episodes; exit status 1 if the run diverges."""
+    """Train a policy (ACT, flow or diffusion) with the alignment loss HSA; exit status 1 if the run diverges."""
     from tactile_align.config.train import TrainConfig, load_config
+    from tactile_align.errors import InputError
+    from tactile_align.files import read_toml
     from tactile_align.training.loop import train as run_training
 
     own = ("--resume", "--skip-damaged")
@@ -28,7 +31,14 @@ def train(argv: Sequence[str]) -> int:
     if not rest or rest[0] in ("-h", "--help"):
         print(TRAIN_USAGE)
         return GOOD if rest else UNUSABLE
-    config = tyro.cli(TrainConfig, default=load_config(rest[0]), args=rest[1:], prog="tactile-align train CONFIG")
+    default = load_config(rest[0])
+    heads = [word for word in rest[1:] if word.partition("=")[0] == "--policy.head"]
+    if heads and "preset" in read_toml(Path(rest[0])):
+        raise InputError(
+            f"{rest[0]}: this file names a preset; got the flag --policy.head. Omit the flag, and state policy.head in "
+            f"the file: the preset depends on it"
+        )
+    config = tyro.cli(TrainConfig, default=default, args=rest[1:], prog="tactile-align train CONFIG")
     resume, skip_damaged = (word in argv for word in own)
     out = run_training(config, resume=resume, skip_damaged=skip_damaged)
     print(f"run folder: {out}. Evaluate it with: tactile-align evaluate {out}")

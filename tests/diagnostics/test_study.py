@@ -75,7 +75,7 @@ def test_changes_reach_into_lists_and_leave_the_base_alone() -> None:
 
 
 def plan_of(rows: dict[str, Any], **entries: Any) -> StudyConfig:
-    return StudyConfig.model_validate({"name": "own", "config": {"hsa": {"min_gap": 8}}, "rows": rows, **entries})
+    return StudyConfig.model_validate({"name": "own", "config": {"hsa": {"min_gap": 8}}, "rows": rows} | entries)
 
 
 def test_a_row_builds_on_its_base_and_removes_keys() -> None:
@@ -90,6 +90,23 @@ def test_a_row_builds_on_its_base_and_removes_keys() -> None:
     b, c = plan.train_config("b", **data), plan.train_config("c", **data)
     assert (b.features.margin, b.steps, b.hsa.min_gap) == (2.2, 7, 8)
     assert (c.features.margin, c.steps, c.hsa.min_gap) == (1.5, 7, 20)
+
+
+@pytest.mark.parametrize("preset", ["balanced", "tiny"])
+def test_a_preset_fits_the_head_that_a_row_chooses(preset: str) -> None:
+    data = {"data": [{"path": "x", "rig": "y"}], "hsa": {"weight": 0.0}}
+    rows: dict[str, Any] = {
+        "act": {},
+        "flow": {"changes": {"policy": {"head": "flow"}}},
+        "longer": {"base": "flow", "changes": {"steps": 7}, "unset": ["optimiser.clip_norm"]},
+        "back": {"base": "flow", "unset": ["policy.head"]},
+    }
+    plan = plan_of(rows, config={"preset": preset, "policy": {"vision": "none"}})
+    act, flow, longer, back = (plan.train_config(name, **data) for name in rows)
+    assert act.optimiser.ema is None and back == act
+    assert flow.optimiser.lr == max(1e-4, act.optimiser.lr) and flow.optimiser.ema == 0.999
+    assert longer.optimiser == flow.optimiser.model_copy(update={"clip_norm": 10.0}) and longer.steps == 7
+    assert plan.train_config("act", policy={"head": "flow"}, **data) == flow
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import open_clip
 import pytest
 import torch
 
-from tactile_align.calibration.rig import load_rig
+from tactile_align.calibration.rig import Verified, load_rig
 from tactile_align.config.train import TrainConfig
 from tactile_align.datasets.codec import encode_png
 from tactile_align.datasets.contact import ContactWatch, contact_of
@@ -133,11 +133,13 @@ def test_a_run_that_is_moved_keeps_its_no_contact_images(run: Run, tmp_path: Pat
         seen, rest = observation(episode, 0), episode.image("tactile1", 0)
     image.write_bytes(encode_png(rest))
     rig = load_rig(folder / "rig.toml").with_gripper("left", reading="commanded")
-    save_rig(rig.with_sensor("tactile1", no_contact={"file": str(image)}), tmp_path / "made", 0)
+    rig = rig.with_sensor("tactile1", no_contact={"file": str(image)})
+    verified = Verified(when="2026-01-01", data_hash="0", verdict="pass")
+    save_rig(rig.model_copy(update={"verified": verified}), tmp_path / "made", 0)
     image.unlink()
     (tmp_path / "made").rename(moved)
     policy = Policy.load(moved)
-    assert policy.act(seen).shape == (6, 7)
+    assert policy.act(seen).shape == (6, 7) and policy.rig.verified == verified
     reference = policy.rig.sensor("tactile1").no_contact
     assert reference is not None
     assert np.array_equal(no_contact_image(reference, "tactile1"), rest)

@@ -1,12 +1,14 @@
 """Training with each action head: exact resume, equal random numbers on all processes, logs, and acting."""
 
 import shutil
+from copy import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tactile_align.cli import run
 from tactile_align.config.presets import with_preset
 from tactile_align.config.study import merged
 from tactile_align.config.train import TrainConfig
@@ -80,6 +82,16 @@ def test_on_a_preset_the_loss_starts_at_chance_and_the_options_of_act_are_left_o
     assert 0.95 < float(log["denoise"] / log["denoise_chance"]) < 1.10
 
 
+def test_a_flag_does_not_change_the_head_of_a_preset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(
+        'preset = "balanced"\npolicy = { vision = "none" }\nhsa = { weight = 0.0 }\ndata = [{ path = "a" }]\n'
+    )
+    for flag in (["--policy.head", "flow"], ["--policy.head=flow"]):
+        assert run(["train", str(file), *flag]) == 2
+        assert "state policy.head in the file: the preset depends on it" in capsys.readouterr().err.replace("\n", " ")
+
+
 def test_a_denoiser_without_a_running_mean_of_the_weights_is_refused(regrasp_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"policy\.head = 'flow' needs a running mean.*optimiser\.ema = 0\.999"):
         on_joints(regrasp_folder, tmp_path, "flow", optimiser={"lr": 1e-3})
@@ -122,6 +134,20 @@ def test_a_call_repeats_after_a_reset_with_its_seed_and_the_queue_holds_the_exec
         policy.act({**observations[0], "qpos": observations[0]["qpos"][:3]})  # type: ignore[index]
 
 
+def test_the_number_of_executed_actions_lies_within_a_chunk_and_act_forgets_the_queue(
+    regrasp_folder: Path, policies: dict[str, Policy]
+) -> None:
+    policy, observations = copy(policies["act"]), [seen(regrasp_folder, t) for t in range(3)]
+    for wrong in (0, -1, 7):
+        with pytest.raises(ValueError, match=rf"execute must be at least 1 and at most chunk_size = 6; got {wrong}"):
+            policy.execute = wrong
+    policy.execute = 6
+    policy.reset()
+    policy.next_action(observations[0])
+    chunk = policy.act(observations[2])
+    assert np.array_equal(policy.next_action(observations[2]), chunk[0])
+
+
 @pytest.mark.parametrize("head", DENOISERS)
 def test_ensembling_of_chunks_of_different_ways_is_refused_with_the_reason(
     policies: dict[str, Policy], head: str
@@ -159,6 +185,12 @@ def test_an_exported_program_makes_the_same_actions_from_the_same_noise(
     other = policy.batch(checked(seen(regrasp_folder, 50), policy.needs))
     restored = policy.statistics.restore_action(program(other.qpos, noise)[0].detach().double().numpy())
     assert np.abs(restored - policy.act(seen(regrasp_folder, 50))).max() < 1e-5
+
+
+def test_a_range_of_actions_with_swapped_ends_is_refused() -> None:
+    entries = Statistics.of([(np.zeros((2, 1)), np.array([[-1.0], [1.0]]))], scale_to_range=True).model_dump()
+    with pytest.raises(ValueError, match=r"action_range must have pairs.*got \[1\.0, -1\.0\]"):
+        Statistics.model_validate(entries | {"action_range": [(1.0, -1.0)]})
 
 
 def test_actions_are_scaled_to_minus_one_to_one_by_their_range_and_back() -> None:

@@ -12,7 +12,7 @@ from tactile_align.config.train import TrainConfig
 from tactile_align.diagnostics.evaluation import evaluate
 from tactile_align.diagnostics.retrieval import retrieval
 from tactile_align.moments.augment import augment
-from tactile_align.policies.build import LoadedRun
+from tactile_align.policies.build import LoadedRun, measure_of
 from tactile_align.policies.checkpoint import load_checkpoint, selected_checkpoint
 from tactile_align.policies.runtime import Policy
 from tactile_align.training import loop, validation
@@ -21,6 +21,7 @@ from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import build_model, train
 from tactile_align.training.state import Progress
 from tactile_align.training.validation import held_out_sampler, selected_measure, validate
+from tests.training.heads import on_joints
 
 Maker = Callable[..., TrainConfig]
 KEY = "left_wrist-tactile1"
@@ -159,6 +160,24 @@ def test_a_measure_that_cannot_be_measured_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         small_config(**changes)
+
+
+@pytest.mark.parametrize("head", ["flow", "diffusion"])
+def test_auto_never_selects_by_the_error_of_one_sampled_chunk(regrasp_folder: Path, tmp_path: Path, head: str) -> None:
+    config = on_joints(regrasp_folder, tmp_path / "run", head)
+    data = load_data(config, progress=False)
+    acting = on_joints(regrasp_folder, tmp_path / "run", "act")
+    for one, measure in (
+        (config, None),
+        (acting, "action"),
+        (config.model_copy(update={"select_by": "action"}), "action"),
+    ):
+        assert selected_measure(one, data.held_out) == measure and one.unselected == (measure is None)
+        assert measure_of(one, "action") == (measure or "last")
+    with pytest.raises(
+        ValueError, match=f"patience = 3 needs a measure; .*policy.head = '{head}'.*select_by = 'action'"
+    ):
+        on_joints(regrasp_folder, tmp_path / "run", head, patience=3)
 
 
 def test_too_few_held_out_contacts_are_no_measure_of_retrieval(

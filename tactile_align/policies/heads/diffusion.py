@@ -2,8 +2,9 @@
 
 Ho et al. 2020, arXiv 2006.11239 (training); Nichol and Dhariwal 2021, arXiv 2102.09672 (squared cosine schedule); Song
 et al. 2021, arXiv 2010.02502 (DDIM, here without noise in the steps). The options are those of Diffusion Policy (arXiv
-2303.04137): the predicted actions are clipped to -1..1 in each step, and the levels of the steps are evenly spaced from
-0 on.
+2303.04137): the predicted actions are clipped to -1..1 in each step. The levels of the steps are evenly spaced from the
+highest one down (spacing "trailing"; Lin et al. 2024, arXiv 2305.08891), so that the first step gets the noise at the
+level of pure noise with any number of steps.
 """
 
 import math
@@ -32,8 +33,8 @@ def kept_signal(train_steps: int) -> Tensor:
 
 
 def sample_levels(train_steps: int, sample_steps: int) -> list[int]:
-    """Return the levels of the sampling steps, from much noise to 0: diffusers' spacing "leading"."""
-    return [step * (train_steps // sample_steps) for step in range(sample_steps)][::-1]
+    """Return the levels of the sampling steps, from pure noise to little: diffusers' spacing "trailing"."""
+    return [round(train_steps - step * train_steps / sample_steps) - 1 for step in range(sample_steps)]
 
 
 def ddim_step(x: Tensor, noise: Tensor, kept: Tensor, kept_after: Tensor) -> Tensor:

@@ -208,7 +208,7 @@ def draw_maps(
     - map_step_N.png: similarity of touches to all tokens of the image.
     - gallery_step_N.png: retrieval, i.e. touches and their most similar regions.
     - matrix_step_N.png: cosines of touches and regions.
-    - attention_episode_E_step_N.png: attention of the policy.
+    - attention_episode_E_step_N.png: attention of the policy's decoder; only with policy.head = "act".
 
     The following pictures are drawn only after training:
 
@@ -252,9 +252,11 @@ def draw_maps(
         prefix = f"{key}_" if len(keys) > 1 else ""
         found = _of_view(runs, key, given.judged_on)
         pictures |= {f"{prefix}{name}": picture for name, picture in found.items()}
+    if config.scales_to_range:
+        logger.info(f"{folder}: no pictures of attention: that of policy.head = '{config.policy.head}' is not drawn")
     for episode, job in enumerate(given.judged.jobs[:EPISODES]):
         pictures[f"overlay_episode_{episode}"] = _frames(job)
-        if after.model.act is not None and after.config.policy.head == "act":  # attention is that of ACT's decoder
+        if after.model.act is not None and not config.scales_to_range:
             for at, picture in attention_pictures(runs, keys, episode).items():
                 pictures[f"attention_episode_{episode}_step_{at:06d}"] = picture
     place = folder / "pictures" if out is None else Path(out)

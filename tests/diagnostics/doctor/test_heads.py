@@ -17,7 +17,8 @@ from tactile_align.diagnostics.doctor.data import statistics
 from tactile_align.diagnostics.doctor.subject import Subject, examine
 from tactile_align.moments.normalisation import Statistics
 from tactile_align.policies.aligned import AlignedPolicy, Losses
-from tactile_align.policies.heads.head import Memory
+from tactile_align.policies.heads.denoising import Denoising
+from tactile_align.policies.heads.head import Draws, Memory
 from tactile_align.training.data import load_data
 from tactile_align.training.loop import build_model
 from tests.training.heads import on_joints
@@ -118,3 +119,26 @@ def test_a_denoiser_that_ignores_the_observation_is_found(subjects: dict[str, Su
 
     subject.model.act.encode = partial(blind, subject.model.act.encode)
     assert by_kind(learning.uses_observations(subject))["observation-shuffle"].status == "fail"
+
+
+def test_noises_without_one_near_pure_noise_do_not_decide_whether_observations_are_used(
+    subjects: dict[str, Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, calls = Denoising.random, iter(range(10**6))
+
+    def little(head: Denoising, rows: int, generator: torch.Generator | None) -> Draws:
+        return draw(head, rows, generator)._replace(level=torch.zeros(rows, head.config.denoiser.draws))
+
+    def every_other(head: Denoising, rows: int, generator: torch.Generator | None) -> Draws:
+        return (draw if next(calls) % 2 else little)(head, rows, generator)
+
+    monkeypatch.setattr(Denoising, "random", every_other)
+    (check,) = learning.uses_observations(subjects["diffusion"])
+    assert check.status == "pass" and "nan" not in check.measured
+    monkeypatch.setattr(Denoising, "random", little)
+    assert list(learning.uses_observations(subjects["diffusion"])) == []
+
+
+def test_one_moment_has_no_observation_to_shuffle(subjects: dict[str, Subject]) -> None:
+    one = subjects["flow"].few.rows(slice(0, 1))
+    assert list(learning.uses_observations(replace(subjects["flow"], few=one))) == []

@@ -56,16 +56,21 @@ def losses_of(head: Denoising, batch: MomentBatch, **more: Any) -> dict[str, Ten
 
 @pytest.mark.parametrize("steps", [20, 100])
 def test_the_schedule_is_the_one_of_diffusers(steps: int) -> None:
-    theirs = DDIMScheduler(num_train_timesteps=steps, beta_schedule="squaredcos_cap_v2")
+    theirs = DDIMScheduler(num_train_timesteps=steps, beta_schedule="squaredcos_cap_v2", timestep_spacing="trailing")
     assert (kept_signal(steps) - theirs.alphas_cumprod).abs().max() < 1e-6
-    theirs.set_timesteps(10)
-    assert sample_levels(steps, 10) == theirs.timesteps.tolist()
+    for count in (1, 2, 3, 10, steps):
+        theirs.set_timesteps(count)
+        assert sample_levels(steps, count) == theirs.timesteps.tolist()
 
 
 @pytest.mark.parametrize("place", range(10))
 def test_a_sampling_step_is_the_one_of_diffusers(place: int) -> None:
     theirs = DDIMScheduler(
-        num_train_timesteps=100, beta_schedule="squaredcos_cap_v2", clip_sample=True, prediction_type="epsilon"
+        num_train_timesteps=100,
+        beta_schedule="squaredcos_cap_v2",
+        clip_sample=True,
+        prediction_type="epsilon",
+        timestep_spacing="trailing",
     )
     theirs.set_timesteps(10)
     x, noise = torch.randn(2, ROWS, CHUNK, COLUMNS)
@@ -116,6 +121,17 @@ def test_with_the_best_prediction_samples_have_the_mean_and_covariance_of_the_ac
         gaps.append(float((actions.T.cov() - COVARIANCE).abs().max() / COVARIANCE.max()))
     # What is left is the error of finite steps.
     assert gaps[1] < 0.07 and gaps[1] < 0.45 * gaps[0]
+
+
+@pytest.mark.parametrize(("steps", "least"), [(1, 0), (2, 0.15), (3, 0.25), (60, 0.9)])
+def test_samples_of_any_number_of_steps_start_as_pure_noise(steps: int, least: float) -> None:
+    head = head_of("diffusion", sample_steps=steps)
+    head.denoiser = Analytic(head)  # type: ignore[assignment]
+    noise = head.noise(2000, torch.Generator().manual_seed(0))
+    actions = head.sample(Observed(torch.zeros(4000, 2)), torch.cat((noise, -noise))).flatten(0, 1)
+    spread = actions.std(0) / COVARIANCE.diagonal().sqrt()
+    assert (actions.mean(0) - MEAN).abs().max() < 1e-3
+    assert spread.min() >= least and spread.max() < 1  # few steps draw samples towards the mean, never away from it
 
 
 @pytest.mark.parametrize("kind", DENOISERS)
@@ -209,6 +225,12 @@ def test_flow_draws_levels_of_the_beta_distribution_and_diffusion_draws_each_lev
     assert float(levels.var()) == pytest.approx(0.999**2 * float(u.variance), abs=0.003)
     counts = diffusion.levels(uniform).long().flatten().bincount(minlength=100)
     assert len(counts) == 100 and int(counts.min()) > 130
+
+
+def test_only_diffusion_needs_a_level_of_its_own_for_each_sampling_step() -> None:
+    assert PolicyConfig.model_validate({"head": "flow", "denoiser": {"sample_steps": 200}}).denoiser.sample_steps == 200
+    with pytest.raises(ValueError, match=r"sample_steps = 200 exceeds train_steps = 100"):
+        PolicyConfig.model_validate({"head": "diffusion", "denoiser": {"sample_steps": 200}})
 
 
 def test_options_that_a_head_ignores_are_refused_by_name() -> None:
