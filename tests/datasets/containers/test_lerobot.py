@@ -127,7 +127,7 @@ def change_info(root: Path, **changes: Any) -> None:
         ({"codebase_version": "v1.6"}, r"codebase_version is 'v1\.6', expected v2\.x or v3\.x"),
         ({"codebase_version": "v2.1"}, r"no meta/episodes\.jsonl found"),
         ({"fps": 0}, "fps is 0, expected a positive"),
-        ({"features": {"action": {"dtype": "float32"}}}, r"contains action .*matches no known layout.*tactile-align init"),
+        ({"features": {"action": {"dtype": "float32"}}}, r"contains action .*matches no .*tactile-align init"),
         ({"data_path": "data/{file_index:05d}.parquet"}, "00000.parquet: no such file"),
     ],
 )
