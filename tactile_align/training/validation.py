@@ -44,8 +44,8 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
     include, with one pass of the encoders over the batches:
 
     - `action_error`: mean absolute error of the actions, normalised, over recorded steps, as on the robot: ACT with a
-      latent of zeros, other heads one sampled chunk. `standing_still`: the same error of the actions that keep the robot still, see `Columns.still`;
-      missing if the kinds of action are unknown.
+      latent of zeros, other heads one sampled chunk. `standing_still`: the same error of the actions that keep the
+      robot still, see `Columns.still`; missing if the kinds of action are unknown.
     - `recall/VIEW`: R@1, the share of queries for which the right one of 64 candidates is the most similar. It is the
       mean of two directions: a touch is the query and regions are the candidates, or a region is the query and touches
       are the candidates. The candidates are random contacts. Each contact of the batches contributes one moment. If the
