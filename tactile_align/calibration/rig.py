@@ -43,7 +43,7 @@ class Rig(Strict):
             for name, mount in mounts.items():
                 self._frame(mount.parent, f"{kind}.{name}.parent")
         for i, override in enumerate(self.override):
-            for kind, allowed in _OVERRIDABLE.items():
+            for kind, allowed in OVERRIDABLE.items():
                 for name, values in getattr(override, kind).items():
                     if name not in getattr(self, kind):
                         known = ", ".join(getattr(self, kind)) or "none"
@@ -75,7 +75,7 @@ class Rig(Strict):
         parts = {
             kind: getattr(self, kind)
             | {name: _changed(getattr(self, kind)[name], new) for name, new in getattr(override, kind).items()}
-            for kind in _OVERRIDABLE
+            for kind in OVERRIDABLE
         }
         data = {**dict(self), **parts, "override": ()}
         return parse(Rig, data, f"rig {self.name} with its override of '{override.episodes}'")
@@ -270,7 +270,8 @@ class Rig(Strict):
 
 
 _POSE = {"translation_m", "quat_wxyz", "matrix"}
-_OVERRIDABLE = {"arms": _POSE, "cameras": _POSE | {"image_map", "delay_s"}, "sensors": _POSE | {"no_contact"}}
+OVERRIDABLE = {"arms": _POSE, "cameras": _POSE | {"image_map", "delay_s"}, "sensors": _POSE | {"no_contact"}}
+"""Keys that an [[override]] may hold, by kind of entry."""
 
 
 def _changed(entry: Mount, changes: dict[str, Any]) -> dict[str, Any]:

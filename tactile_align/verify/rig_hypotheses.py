@@ -15,6 +15,8 @@ from tactile_align.kinematics.arm_files import tips_beside
 from tactile_align.sessions.write_rig import LENGTHS, pose_keys, with_stroke
 
 AS_WRITTEN, OTHER_FINGER = "as written", "the other finger"
+LABELS = "Correct the labels"
+"""Begin of the advice of a hypothesis that the labels, not the rig, are wrong."""
 NEAR_TIPS = 4
 """Largest number of other links of a URDF file that are tried as the flange."""
 WIDTHS = (320, 424, 640, 640, 640, 800, 848, 960, 1024, 1280, 1280, 1280, 1600, 1920, 1920, 2560, 3840)
@@ -194,7 +196,7 @@ def _exchanged(rig: Rig, first: str, second: str) -> Slip:
 
 def _on_another(rig: Rig, sensor: str, other: str) -> Slip:
     """Return the hypothesis that the boxes of a sensor lie on another sensor."""
-    advice = f"Correct the labels: the boxes of {sensor} lie on {other}."
+    advice = f"{LABELS}: the boxes of {sensor} lie on {other}."
     changed = rig.with_sensor(sensor, **rig.sensors[other].model_dump(include={*GEOMETRY}))
     return Slip(f"boxes of {sensor} on {other}", advice, changed)
 
