@@ -485,7 +485,11 @@ def _pattern(rig: Rig, arm: str, judged: dict[tuple[str, str | None], tuple[Chec
         arm: Name of the arm.
         judged: By camera and sensor (None: the static scene), the check and whether it names a hypothesis.
     """
-    moving = {name for name, camera in rig.cameras.items() if camera.parent.startswith(f"{arm}/")}
+    moving = {
+        name
+        for name, camera in rig.cameras.items()
+        if camera.parent.startswith(f"{arm}/") and camera.parent != f"{arm}/base"
+    }
     views = [key for key in judged if key[1] is not None and hand_of(rig, key[1]) == arm]
     keys = [key for key in judged if key in views or (key[1] is None and key[0] in moving)]
     off = {key for key in keys if _clearly_off(judged[key][0])}

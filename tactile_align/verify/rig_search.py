@@ -307,7 +307,8 @@ def _stroke_change(arm: str) -> Change:
         return with_stroke(rig, arm, float(np.exp(p[0])))
 
     def advice(rig: Rig, p: np.ndarray) -> str:
-        return f"Set {law_edit(written(rig, p), arm)} ({np.exp(p[0]):.3f} times as long; a law's lengths are for ONE finger)."
+        edit = law_edit(written(rig, p), arm)
+        return f"Set {edit} ({np.exp(p[0]):.3f} times as long; a law's lengths are for ONE finger)."
 
     return Change(f"arms.{arm}.gripper", "stroke", np.array([FACTOR]), GRID, written, advice, moved)
 

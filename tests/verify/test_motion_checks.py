@@ -325,13 +325,13 @@ def test_every_hypothesis_about_the_shipped_rigs_keeps_the_size_of_the_stored_fr
 VIEWS = (("left_wrist", None), ("left_wrist", "tactile1"), ("top", "tactile1"))
 
 
-def moved(hypothesis: str, *scores: tuple[float, float]) -> dict[str, Check]:
+def moved(hypothesis: str, *scores: tuple[float, float], rig: Rig | None = None) -> dict[str, Check]:
     """Checks of VIEWS, each with a score as written and one with the hypothesis."""
     motions = tuple(
         Motion(camera, sensor, {AS_WRITTEN: np.full(12, plain), hypothesis: np.full(12, other)}, {hypothesis: "Edit."})
         for (camera, sensor), (plain, other) in zip(VIEWS, scores, strict=True)
     )
-    return {check.id: check for check in motion_checks(load_rig("cell"), [Watched(motions, {})])}
+    return {check.id: check for check in motion_checks(rig or load_rig("cell"), [Watched(motions, {})])}
 
 
 @pytest.mark.parametrize(
@@ -359,6 +359,7 @@ def test_a_hypothesis_about_the_hand_that_fits_better_is_named_before_the_stroke
     assert all("0.60 with 'open and closed swapped'" in check.measured for check in checks)
 
 
+@pytest.mark.parametrize("parent", ["world", "left/base"])
 @pytest.mark.parametrize(
     ("world", "wrist", "top", "cause"),
     [
@@ -372,9 +373,10 @@ def test_a_hypothesis_about_the_hand_that_fits_better_is_named_before_the_stroke
     ],
 )
 def test_the_pattern_of_the_views_names_the_part_of_the_rig(
-    world: float, wrist: float, top: float, cause: str | None
+    world: float, wrist: float, top: float, cause: str | None, parent: str
 ) -> None:
-    checks = moved("flip_u", (world, world), (wrist, wrist), (top, top))
+    rig = load_rig("cell").with_camera("top", parent=parent)
+    checks = moved("flip_u", (world, world), (wrist, wrist), (top, top), rig=rig)
     pattern = checks.pop("pattern/left", None)
     assert (pattern is None) == (cause is None)
     if pattern is not None and cause is not None:
