@@ -27,7 +27,7 @@ from tactile_align.verify.motion_checks import (
     motion_checks,
     watch,
 )
-from tactile_align.verify.rig_hypotheses import AS_WRITTEN, frame_of, hypotheses_of
+from tactile_align.verify.rig_hypotheses import AS_WRITTEN, LARGEST_OPENING_M, frame_of, hypotheses_of, strokes_of
 from tactile_align.verify.verify import verify_episodes
 
 Edit = Callable[[dict[str, Any]], None]
@@ -144,7 +144,7 @@ def test_a_lens_half_too_long_is_warned_of_though_no_slip_is_named(two: Footage)
         (lens_of("left_wrist", 232.8, 159.5, 119.5), {WORLD: "width = 320, height = 240", WRIST: "320"}),
         (quaternion_xyzw, {WORLD: "w first", WRIST: "w first"}),
         (inverted, {WORLD: "T_parent_camera", WRIST: "T_parent_camera"}),
-        (opening(2.0), {WRIST: "open_m = 0.045 of arms.left", TOP: "open_m = 0.045 of arms.left"}),
+        (opening(2.0), {WRIST: "open_m = 0.0450 of arms.left", TOP: "open_m = 0.0450 of arms.left"}),
     ],
 )
 def test_a_slip_in_the_rig_is_named_with_what_to_change(two: Footage, edit: Edit, named: dict[str, str]) -> None:
@@ -320,6 +320,15 @@ def test_every_hypothesis_about_the_shipped_rigs_keeps_the_size_of_the_stored_fr
                 stored = hypothesis.changed.cameras[camera].stored
                 assert (stored.width, stored.height) == (entry.stored.width, entry.stored.height), hypothesis.name
                 assert bool(hypothesis.advice) == (hypothesis.name != AS_WRITTEN)
+
+
+def test_the_stroke_is_a_slip_of_openings_but_not_of_a_crank() -> None:
+    assert not list(strokes_of(load_rig("xtrainer"), "left"))
+    rig = load_rig("cell")
+    assert [slip.name for slip in strokes_of(rig, "left")] == ["opening halved", "opening doubled"]
+    law = rig.gripper("left").law.model_dump()
+    wide = rig.with_gripper("left", law=law | {"open_m": 0.6 * LARGEST_OPENING_M})
+    assert [slip.name for slip in strokes_of(wide, "left")] == ["opening halved"]
 
 
 VIEWS = (("left_wrist", None), ("left_wrist", "tactile1"), ("top", "tactile1"))
