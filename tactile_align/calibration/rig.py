@@ -10,8 +10,6 @@ from array_api_compat import array_namespace
 from pydantic import Field, model_validator
 
 from tactile_align.calibration.rig_parts import Mount, Override, RigArm, RigCamera, Sensor, Verified
-from tactile_align.datasets.containers.carried import carried_rig, carry_text
-from tactile_align.datasets.handles import is_recording
 from tactile_align.datasets.layout import place_no_contact
 from tactile_align.errors import ColumnError, FactError, InputError
 from tactile_align.facts import Strict, parse, read_fact, toml_text
@@ -288,6 +286,9 @@ def load_rig(name_or_path: str | Path) -> Rig:
         FactError: The file has unknown keys, values that suggest a wrong unit, or invalid rotations. The message
             contains file and key.
     """
+    from tactile_align.datasets.containers.carried import carried_rig  # imports h5py
+    from tactile_align.datasets.handles import is_recording
+
     place = Path(name_or_path)
     if is_recording(place):
         text = carried_rig(place)
@@ -307,6 +308,9 @@ def rig_beside(path: str | Path) -> Rig | None:
     Args:
         path: A recording, "FILE#demo_3" for one episode of it, or a folder of recordings.
     """
+    from tactile_align.datasets.containers.carried import carried_rig  # imports h5py
+    from tactile_align.datasets.handles import is_recording
+
     place = Path(path) if Path(path).exists() else Path(str(path).partition("#")[0])
     files = [place / "rig.toml"] if place.is_dir() else []
     if not place.is_dir() or is_recording(place):
@@ -329,6 +333,8 @@ def carry_rig(rig: Rig, path: str | Path) -> tuple[str, ...]:
     Raises:
         InputError: The path is a recording that cannot carry a rig.
     """
+    from tactile_align.datasets.containers.carried import carry_text  # imports h5py
+
     text = rig.text()
     cameras = {
         name: {
