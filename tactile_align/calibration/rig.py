@@ -11,8 +11,6 @@ from pydantic import Field, model_validator
 
 from tactile_align.calibration.rig_parts import Mount, Override, RigArm, RigCamera, Sensor, Verified
 from tactile_align.config.data import rig_places
-from tactile_align.datasets.containers.carried import carried_rig, carry_text
-from tactile_align.datasets.handles import is_recording
 from tactile_align.datasets.layout import place_no_contact
 from tactile_align.errors import ColumnError, FactError, InputError
 from tactile_align.facts import Strict, parse, read_fact, toml_text
@@ -44,7 +42,7 @@ class Rig(Strict):
             for name, mount in mounts.items():
                 self._frame(mount.parent, f"{kind}.{name}.parent")
         for i, override in enumerate(self.override):
-            for kind, allowed in _OVERRIDABLE.items():
+            for kind, allowed in OVERRIDABLE.items():
                 for name, values in getattr(override, kind).items():
                     if name not in getattr(self, kind):
                         known = ", ".join(getattr(self, kind)) or "none"
@@ -76,7 +74,7 @@ class Rig(Strict):
         parts = {
             kind: getattr(self, kind)
             | {name: _changed(getattr(self, kind)[name], new) for name, new in getattr(override, kind).items()}
-            for kind in _OVERRIDABLE
+            for kind in OVERRIDABLE
         }
         data = {**dict(self), **parts, "override": ()}
         return parse(Rig, data, f"rig {self.name} with its override of '{override.episodes}'")
@@ -271,7 +269,8 @@ class Rig(Strict):
 
 
 _POSE = {"translation_m", "quat_wxyz", "matrix"}
-_OVERRIDABLE = {"arms": _POSE, "cameras": _POSE | {"image_map", "delay_s"}, "sensors": _POSE | {"no_contact"}}
+OVERRIDABLE = {"arms": _POSE, "cameras": _POSE | {"image_map", "delay_s"}, "sensors": _POSE | {"no_contact"}}
+"""Keys that an [[override]] may hold, by kind of entry."""
 
 
 def _changed(entry: Mount, changes: dict[str, Any]) -> dict[str, Any]:
@@ -288,6 +287,9 @@ def load_rig(name_or_path: str | Path) -> Rig:
         FactError: The file has unknown keys, values that suggest a wrong unit, or invalid rotations. The message
             contains file and key.
     """
+    from tactile_align.datasets.containers.carried import carried_rig  # imports h5py
+    from tactile_align.datasets.handles import is_recording
+
     place = Path(name_or_path)
     if is_recording(place):
         text = carried_rig(place)
@@ -307,6 +309,9 @@ def rig_beside(path: str | Path) -> Rig | None:
     Args:
         path: A recording, "FILE#demo_3" for one episode of it, or a folder of recordings.
     """
+    from tactile_align.datasets.containers.carried import carried_rig  # imports h5py
+    from tactile_align.datasets.handles import is_recording
+
     place = Path(path) if Path(path).exists() else Path(str(path).partition("#")[0])
     file = next((file for file in rig_places(place) if file.is_file()), None)
     if file is not None:
@@ -326,6 +331,8 @@ def carry_rig(rig: Rig, path: str | Path) -> tuple[str, ...]:
     Raises:
         InputError: The path is a recording that cannot carry a rig.
     """
+    from tactile_align.datasets.containers.carried import carry_text  # imports h5py
+
     text = rig.text()
     cameras = {
         name: {

@@ -290,7 +290,7 @@ def calibrate_camera(
     before, after = np.concatenate(fit.before), np.concatenate(fit.after)
     needed = is_needed(before, after)
     arms = {known.sensor_arm(name) for name in sensors}
-    rides = all(mounted.parent in (f"{arm}/flange", f"{arm}/finger1", f"{arm}/finger2") for arm in arms)
+    rides = all(arm and mounted.parent in _hand_frames(known, arm) for arm in arms)
     moves = [] if rides else [graded(LIMITS, "arm-poses", poses, advice=MORE)]
     checks = [*moves, *_checks(fit, drawn, others, camera, mounted, needed, accept)]
     subject = f"{camera}: {len(before)} boxes of {', '.join(sensors)}"
@@ -300,6 +300,11 @@ def calibrate_camera(
     if needed or accept:
         save_unless_failed(changed, out, report)
     return PlacedCamera(changed, camera, fit, needed, report)
+
+
+def _hand_frames(rig: Rig, arm: str) -> set[str]:
+    """Return the frames of an arm that no joint moves against the flange, except for the fingers."""
+    return {f"{arm}/{node}" for node in ("flange", "finger1", "finger2", f"link{rig.arms[arm].arm.dof}")}
 
 
 def _collected(

@@ -6,7 +6,7 @@ the opening and of the finger's own geometry dominate. `from_tag` uses a tag ins
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +93,14 @@ def calibrate_finger(
     known = rig if isinstance(rig, Rig) else load_rig(rig)
     camera = chosen_camera(labels, camera)
     sensors = chosen_sensors(labels, camera, sensor)
-    arms = {name: finger_of(known, name).partition("/")[0] for name in sensors}
+    try:
+        arms = {name: finger_of(known, name).partition("/")[0] for name in sensors}
+        for name in sensors:
+            _require_boxes(path, labels, camera, name)
+    except InputError as error:
+        if len(sensors) == 1:
+            raise
+        raise InputError(f"{error}, or choose one sensor with --sensor") from error
     arm = arms[sensors[0]]
     if set(arms.values()) != {arm}:
         held = ", ".join(f"{name} on {of}" for name, of in arms.items())
@@ -101,8 +108,6 @@ def calibrate_finger(
             f"the sensors of one gripper are fitted together, but the labels in {camera} refer to several grippers "
             f"({held}). Choose one sensor with --sensor, or give a folder with the labels of one gripper"
         )
-    for name in sensors:
-        _require_boxes(path, labels, camera, name)
     gripper = known.gripper(arm)
     closed, opened = map(float, gripper.law.opening(np.array([0.0, 1.0])))
     views, digests = _collected(path, known, labels, sensors, layout)
@@ -111,9 +116,12 @@ def calibrate_finger(
     first = fits[sensors[0]]
     stroke = float(first.x[6])
     plausible = STROKES[0] <= stroke <= STROKES[1]
-    checks, doubts = [], {}
+    checks, doubts, kept = [], {}, set()
     for part in drawn:
         fit = fits[part.sensor]
+        if not accept and stroke == 1 and not is_needed(fit.before, fit.after):
+            kept.add(part.sensor)
+            fit = replace(fit, x=START)
         others = [
             OtherView(key[0], part.sensor, there.iou(START), there.iou(fit.x))
             for key, there in sorted(views.items())
@@ -134,7 +142,7 @@ def calibrate_finger(
     if plausible:
         changed = with_stroke(known, arm, stroke)
         for name, fit in fits.items():
-            if accept or stroke != 1 or is_needed(fit.before, fit.after):
+            if name not in kept:
                 changed = changed.with_sensor(name, **pose_keys(moved(known.sensor(name).T_parent_this, fit.x)))
     if needed or accept:
         save_unless_failed(changed, out, report)

@@ -170,7 +170,7 @@ class Links:
     Attributes:
         base: The root link; None if there are several.
         tip: The link that carries the fingers, or else the only end of the chain; None if the file shows neither.
-        tips: All links behind the last joint of the arm, in the order of the file.
+        tips: All links behind the last joint of the arm, in the order of the file; () without a single arm.
         arm: The arm up to `tip`, or up to the last of `tips`; None if the file has no single arm.
         finger_axis: Direction in which the first finger opens, in the frame of `tip`; None if no finger slides.
         finger_open_m: Largest distance that the first finger slides, m.
@@ -275,8 +275,11 @@ class _Reader:
         hands = [link for link in self.links if len(fingers[link]) > 1]
         if len(hands) > 1 or not max(moving.values()) or (hands and not moving[hands[0]]):
             return Links(roots[0], None, (), None)
-        dof = moving[hands[0]] if hands else max(moving.values())
-        tips = tuple(link for link in self.links if moving[link] == dof)
+        end = hands[0] if hands else max(self.links, key=lambda link: moving[link])
+        fixed = {end, *self.fixed_to(roots[0], end)}
+        tips = tuple(link for link in self.links if link in fixed)
+        if any(moving[link] == moving[end] for link in self.links if link not in fixed):
+            return Links(roots[0], None, (), None)
         tip = hands[0] if hands else tips[0] if len(tips) == 1 else None
         arm = self.arm(path, roots[0], tip or tips[-1])
         if tip is None or not hands or fingers[tip][0].kind != "prismatic":

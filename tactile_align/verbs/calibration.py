@@ -35,7 +35,7 @@ def verify(
 
     Args:
         path: Folder of episodes, one file, or a calibration session (a folder with session.toml).
-        rig: Name or path of the rig; default: rig.toml beside the episodes.
+        rig: Name or path of the rig; default: rig.toml beside the episodes, or the rig that the recording carries.
         layout: Name or path of the episode layout; default: detect the layout.
         most: Maximum number of episodes to check; they are spread evenly over the folder.
         write: Write the verdict into the rig file.
@@ -75,11 +75,25 @@ def verify(
     from tactile_align.verify.labels import read_labels
     from tactile_align.verify.verify import verify as judge
 
-    folder = path if path.is_dir() else path.parent
-    into = Path(rig or folder / "rig.toml") if write else None
+    into = _verdict_file(path, rig) if write else None
     boxes = None if labels is None else read_labels(labels)
     report = judge(path, rig, layout=layout, most=most, labels=boxes, page=page, pictures=pictures, write_into=into)
     return show(report, as_json, everything)
+
+
+def _verdict_file(path: Path, rig: str | None) -> Path:
+    """Return the rig file that receives the verdict: that of --rig, or rig.toml beside the recordings."""
+    from tactile_align.config.data import rig_places
+
+    place = path if path.exists() else Path(str(path).partition("#")[0])
+    files = rig_places(place) if rig is None else (Path(rig),)
+    file = next((file for file in files if file.suffix == ".toml" and file.is_file()), None)
+    if file is None:
+        raise InputError(
+            f"--write needs a rig file (.toml) for the verdict; got {rig or f'no rig.toml beside {place}'}. Choose a "
+            f"file with --rig FILE.toml, or remove --write"
+        )
+    return file
 
 
 def board(
@@ -139,8 +153,8 @@ def label(
         episodes: Folder of episodes, or one file.
         camera: Camera whose frames are shown.
         sensor: Sensor around which you draw boxes, by its name in the rig.
-        rig: Name or path of the rig; default: rig.toml beside the episodes, if it exists. With a rig, the frames
-            cover the range of gripper openings.
+        rig: Name or path of the rig; default: rig.toml beside the episodes, or the rig that the recording carries, if
+            there is one. With a rig, the frames cover the range of gripper openings.
         count: Number of frames.
         layout: Name or path of the episode layout; default: detect the layout.
         out: HTML page to write.

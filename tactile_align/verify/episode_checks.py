@@ -9,36 +9,57 @@ from typing import Any
 import numpy as np
 
 from tactile_align.calibration.camera import LENS_MODELS
-from tactile_align.calibration.rig import Gripper, Rig
+from tactile_align.calibration.rig import OVERRIDABLE, Gripper, Rig
 from tactile_align.checks import Check, Status, decided, graded
 from tactile_align.kinematics.gripper import Linear
 from tactile_align.verify.evidence import Evidence, View, reasons
 from tactile_align.verify.limits import FIELD_DEG, LIMITS
 from tactile_align.verify.rig_hypotheses import frame_of
-from tactile_align.verify.rig_search import Search, search
+from tactile_align.verify.rig_search import MOST_PAIRED, Search, search
 
 MOST_EXCLUDED = 3
 """Largest number of excluded changes that are listed, the best first."""
 
 
 def explained(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
-    """Return one check that names the changes of the rig that explain the true or labelled boxes of all views.
+    """Return checks that name the changes of the rig that explain the true or labelled boxes of all views.
 
-    No check is returned if no view fails.
+    Episodes to which [[override]] entries give another rig are explained apart, with one check for each such rig. No
+    check is returned if no view fails.
     """
-    found = search(rig, evidence)
-    if found is None:
-        return []
-    kind, title = "one-change", "Changes of the rig that explain the boxes of all views"
+    groups: list[tuple[Rig, list[Evidence]]] = [(rig, [])]
+    for episode in evidence:
+        group = next((group for known, group in groups if known is episode.rig or known == episode.rig), None)
+        if group is None:
+            groups.append((episode.rig, [episode]))
+        else:
+            group.append(episode)
+    checks = []
+    for i, (known, group) in enumerate(groups):
+        found = search(known, group)
+        if found is not None:
+            checks.append(
+                _explained(found, f"one-change/override{i}" if i else "one-change", group[0].name if i else "")
+            )
+    return checks
+
+
+def _explained(found: Search, id: str, overridden: str) -> Check:
+    """Return the check of one search; `overridden` names the first episode of an [[override]]'s rig, '' outside one."""
+    title = "Changes of the rig that explain the boxes of all views" + (f" of {overridden}" if overridden else "")
     failing = f"{found.failing.sum()} of {len(found.views)} views fail"
     if not found.offered:
         advice = (
-            "More than one thing is wrong, or something that was not tried. Tried were, alone and in pairs: each "
-            "camera's image_map, K and pose, each sensor's place, finger and half turn, exchanged sensors, the "
-            "gripper's ends, axis and lengths, the arm's base and the URDF's tip." + _excluded(found)
+            f"More than one thing is wrong, or something that was not tried. Tried were, alone, and the {MOST_PAIRED} "
+            "closest parts also in pairs: each camera's image_map, K and pose, each sensor's place, finger and half "
+            "turn, exchanged sensors, the gripper's ends, axis and lengths, the arm's base and the URDF's tip."
         )
-        return [Check(kind, title, "info", f"no change and no pair of changes; {failing}", advice=advice)]
-    edits = [f"{one.advice} It brings the IoU of {one.evidence}." for one in found.hypotheses()]
+        measured = f"no change and no pair of changes; {failing}"
+        return Check(id, title, "info", measured, advice=advice + _excluded(found))
+    edits = [
+        f"{_place(found.rig, one.changed, overridden)}{one.advice} It brings the IoU of {one.evidence}."
+        for one in found.hypotheses()
+    ]
     start = "Two changes together explain" if len(found.offered[0].changes) > 1 else "One change explains"
     advice = f"{start} all views: {edits[0]}"
     if len(edits) > 1:
@@ -48,7 +69,24 @@ def explained(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
         )
     advice += f"{_excluded(found)} Check it on your robot before you write it."
     best = float(found.offered[0].iou[found.failing].min())
-    return [Check(kind, title, "info", f"IoU {best:.3f} after the best change; {failing}", best, advice=advice)]
+    return Check(id, title, "info", f"IoU {best:.3f} after the best change; {failing}", best, advice=advice)
+
+
+def _place(rig: Rig, changed: Rig, overridden: str) -> str:
+    """Return where to write a change of the rig of the [[override]] of an episode; '' if `overridden` is ''."""
+    keys: dict[bool, list[str]] = {True: [], False: []}
+    for kind, allowed in OVERRIDABLE.items():
+        for name, entry in getattr(rig, kind).items() if overridden else ():
+            other = getattr(changed, kind)[name]
+            for key in type(entry).model_fields:
+                if getattr(entry, key) != getattr(other, key):
+                    keys[key in allowed].append(f"{kind}.{name}.{key}")
+    if not keys[False]:
+        return f"In the [[override]] of {overridden}: " if keys[True] else ""
+    fixed = f"An [[override]] cannot hold {', '.join(keys[False])}"
+    if not keys[True]:
+        return f"{fixed}; write it outside, for all episodes: "
+    return f"{fixed}; write that outside, for all episodes, and the rest in the [[override]] of {overridden}: "
 
 
 def _excluded(found: Search) -> str:

@@ -4,10 +4,9 @@ The motion seen in images is compared with the motion that each hypothesis predi
 camera on an arm, and that of a sensor in its box while the gripper moves.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import cv2
 import numpy as np
@@ -19,10 +18,9 @@ from tactile_align.datasets.episodes import Episode
 from tactile_align.evenly import evenly
 from tactile_align.geometry.boxes import enlarge
 from tactile_align.geometry.frames import apply, invert
-from tactile_align.kinematics.gripper import Linear, SliderCrank
 from tactile_align.projection.episode_boxes import episode_boxes, hand_contact, hand_of
 from tactile_align.verify.limits import GAINS, LIMITS
-from tactile_align.verify.rig_hypotheses import AS_WRITTEN, Slip, hypotheses_of
+from tactile_align.verify.rig_hypotheses import AS_WRITTEN, STROKES, Slip, hypotheses_of, strokes_of
 
 PAIRS = 8
 """Largest number of pairs of frames that are taken from one episode for one view."""
@@ -252,31 +250,7 @@ def finger_motion(
         agree = np.array([_follows(grey[i], grey[j], *box) for (i, j), box in zip(pairs, boxes, strict=True)])
         return np.array([np.median(agree[motion == k]) for k in range(motion.max() + 1)])
 
-    return Motion.of(camera, sensor, (*hypotheses_of(rig, camera, sensor), *_strokes(rig, arm)), agreement)
-
-
-LARGEST_OPENING_M = 0.5
-"""Largest opening that a gripper's law accepts, m."""
-STROKES = {"opening halved": 0.5, "opening doubled": 2.0}
-"""Factors on the opening of a gripper's law, by the name of the hypothesis: the width between the fingers was written
-as one finger's distance, or half of that distance."""
-
-
-def _strokes(rig: Rig, arm: str) -> Iterator[Slip]:
-    """Yield changes of a gripper's law: all openings halved or doubled. The lengths of a crank have no such slip."""
-    law, key = rig.gripper(arm).law, f"arms.{arm}.gripper.law"
-    if isinstance(law, SliderCrank):
-        return
-    for name, factor in STROKES.items():
-        if isinstance(law, Linear):
-            scaled: dict[str, Any] = {"closed_m": factor * law.closed_m, "open_m": factor * law.open_m}
-            edit = f"Set {', '.join(f'{name} = {value:g}' for name, value in scaled.items() if value)} of {key}"
-        else:
-            scaled = {"opening_m": tuple(factor * opening for opening in law.opening_m)}
-            edit = f"Multiply opening_m of {key} by {factor:g}"
-        if max(np.ravel(list(scaled.values()))) <= LARGEST_OPENING_M:
-            advice = f"{edit}: an opening is ONE finger's distance from the tool axis."
-            yield Slip(name, advice, rig.with_gripper(arm, law={**law.model_dump(), **scaled}))
+    return Motion.of(camera, sensor, (*hypotheses_of(rig, camera, sensor), *strokes_of(rig, arm)), agreement)
 
 
 def _pairs_of_openings(episode: Episode, rig: Rig, arm: str, touching: np.ndarray) -> np.ndarray:
@@ -485,7 +459,11 @@ def _pattern(rig: Rig, arm: str, judged: dict[tuple[str, str | None], tuple[Chec
         arm: Name of the arm.
         judged: By camera and sensor (None: the static scene), the check and whether it names a hypothesis.
     """
-    moving = {name for name, camera in rig.cameras.items() if camera.parent.startswith(f"{arm}/")}
+    moving = {
+        name
+        for name, camera in rig.cameras.items()
+        if camera.parent.startswith(f"{arm}/") and camera.parent != f"{arm}/base"
+    }
     views = [key for key in judged if key[1] is not None and hand_of(rig, key[1]) == arm]
     keys = [key for key in judged if key in views or (key[1] is None and key[0] in moving)]
     off = {key for key in keys if _clearly_off(judged[key][0])}

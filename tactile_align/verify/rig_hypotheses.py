@@ -12,9 +12,12 @@ from tactile_align.calibration.rig_parts import RigCamera
 from tactile_align.checks import Hypothesis
 from tactile_align.geometry.frames import invert, pose
 from tactile_align.kinematics.arm_files import tips_beside
+from tactile_align.kinematics.gripper import SliderCrank
 from tactile_align.sessions.write_rig import LENGTHS, pose_keys, with_stroke
 
 AS_WRITTEN, OTHER_FINGER = "as written", "the other finger"
+LABELS = "Correct the labels"
+"""Begin of the advice of a hypothesis that the labels, not the rig, are wrong."""
 NEAR_TIPS = 4
 """Largest number of other links of a URDF file that are tried as the flange."""
 WIDTHS = (320, 424, 640, 640, 640, 800, 848, 960, 1024, 1280, 1280, 1280, 1600, 1920, 1920, 2560, 3840)
@@ -194,18 +197,27 @@ def _exchanged(rig: Rig, first: str, second: str) -> Slip:
 
 def _on_another(rig: Rig, sensor: str, other: str) -> Slip:
     """Return the hypothesis that the boxes of a sensor lie on another sensor."""
-    advice = f"Correct the labels: the boxes of {sensor} lie on {other}."
+    advice = f"{LABELS}: the boxes of {sensor} lie on {other}."
     changed = rig.with_sensor(sensor, **rig.sensors[other].model_dump(include={*GEOMETRY}))
     return Slip(f"boxes of {sensor} on {other}", advice, changed)
 
 
+LARGEST_OPENING_M = 0.5
+"""Largest opening that a gripper's law accepts, m."""
+STROKES = {"opening halved": 0.5, "opening doubled": 2.0}
+"""Factors on the opening of a gripper's law, by the name of the hypothesis: the width between the fingers was written
+as one finger's distance, or half of that distance."""
+
+
 def strokes_of(rig: Rig, arm: str) -> Iterator[Slip]:
-    """Yield hypotheses about a gripper's law: its lengths halved, as they are for ONE finger, or doubled."""
-    for name, factor in (("halved", 0.5), ("doubled", 2.0)):
-        opening = rig.gripper(arm).law.opening(np.array([0.0, 1.0]))
-        if factor * float(np.max(opening)) <= 0.25:
+    """Yield changes of a gripper's law: all openings halved or doubled. The lengths of a crank have no such slip."""
+    law = rig.gripper(arm).law
+    if isinstance(law, SliderCrank):
+        return
+    for name, factor in STROKES.items():
+        if factor * float(np.max(law.opening(np.array([0.0, 1.0])))) <= LARGEST_OPENING_M:
             changed = with_stroke(rig, arm, factor)
-            yield Slip(f"opening {name}", f"Set {law_edit(changed, arm)}; a law's lengths are for ONE finger.", changed)
+            yield Slip(name, f"Set {law_edit(changed, arm)}; a law's lengths are for ONE finger.", changed)
 
 
 def law_edit(rig: Rig, arm: str) -> str:

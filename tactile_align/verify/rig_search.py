@@ -25,7 +25,7 @@ from tactile_align.projection.sensor_box import project_solids
 from tactile_align.sessions.write_rig import pose_keys, with_stroke
 from tactile_align.verify.evidence import Evidence
 from tactile_align.verify.limits import LIMITS
-from tactile_align.verify.rig_hypotheses import Slip, box_hypotheses_of, law_edit, listed
+from tactile_align.verify.rig_hypotheses import LABELS, Slip, box_hypotheses_of, law_edit, listed
 
 DRAWN_PX, DRAWN = 1.5, 0.02
 """Largest median edge error of a view that counts as explained: the larger of DRAWN_PX px and DRAWN times the box's
@@ -184,11 +184,13 @@ class Change:
         limit: (k,) largest absolute parameters.
         starts: (S, k) parameters from which the best is taken as the start of a fit.
         written: Function that returns a rig with the change.
-        advice: Function that returns what to write, from the changed rig and the parameters.
+        advice: Function that returns what to write, from the rig before the change and the parameters.
         moved: Function that returns a view's chain with the change, or the chain itself if the change does not concern
             the view; None for a change without parameters, whose chain is that of the changed rig. Parameters may be
             (..., k), unless the lens changes.
         cameras: Names of the cameras whose views the change concerns; None: all.
+        modelled: For a correction of the labels, which leaves the rig as it is: function that returns a rig whose boxes
+            are those of the corrected labels. None for a change of the rig.
     """
 
     part: str
@@ -199,12 +201,13 @@ class Change:
     advice: Callable[[Rig, np.ndarray], str]
     moved: Moved | None = None
     cameras: tuple[str, ...] | None = None
+    modelled: Written | None = None
 
-    def start(self, view: LabelledView, rig: Rig, chain: Chain) -> Chain:
-        """Return a view's chain for the rig with this change, if the change has no parameters, else `chain`."""
-        if self.moved is not None or (self.cameras is not None and view.camera not in self.cameras):
-            return chain
-        return view.chain(self.written(rig, np.zeros(0)))
+    def seen(self, view: LabelledView, rig: Rig) -> Rig:
+        """Return the rig that predicts a view's boxes after this change, which has no parameters."""
+        if self.cameras is not None and view.camera not in self.cameras:
+            return rig
+        return (self.modelled or self.written)(rig, np.zeros(0))
 
     def at(self, view: LabelledView, chain: Chain, p: np.ndarray) -> Chain:
         """Return the view's chain after the change with parameters `p`."""
@@ -252,7 +255,7 @@ def _pose_change(kind: Literal["cameras", "sensors", "arms"], name: str, axes: A
         return rig.with_sensor(name, **keys) if kind == "sensors" else rig.with_arm(name, **keys)
 
     def advice(rig: Rig, p: np.ndarray) -> str:
-        entry = getattr(rig, kind)[name]
+        entry = getattr(written(rig, p), kind)[name]
         values = {key: listed(getattr(entry, key)) for key in ("translation_m", "quat_wxyz")}
         values = {key: text for key, text in values.items() if axes != ("turn" if key[0] == "t" else "shift")}
         mm = f"{np.linalg.norm(p[:3]) * 1e3:.0f} mm off"
@@ -282,7 +285,7 @@ def _focal_change(camera: str) -> Change:
         return rig.with_camera(camera, K=tuple(map(tuple, K.tolist())))
 
     def advice(rig: Rig, p: np.ndarray) -> str:
-        K = rig.camera(camera).K
+        K = written(rig, p).camera(camera).K
         return (
             f"Set fx = {K[0][0]:.1f}, fy = {K[1][1]:.1f} in K of cameras.{camera} ({np.exp(p[0]):.3f} times as long)."
         )
@@ -304,7 +307,8 @@ def _stroke_change(arm: str) -> Change:
         return with_stroke(rig, arm, float(np.exp(p[0])))
 
     def advice(rig: Rig, p: np.ndarray) -> str:
-        return f"Set {law_edit(rig, arm)} ({np.exp(p[0]):.3f} times as long; a law's lengths are for ONE finger)."
+        edit = law_edit(written(rig, p), arm)
+        return f"Set {edit} ({np.exp(p[0]):.3f} times as long; a law's lengths are for ONE finger)."
 
     return Change(f"arms.{arm}.gripper", "stroke", np.array([FACTOR]), GRID, written, advice, moved)
 
@@ -325,14 +329,18 @@ def changes_of(rig: Rig, views: Sequence[LabelledView]) -> list[Change]:
         return slips
 
     def fixed(key: str, part: str, name: str, camera: str | None = None) -> Change:
-        def written(one: Rig, p: np.ndarray) -> Rig:
+        def changed(one: Rig, p: np.ndarray) -> Rig:
             slips = slips_of(one)
             return slips[key][1].changed if key in slips else one
 
-        advice = rig_slips[key][1].advice if camera is None else f"Correct the labels in {camera}: {name}."
+        def advice(one: Rig, p: np.ndarray) -> str:
+            return f"{LABELS} in {camera}: {name}." if camera else slips_of(one)[key][1].advice
+
         none = np.zeros(0)
+        if camera is None and not rig_slips[key][1].advice.startswith(LABELS):
+            return Change(part, name, none, none[None], changed, advice)
         only = None if camera is None else (camera,)
-        return Change(part, name, none, none[None], written, lambda *_: advice, cameras=only)
+        return Change(part, name, none, none[None], lambda one, p: one, advice, cameras=only, modelled=changed)
 
     rig_slips = slips_of(rig)
     changes = [fixed(key, part, slip.name) for key, (part, slip) in rig_slips.items()]
@@ -388,7 +396,11 @@ class Explanation:
 
     def advice(self, rig: Rig) -> str:
         """Return what to write into the rig file."""
-        return " ".join(change.advice(self.rig(rig), p) for change, p in zip(self.changes, self.p, strict=True))
+        texts = []
+        for change, p in zip(self.changes, self.p, strict=True):
+            texts.append(change.advice(rig, p))
+            rig = change.written(rig, p)
+        return " ".join(texts)
 
 
 @dataclass(frozen=True)
@@ -472,7 +484,8 @@ def _pairs(fits: Sequence[Explanation], to: Search, chains: tuple[Chain, ...]) -
     together = to
 
     def add(chosen: Iterable[tuple[Explanation, Explanation]]) -> Search:
-        found = [_fitted((*one.changes, *two.changes), to, chains) for one, two in chosen]
+        apart = [(*one.changes, *two.changes) for one, two in chosen if not _entangled(one, two)]
+        found = [_fitted(changes, to, chains) for changes in apart]
         pairs.extend(pair for pair in found if pair is not None)
         return _ranked(pairs, to)
 
@@ -488,6 +501,14 @@ def _pairs(fits: Sequence[Explanation], to: Search, chains: tuple[Chain, ...]) -
     return together
 
 
+def _entangled(one: Explanation, two: Explanation) -> bool:
+    """Return whether a pair corrects labels and changes a sensor: its fit would move the wrong one of two sensors."""
+    changes = (*one.changes, *two.changes)
+    return any(change.modelled is not None for change in changes) and any(
+        change.modelled is None and change.part.startswith("sensors") for change in changes
+    )
+
+
 def _fitted(changes: tuple[Change, ...], to: Search, chains: tuple[Chain, ...]) -> Explanation | None:
     """Return changes fitted together to the boxes of all views; None if they concern no failing view."""
     from scipy.optimize import least_squares  # slow to import, and needed only for rigs that failed
@@ -501,12 +522,12 @@ def _fitted(changes: tuple[Change, ...], to: Search, chains: tuple[Chain, ...]) 
             chain = change.at(to.views[i], chain, part)
         return chain
 
-    first = list(chains)
     rigs = [view.rig for view in to.views]
     for change in changes:
         if change.moved is None:
-            first = [change.start(view, rig, chain) for view, rig, chain in zip(to.views, rigs, first, strict=True)]
-            rigs = [change.written(rig, np.zeros(0)) for rig in rigs]
+            rigs = [change.seen(view, rig) for view, rig in zip(to.views, rigs, strict=True)]
+    known = zip(to.views, rigs, chains, strict=True)
+    first = [chain if rig is view.rig else view.chain(rig) for view, rig, chain in known]
     p = np.concatenate([change.starts[len(change.starts) // 2] for change in changes])
     touched = [i for i in range(len(chains)) if at(i, p) is not chains[i]]
     if not to.failing[touched].any():

@@ -101,6 +101,30 @@ def test_a_verdict_changes_its_own_lines_of_a_rig_file(tmp_path: Path) -> None:
     assert set(keys(went)) == set(keys(came)) and set(keys(came)) <= {"when", "data_hash", "verdict"} and came
 
 
+@pytest.mark.parametrize("rig", [".", "cell", "none.toml", None])
+def test_a_verdict_without_a_rig_file_to_write_is_refused_before_the_check(
+    tmp_path: Path, rig: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tactile_align.verify.verify.verify", lambda *_, **__: pytest.fail("verified"))
+    (tmp_path / "e.hdf5").touch()
+    assert run(["verify", "e.hdf5", *(("--rig", rig) if rig else ()), "--write"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --write needs a rig file (.toml) for the verdict; got ")
+    assert f"got {rig or 'no rig.toml beside e.hdf5'}." in said and "--rig FILE.toml" in said
+
+
+def test_a_verdict_goes_into_the_rig_file_beside_the_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in" / "meta").mkdir(parents=True)
+    (tmp_path / "in" / "meta" / "info.json").write_text("{}", encoding="utf-8")  # a LeRobotDataset
+    (tmp_path / "rig.toml").touch()
+    into = []
+    monkeypatch.setattr("tactile_align.verify.verify.verify", lambda *_, **options: into.append(options["write_into"]))
+    monkeypatch.setattr("tactile_align.verbs.calibration.show", lambda *_: 0)
+    assert run(["verify", str(tmp_path / "in"), "--write"]) == 0
+    assert into == [tmp_path / "rig.toml"]
+
+
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
 def test_line_ends_of_a_rig_file_stay(tmp_path: Path, ends: str) -> None:
     path, folder = tmp_path / "rig.toml", write(tmp_path / "s", capture(4))

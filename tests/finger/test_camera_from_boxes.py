@@ -10,6 +10,7 @@ from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.cli import run
 from tactile_align.finger.camera_from_boxes import PlacedCamera, calibrate_camera
 from tactile_align.geometry.frames import rotation_log
+from tactile_align.sessions.write_rig import pose_keys
 from tactile_align.verify.evidence import Labels
 from tests.benchmarks.camera_by_boxes import OFF, last_joint, one_arm_pose, scene_rig, ten_arm_poses
 from tests.finger.two_sensors import NAME, SENSORS, displaced, drawn, write
@@ -91,9 +92,13 @@ def test_a_camera_far_from_the_rigs_pose_is_found_but_must_be_confirmed(
         assert out.exists() == accept
 
 
-def test_a_camera_on_the_hand_needs_openings_but_no_arm_motion(tmp_path: Path) -> None:
+@pytest.mark.parametrize("parent", ["left/flange", "left/link6"])
+def test_a_camera_on_the_hand_needs_openings_but_no_arm_motion(parent: str, tmp_path: Path) -> None:
     rig, rng = scene_rig(), np.random.default_rng(2)
     qpos = np.column_stack([np.tile([0.1, -0.4, 1.6, 0.3, -1.5, 0.2], (20, 1)), np.linspace(0.05, 1, 20)])
+    wrist = rig.cameras["left_wrist"]
+    T = rig.T_from_to(parent, wrist.parent, qpos[0]) @ wrist.T_parent_this
+    rig = rig.with_camera("left_wrist", parent=parent, **pose_keys(T))
     labels, wrong = drawn(rig, qpos, rng, "left_wrist"), displaced(rig, "left_wrist", 0.02, 3.0, rng)
     found = calibrate_camera(write(tmp_path, rig, qpos, ("left_wrist",)), wrong, labels)
     error = off(found, rig, "left_wrist")

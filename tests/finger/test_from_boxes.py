@@ -10,10 +10,11 @@ import pytest
 
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.cli import run
+from tactile_align.finger.box_fit import BoxFit
 from tactile_align.finger.checks import clear_change
 from tactile_align.finger.from_boxes import calibrate_finger
 from tactile_align.verify.evidence import Labels
-from tests.finger.two_sensors import JOINTS, SENSORS, drawn, two_sensor_rig, write
+from tests.finger.two_sensors import JOINTS, NAME, SENSORS, drawn, two_sensor_rig, write
 
 
 def labels(folder: Path, px: float = 0.7) -> Labels:
@@ -265,6 +266,34 @@ def test_a_stroke_that_does_not_differ_clearly_stays_1_and_a_right_sensor_keeps_
     assert fit.needed and fit.report.check("change-needed/tactile2").status == "warn"
     alone = calibrate_finger(tmp_path, wrong, boxes, sensor="tactile2")
     assert list(alone.fits) == ["tactile2"] and not alone.needed
+
+
+def test_a_sensor_that_keeps_its_pose_does_not_block_one_that_needs_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true, _, boxes = hand(tmp_path)
+    near, far, none = np.zeros(7), np.zeros(7), np.zeros(7)
+    near[[0, 6]], far[[0, 6]] = (0.002, 1), (0.03, 1)
+    good, poor = np.full(20, 0.95), np.full(20, 0.5)
+    fits = [BoxFit(near, none, none, 1.0, poor, good, None), BoxFit(far, none, none, 1.0, good, good, None)]
+    monkeypatch.setattr("tactile_align.finger.from_boxes.fit_boxes", lambda *_: fits)
+    fit = calibrate_finger(tmp_path, true, boxes, out=tmp_path / "rig.toml")
+    assert not [check.id for check in fit.report.checks if check.status == "fail"]
+    written = load_rig(tmp_path / "rig.toml")
+    assert written.sensors["tactile2"] == true.sensors["tactile2"] and error_mm(written, true, "tactile1") > 1
+
+
+def test_a_sensor_that_cannot_be_fitted_can_be_left_out_by_choosing_one(tmp_path: Path) -> None:
+    true, _, boxes = hand(tmp_path)
+    key = NAME, "left_wrist", "tactile2"
+    few = boxes | {key: dict(list(boxes[key].items())[:4])}
+    with pytest.raises(ValueError, match=r"got 4\. Draw more .*, or choose one sensor with --sensor$"):
+        calibrate_finger(tmp_path, true, few)
+    with pytest.raises(ValueError, match=r"got 4\. Draw more with `tactile-align label`$"):
+        calibrate_finger(tmp_path, true, few, sensor="tactile2")
+    loose = true.with_sensor("tactile2", parent="left/flange")
+    with pytest.raises(ValueError, match=r"left/flange.*, or choose one sensor with --sensor$"):
+        calibrate_finger(tmp_path, loose, boxes)
 
 
 def test_sensors_of_two_grippers_are_not_fitted_together(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tactile_align.errors import FactError
 from tactile_align.kinematics.arm import forward_kinematics, jacobian, link_poses, load_arm
-from tactile_align.kinematics.arm_files import tips_beside
+from tactile_align.kinematics.arm_files import Links, read_links, tips_beside
 from tests.verify.two_sensors import write_urdf
 
 
@@ -169,6 +169,22 @@ def test_what_cannot_be_taken_is_refused_by_name(case: str, tmp_path: Path) -> N
 
 def test_links_fixed_to_the_flange_are_listed_nearest_first(tmp_path: Path) -> None:
     assert tips_beside(write_urdf(tmp_path), None, "hand") == ("link8", "tcp", "link7")
+
+
+MOUNTS = (joint("left", "fixed", "r", "a"), joint("right", "fixed", "r", "d"))
+OTHER = (joint("three", "revolute", "d", "e", Z + LIMIT), joint("four", "revolute", "e", "f", Z + LIMIT))
+
+
+def test_one_of_two_equal_arms_is_not_taken_for_the_arm(tmp_path: Path) -> None:
+    links = read_links(write(tmp_path, robot(*MOUNTS, *GOOD, *OTHER, links="rabcdef")))
+    assert links == Links("r", None, (), None)
+    shorter = read_links(write(tmp_path, robot(*MOUNTS, *GOOD, OTHER[0], links="rabcde")))
+    assert (shorter.tip, shorter.tips) == ("c", ("c",))
+
+
+def test_links_fixed_to_the_end_of_the_arm_can_all_be_its_flange(tmp_path: Path) -> None:
+    links = read_links(write(tmp_path, robot(*GOOD, joint("fix", "fixed", "c", "d"), links="abdc")))
+    assert links.base == "a" and links.tip is None and links.tips == ("d", "c")
 
 
 def test_a_missing_base_tip_or_file_is_named(tmp_path: Path) -> None:

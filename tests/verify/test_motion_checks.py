@@ -27,7 +27,7 @@ from tactile_align.verify.motion_checks import (
     motion_checks,
     watch,
 )
-from tactile_align.verify.rig_hypotheses import AS_WRITTEN, frame_of, hypotheses_of
+from tactile_align.verify.rig_hypotheses import AS_WRITTEN, LARGEST_OPENING_M, frame_of, hypotheses_of, strokes_of
 from tactile_align.verify.verify import verify_episodes
 
 Edit = Callable[[dict[str, Any]], None]
@@ -144,7 +144,7 @@ def test_a_lens_half_too_long_is_warned_of_though_no_slip_is_named(two: Footage)
         (lens_of("left_wrist", 232.8, 159.5, 119.5), {WORLD: "width = 320, height = 240", WRIST: "320"}),
         (quaternion_xyzw, {WORLD: "w first", WRIST: "w first"}),
         (inverted, {WORLD: "T_parent_camera", WRIST: "T_parent_camera"}),
-        (opening(2.0), {WRIST: "open_m = 0.045 of arms.left", TOP: "open_m = 0.045 of arms.left"}),
+        (opening(2.0), {WRIST: "open_m = 0.0450 of arms.left", TOP: "open_m = 0.0450 of arms.left"}),
     ],
 )
 def test_a_slip_in_the_rig_is_named_with_what_to_change(two: Footage, edit: Edit, named: dict[str, str]) -> None:
@@ -322,16 +322,25 @@ def test_every_hypothesis_about_the_shipped_rigs_keeps_the_size_of_the_stored_fr
                 assert bool(hypothesis.advice) == (hypothesis.name != AS_WRITTEN)
 
 
+def test_the_stroke_is_a_slip_of_openings_but_not_of_a_crank() -> None:
+    assert not list(strokes_of(load_rig("xtrainer"), "left"))
+    rig = load_rig("cell")
+    assert [slip.name for slip in strokes_of(rig, "left")] == ["opening halved", "opening doubled"]
+    law = rig.gripper("left").law.model_dump()
+    wide = rig.with_gripper("left", law=law | {"open_m": 0.6 * LARGEST_OPENING_M})
+    assert [slip.name for slip in strokes_of(wide, "left")] == ["opening halved"]
+
+
 VIEWS = (("left_wrist", None), ("left_wrist", "tactile1"), ("top", "tactile1"))
 
 
-def moved(hypothesis: str, *scores: tuple[float, float]) -> dict[str, Check]:
+def moved(hypothesis: str, *scores: tuple[float, float], rig: Rig | None = None) -> dict[str, Check]:
     """Checks of VIEWS, each with a score as written and one with the hypothesis."""
     motions = tuple(
         Motion(camera, sensor, {AS_WRITTEN: np.full(12, plain), hypothesis: np.full(12, other)}, {hypothesis: "Edit."})
         for (camera, sensor), (plain, other) in zip(VIEWS, scores, strict=True)
     )
-    return {check.id: check for check in motion_checks(load_rig("cell"), [Watched(motions, {})])}
+    return {check.id: check for check in motion_checks(rig or load_rig("cell"), [Watched(motions, {})])}
 
 
 @pytest.mark.parametrize(
@@ -359,6 +368,7 @@ def test_a_hypothesis_about_the_hand_that_fits_better_is_named_before_the_stroke
     assert all("0.60 with 'open and closed swapped'" in check.measured for check in checks)
 
 
+@pytest.mark.parametrize("parent", ["world", "left/base"])
 @pytest.mark.parametrize(
     ("world", "wrist", "top", "cause"),
     [
@@ -372,9 +382,10 @@ def test_a_hypothesis_about_the_hand_that_fits_better_is_named_before_the_stroke
     ],
 )
 def test_the_pattern_of_the_views_names_the_part_of_the_rig(
-    world: float, wrist: float, top: float, cause: str | None
+    world: float, wrist: float, top: float, cause: str | None, parent: str
 ) -> None:
-    checks = moved("flip_u", (world, world), (wrist, wrist), (top, top))
+    rig = load_rig("cell").with_camera("top", parent=parent)
+    checks = moved("flip_u", (world, world), (wrist, wrist), (top, top), rig=rig)
     pattern = checks.pop("pattern/left", None)
     assert (pattern is None) == (cause is None)
     if pattern is not None and cause is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.calibration.rig import Rig, load_rig, rig_beside
 from tactile_align.datasets.episodes import Episode, EpisodeRef, open_episode
 from tactile_align.errors import InputError
 from tactile_align.files import refuse_existing, write_text_atomically
@@ -54,9 +54,9 @@ def label_page(
         camera: The camera whose frames are shown.
         sensor: The sensor around which boxes are drawn, by its name in the rig.
         out: The HTML file.
-        rig: The rig, its name or its file; None: `rig.toml` beside the episodes, if it exists. With a rig, the frames
-            are spread evenly over the gripper openings. Without a rig, or if the rig cannot read the openings, the
-            frames are spread evenly over time.
+        rig: The rig, its name or its file; None: that of `rig_beside`, if there is one. With a rig, the frames are
+            spread evenly over the gripper openings. Without a rig, or if the rig cannot read the openings, the frames
+            are spread evenly over time.
         count: Number of frames.
         layout: Name or path of the episodes' layout; None: the layout is detected.
         overwrite: Whether an existing file may be replaced.
@@ -71,10 +71,7 @@ def label_page(
     """
     target = Path(out)
     refuse_existing(target, overwrite=overwrite)
-    if rig is None:
-        beside = (Path(path) if Path(path).is_dir() else Path(path).parent) / "rig.toml"
-        rig = beside if beside.is_file() else None
-    known = load_rig(rig) if isinstance(rig, str | Path) else rig
+    known = rig_beside(path) if rig is None else load_rig(rig) if isinstance(rig, str | Path) else rig
     arm = None
     if known is not None:
         known.camera(camera)

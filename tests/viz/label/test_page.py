@@ -12,10 +12,11 @@ import cv2
 import numpy as np
 import pytest
 
-from tactile_align.calibration.rig import load_rig
+from tactile_align.calibration.rig import carry_rig, load_rig
 from tactile_align.datasets.episodes import open_episode, write_episode
 from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.viz.label.page import label_page
+from tests.datasets.containers.twins import zarr_store
 from tests.viz.making import joints, record
 
 
@@ -71,6 +72,16 @@ def test_a_rig_that_cannot_read_the_gripper_gives_no_place_and_a_new_rig_keeps_t
     ]
     assert [(frame["place"], frame["moves"]) for frame in pages[0]["frames"]] == [(None, "")] * 2
     assert pages[1]["frames"] != pages[2]["frames"] and pages[1]["key"] == pages[2]["key"]
+
+
+def test_the_page_uses_the_rig_that_a_recording_carries(tmp_path: Path) -> None:
+    pytest.importorskip("zarr")
+    image = np.full((3, 240, 320, 3), 90, np.uint8)
+    arrays = {"robot_joint": joints(3), "action": joints(3), "top": image, "tactile1": image[:, :80, :60]}
+    path = zarr_store(tmp_path / "a.zarr", arrays, [3], 3, chunk=3, attributes={"fps": 20})
+    carry_rig(load_rig("cell"), path)
+    data = told(label_page(path, "top", "tactile1", tmp_path / "label.html", count=2))
+    assert data["mounts"] == {"tactile1": "left/finger1"}
 
 
 def test_without_a_rig_frames_lie_evenly_in_time(tmp_path: Path) -> None:
