@@ -121,7 +121,7 @@ def _results_chart(plan: StudyConfig, group: GroupConfig, cells: Sequence[RunRes
     axes.set_yticks(range(len(lines)), [plain(title) for title, _, _ in lines])
     axes.invert_yaxis()
     axes.set(xlabel=f"{MEASURES[plan.measure]}, 95 % intervals")
-    if plan.measure != "action":
+    if plan.measure == "success":
         axes.set_xlim(-0.02, 1.02)
     chance = next((c.recall.chance[1] for _, _, runs in lines for c in runs if c.recall), None)
     if plan.measure == "retrieval" and chance is not None:
