@@ -35,8 +35,8 @@ def train(argv: Sequence[str]) -> int:
     heads = [word for word in rest[1:] if word.partition("=")[0] == "--policy.head"]
     if heads and "preset" in read_toml(Path(rest[0])):
         raise InputError(
-            f"{rest[0]}: this file names a preset; got the flag --policy.head. Omit the flag, and state policy.head in "
-            f"the file: the preset depends on it"
+            f"{rest[0]}: this file names a preset; got the flag --policy.head, which comes too late for it. State "
+            f"policy.head in the file, whose preset depends on it"
         )
     config = tyro.cli(TrainConfig, default=default, args=rest[1:], prog="tactile-align train CONFIG")
     resume, skip_damaged = (word in argv for word in own)

@@ -141,7 +141,7 @@ def test_the_doctor_of_a_run_folder_checks_the_data_of_that_run(
     (tmp_path / "elsewhere.toml").write_text((out / "config.toml").read_text())
     checked: list[Data] = []
 
-    def recorder(config: TrainConfig, *, data: Data) -> Report:
+    def recorder(config: TrainConfig, *, data: Data, progress: bool) -> Report:
         checked.append(data)
         return Report("doctor", "run", ())
 
