@@ -14,14 +14,15 @@ from tactile_align.viz.report.study_page import write_study_page
 from tests.diagnostics.test_closed_loop_study import CONDITIONS, FULL, HALF, ROWS, cell, plan_of, played
 
 TITLE = "touch <b>x</b>"
+ACTS = ROWS["vision"]["roll_outs"] | {"conditions": ["true", "o10", "o50", "shuffled"]}
 PLAN = plan_of(
-    ROWS | {"touch": ROWS["touch"] | {"title": TITLE}},
-    conditions=CONDITIONS,
+    {row: {**ROWS[row], "roll_outs": ACTS} for row in ROWS} | {"touch": {"base": "vision", "title": TITLE}},
+    conditions=CONDITIONS | {"shuffled": {"touch": "shuffle"}},
     curves={"offset": {"over": "box_offset_px", "rows": ["vision", "touch"]}},
 )
 CELLS = [
     cell("vision", 0, true=played(HALF), o10=played([[0, 0]] * 5 + [[1, 0]] * 5)),
-    cell("touch", 0, true=played(FULL), o10=played(FULL)),
+    cell("touch", 0, true=played(FULL), o10=played(FULL), shuffled=played([[1, 0]] * 6 + [[0, 0]] * 4)),
     cell("touch", 1, true=played([[1, 1]] * 8 + [[0, 0]] * 2)),
 ]
 
@@ -54,8 +55,9 @@ def test_marks_and_lines_of_the_charts_are_the_values_and_intervals_of_the_table
     results, curve = (figure.axes[0] for figure in figures)
     marks = sorted(float(line.get_xdata()[0]) for line in results.lines if len(line.get_xdata()) == 1)
     spans = sorted(tuple(line.get_xdata()) for line in results.lines if len(line.get_xdata()) == 2)
-    assert marks == [0.5, 0.8, 1.0]
-    assert spans == sorted(measured(c)[1] or (0.0, 0.0) for c in CELLS)
+    assert marks == [0.3, 0.5, 0.8, 1.0]
+    shown = [measured(c) for c in CELLS] + [measured(CELLS[1], "shuffled")]
+    assert spans == sorted(interval or (0.0, 0.0) for _, interval in shown)
     text = table_text(PLAN, CELLS)
     assert all(f"[{low:.2f}, {high:.2f}]" in text for low, high in spans)
     assert [list(line.get_ydata()) for line in curve.lines if line.get_linestyle() == "None"] == [[0.5, 0.25], [0.9, 1]]
