@@ -10,10 +10,10 @@ from tactile_align.calibration.bundle_adjustment import jackknife
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.rig import RigCamera, Sensor
 from tactile_align.calibration.rig_parts import Solid
+from tactile_align.finger.camera_causes import Sight, boxes_through, camera_shift, camera_turn, focal_length
 from tactile_align.finger.frames import FingerFrames, Reading, cross_validated, likely_reading
 from tactile_align.geometry.boxes import intersection_over_union
 from tactile_align.geometry.frames import pose, rotation_exp
-from tactile_align.verify.single_cause import Sight, boxes_through, camera_shift, camera_turn, focal_length
 
 PRIOR_M, PRIOR_RAD, PRIOR_STROKE = 0.005, np.radians(5.0), 0.10
 """Standard deviations of the prior, equal to typical errors of CAD drawings: position, angle, stroke (a factor)."""

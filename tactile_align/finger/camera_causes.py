@@ -1,6 +1,6 @@
 """Changes of one camera that could explain a sensor's boxes in this camera alone, each fitted by itself.
 
-`rig_search` considers all views together and all parts of a rig.
+`verify.rig_search` considers all views together and all parts of a rig.
 """
 
 from collections.abc import Callable
