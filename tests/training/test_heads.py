@@ -89,7 +89,7 @@ def test_a_flag_does_not_change_the_head_of_a_preset(tmp_path: Path, capsys: pyt
     )
     for flag in (["--policy.head", "flow"], ["--policy.head=flow"]):
         assert run(["train", str(file), *flag]) == 2
-        assert "state policy.head in the file: the preset depends on it" in capsys.readouterr().err.replace("\n", " ")
+        assert "State policy.head in the file, whose preset depends on it" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_a_denoiser_without_a_running_mean_of_the_weights_is_refused(regrasp_folder: Path, tmp_path: Path) -> None:
