@@ -13,8 +13,14 @@ MOST_AHEAD_M = 0.2
 EPISODE_FILES = (".hdf5", ".h5")
 _MAY_CARRY = ("meta/rig.toml", ".zattrs", "zarr.json")
 """Files in the folder of a LeRobotDataset or a Zarr store that may contain a rig."""
-_MARKS = ("meta/info.json", ".zgroup", "zarr.json", "meta/episode_ends/.zarray", "meta/episode_ends/zarr.json")
+LEROBOT_MARKS = ("meta/info.json",)
+ZARR_MARKS = (".zgroup", "zarr.json", "meta/episode_ends/.zarray", "meta/episode_ends/zarr.json")
 """Files, one of which is in every folder that is a LeRobotDataset or a Zarr store."""
+
+
+def has_mark(folder: Path, marks: tuple[str, ...]) -> bool:
+    """Return whether a folder contains one of these files, see LEROBOT_MARKS and ZARR_MARKS."""
+    return any((folder / mark).is_file() for mark in marks)
 
 
 def rig_places(place: Path) -> tuple[Path, ...]:
@@ -28,7 +34,7 @@ def rig_places(place: Path) -> tuple[Path, ...]:
     """
     file = not place.is_dir() and (place.is_file() or place.suffix in (*EPISODE_FILES, ".zip"))
     inner = () if file else (place / "rig.toml",)
-    return (*inner, place.parent / "rig.toml") if file or any((place / mark).is_file() for mark in _MARKS) else inner
+    return (*inner, place.parent / "rig.toml") if file or has_mark(place, LEROBOT_MARKS + ZARR_MARKS) else inner
 
 
 class DataConfig(Strict):

@@ -10,33 +10,37 @@ import re
 import textwrap
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import h5py
 import numpy as np
 import tomlkit
 
 from tactile_align.config.data import DataConfig
-from tactile_align.datasets import hdf5
 from tactile_align.datasets.action_kinds import LEVELS, guessed_kinds
-from tactile_align.datasets.containers import tree
+from tactile_align.datasets.contents import (
+    IMAGE_WORDS,
+    NUMBERS,
+    OTHER_LENSES,
+    WIDTH_WORDS,
+    WRIST_WORDS,
+    ArmColumns,
+    Contents,
+    StateColumns,
+    contents_of,
+    listed,
+)
 from tactile_align.datasets.handles import open_file
-from tactile_align.datasets.layout import Layout
-from tactile_align.datasets.refs import episode_groups, guess_layout, how_it_fits, list_episodes, stated_layout
-from tactile_align.datasets.roles import FRAMES, Array, Role, arrays_of, episode_pattern, words
-from tactile_align.datasets.streams import Found, frame_places
-from tactile_align.errors import EpisodeError, InputError, printable
+from tactile_align.datasets.refs import list_episodes
+from tactile_align.datasets.roles import FRAMES, Array, words
+from tactile_align.errors import InputError, printable
 from tactile_align.facts import UNKNOWN, fact_names, toml_line, unknown_keys
 from tactile_align.files import write_text_atomically
 from tactile_align.kinematics.arm_files import Links, read_links
 
-NUMBERS = ("joints", "gripper", "state", "velocities", "action", "pose", "time")
-WRIST_WORDS = {"wrist", "hand", "eye"}
 FIXED_WORDS = {"scene", "top", "front", "side", "external", "exterior", "overhead", "third", "agentview", "table"}
-WIDTH_WORDS = {"width", "opening", "aperture"}
 LEAST_TURN, MOST_TURN, MOST_DEGREES = 1.0, 6.5, 400.0
 """Largest absolute joint value up to which values may be normalised, are radians, and are degrees."""
 FINGERS_M = (0.01, 0.3)
@@ -102,318 +106,13 @@ def draft(recording: str | Path, out: str | Path, urdf: str | Path | None = None
     path, out = list_episodes(recording)[0].path, Path(out)
     links = None if urdf is None else read_links(Path(urdf))
     with open_file(path) as file:
-        contents = _contents(file, path)
-    state = _State(contents, links)
+        contents = contents_of(file, path)
+    state = StateColumns(contents, links)
     files = {} if contents.layout else {"layout.toml": _layout(contents, state)}
     model = None if urdf is None else Path(os.path.relpath(Path(urdf).resolve(), out.resolve())).as_posix()
     files["rig.toml"] = _rig(contents, state, links, model)
     files["run.toml"] = _run(contents, Path(recording), out)
     return Drafts(files, contents.layout.name if contents.layout else None)
-
-
-@dataclass
-class _Contents:
-    """Contents of the first episode of a recording.
-
-    Attributes:
-        path: The file.
-        layout: The shipped layout that fits the file, which then decides the roles; None: the roles are guesses.
-        pattern: Pattern of the groups that are one episode each; "" if the file is one episode.
-        arrays: The arrays that the episode contains.
-        values: (T, D) numbers of the arrays of numbers, by path.
-        rated: Whether the file states its rate.
-        container: Format of the recording.
-        numbers: Scalars and small arrays, by the path of their holder, then by their name in lower case.
-    """
-
-    path: Path
-    layout: Layout | None
-    pattern: str
-    arrays: tuple[Array, ...]
-    values: dict[str, np.ndarray]
-    rated: bool
-    container: tree.Container
-    numbers: dict[str, dict[str, Any]]
-
-    def of(self, *roles: str) -> list[Array]:
-        """Return the arrays with one of these roles."""
-        return [array for array in self.arrays if array.role in roles]
-
-    @property
-    def streams(self) -> tuple[list[Array], list[Array], list[Array]]:
-        """Cameras, touches, and arrays that may be either; beside touches by name, other frames are cameras."""
-        cameras, touches, unsure = self.of("camera"), self.of("touch"), self.of("camera or touch")
-        return ([*cameras, *unsure], touches, []) if touches else (cameras, touches, unsure)
-
-    def joined(self, keys: Iterable[str]) -> np.ndarray:
-        """Return the columns of several arrays side by side, (T, D)."""
-        return np.concatenate([self.values[key] for key in keys], axis=1)
-
-
-def _contents(file: h5py.File, path: Path) -> _Contents:
-    layout = _fitting(file, path)
-    if layout is None:
-        pattern, groups = episode_pattern(file, path)
-    else:
-        pattern, groups = layout.episode_group, episode_groups(file, layout, path)
-    group = file[groups[0]] if groups[0] else file
-    arrays = arrays_of(group, path)
-    if layout is not None:
-        roles = {key: role for role, _, key in frame_places(group, layout, path, Found())}
-        roles |= {key: "action" for key in layout.state.action} | {key: "state" for key in layout.state.qpos}
-        arrays = tuple(array.taken_as(cast(Role, roles[array.key])) for array in arrays if array.key in roles)
-    values: dict[str, np.ndarray] = {}
-    for array in arrays:
-        data = tree.array(group, array.key, path) if array.role in NUMBERS else None
-        if data is not None:
-            rows = tree.read_low_dim(data, path, array.key).astype(np.float64)
-            values[array.key] = rows.reshape(len(rows), -1)
-    rated = any("fps" in holder.attrs for holder in (file, group))
-    return _Contents(path, layout, pattern, arrays, values, rated, tree.container_of(file), _numbers(group, path))
-
-
-def _fitting(file: h5py.File, path: Path) -> Layout | None:
-    """Return the shipped layout that fits a file and reads all of its touches; None if there is none.
-
-    Raises:
-        EpisodeError: The file states a layout, but has none of its episodes.
-    """
-    try:
-        layout = guess_layout(file, path)
-    except EpisodeError:
-        return None
-    if layout.name != stated_layout(file) and not how_it_fits(file, layout, path).well:
-        return None
-    groups = episode_groups(file, layout, path)
-    group = tree.reach(file, groups[0], path) if groups else None
-    if not tree.is_group(group):
-        text = f"was not found, but the file states the layout {layout.name}, whose episodes are there"
-        raise hdf5.fault("missing", path, layout.episode_group, f"{text}. Correct the attribute layout of the file")
-    read = {place for role, _, place in frame_places(group, layout, path, Found()) if role == "touch"}
-    return layout if all(array.key in read for array in arrays_of(group, path) if array.role == "touch") else None
-
-
-IMAGE_WORDS = {"image", "images", "rgb", "color", "colors", "img", "frames"}
-OTHER_LENSES = {"depth", "ir", "infra", "infrared", "tactile", "gel"}
-"""Words of a path whose numbers describe another lens than that of the camera's colour images."""
-K_WORDS, D_WORDS = {"k", "intrinsic", "intrinsics", "matrix"}, {"d", "dist", "distortion", "coeffs", "coefficients"}
-
-
-def _numbers(group: h5py.Group, path: Path) -> dict[str, dict[str, Any]]:
-    """Return attributes and small datasets that may describe a camera, by the path of their holder.
-
-    A matrix K and the coefficients of a lens have the names "k" and "d", and are held by their own path: the names of
-    such datasets contain that of the camera.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for key, item in [("", group), *tree.below(group, path, "", set())]:
-        if item is None:
-            continue
-        with hdf5.reading(path, key):
-            values = {str(name).lower(): item.attrs[name] for name in item.attrs}
-        found[key] = {_lens_name(name): value for name, value in values.items() if _is_small(value)}
-        if tree.is_array(item) and item.dtype.kind in "iuf":
-            value, parent, name = _constant(group, key, path), *_split(key)
-            if value is not None and _lens_name(name) in ("k", "d"):
-                found[key][_lens_name(name)] = value
-            elif value is not None:
-                found[parent][name] = value
-    return {key: numbers for key, numbers in found.items() if numbers}
-
-
-def _split(key: str) -> tuple[str, str]:
-    parent, _, name = key.rpartition("/")
-    return parent, name.lower()
-
-
-def _lens_name(name: str) -> str:
-    inside = set(words(name))
-    return "k" if K_WORDS & inside else "d" if D_WORDS & inside and "model" not in inside else name
-
-
-def _is_small(value: Any) -> bool:
-    """Return whether an attribute is a text, or at most 16 finite numbers."""
-    if isinstance(value, str | bytes):
-        return True
-    array = np.asarray(value)
-    return array.dtype.kind in "iuf" and 0 < array.size <= 16 and bool(np.all(np.isfinite(array)))
-
-
-def _constant(group: h5py.Group, key: str, path: Path) -> np.ndarray | None:
-    """Return a small array, or the first matrix of an array (T, 3, 3) of equal matrices; None for any other array.
-
-    An array that cannot be read safely is another array; `arrays_of` shows it as unreadable.
-
-    Raises:
-        EpisodeError: The numbers are damaged.
-    """
-    try:
-        item = tree.array(group, key, path)
-    except EpisodeError:
-        return None
-    matrices = item.shape[1:] == (3, 3) and 0 < item.size < 1e6
-    if not (matrices or 0 < item.size <= 16):
-        return None
-    values = tree.read_low_dim(item, path, key).astype(np.float64)
-    if not matrices:
-        return values
-    return values[0] if np.array_equal(values, np.broadcast_to(values[0], values.shape)) else None
-
-
-@dataclass
-class _Arm:
-    """Columns of qpos that belong to one arm; `joints` is None if they are not known, and `why` explains the choice."""
-
-    name: str
-    joints: tuple[int, ...] | None = None
-    why: str = ""
-    gripper: int | None = None
-    gripper_key: str = ""
-
-
-@dataclass
-class _State:
-    """Arrays of qpos and action, and the arms to which their columns belong.
-
-    `qpos` and `action` are empty if the recording does not show them; `others` then lists the arrays to choose from.
-    `names` has one name per column of qpos, or is empty.
-    """
-
-    contents: _Contents
-    links: Links | None
-    qpos: list[Array] = field(init=False)
-    action: list[Array] = field(init=False)
-    others: dict[str, str] = field(default_factory=dict)
-    arms: list[_Arm] = field(default_factory=list)
-    names: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        contents, by_key = self.contents, {array.key: array for array in self.contents.arrays}
-        if contents.layout is not None:
-            stated = contents.layout.state
-            self.qpos = [by_key[key] for key in stated.qpos if key in contents.values]
-            self.action = [by_key[key] for key in stated.action if key in contents.values]
-        else:
-            self.qpos, self.action = self._joints(), self._actions()
-        if self.qpos:
-            self._divide()
-        self.arms = self.arms or [_Arm(name) for name in _sides(contents)]
-
-    @property
-    def dof(self) -> int | None:
-        """Number of joints of the URDF's arm."""
-        return None if self.links is None or self.links.arm is None else self.links.arm.dof
-
-    def _joints(self) -> list[Array]:
-        contents = self.contents
-        joints = contents.of("joints") or contents.of("state")
-        if len({array.side for array in joints}) < len(joints):
-            observed = [array for array in joints if words(array.key)[0] in ("obs", "observation", "observations")]
-            joints = observed or joints
-        chosen = _by_side(joints, contents.of("gripper"))
-        candidates = contents.of("joints", "state", "gripper", "pose")
-        if not chosen:
-            self.others["qpos"] = _listed("May be the joints and the gripper", candidates)
-        elif chosen[0].role == "state":
-            self.others["qpos"] = "A guess: an array of this name contains joints or a pose of the hand."
-        elif rest := [array for array in candidates if array not in chosen and array.role != "pose"]:
-            self.others["qpos"] = _listed("A guess by the names; not taken", rest)
-        else:
-            self.others["qpos"] = "By the names."
-        return chosen
-
-    def _actions(self) -> list[Array]:
-        actions = self.contents.of("action")
-        exact = [array for array in actions if array.name.lower() in ("action", "actions")]
-        rest = [array for array in actions if array not in exact]
-        grippers = [array for array in actions if "gripper" in words(array.name) and array.columns <= 2]
-        chosen = exact if len(exact) == 1 else _by_side([a for a in actions if a not in grippers], grippers)
-        if not chosen:
-            self.others["action"] = _listed("May be the actions", actions)
-        elif chosen == exact and rest:
-            self.others["action"] = _listed("A guess by the names; not taken", rest)
-        else:
-            self.others["action"] = "By the names."
-        return chosen
-
-    def _divide(self) -> None:
-        """Assign the columns of qpos to arms, as far as their arrays or the joints of the URDF show it."""
-        column, dof, names = 0, self.dof, list[str]()
-        arms: dict[str, _Arm] = {}
-        main = [array.side for array in self.qpos if array.role != "gripper"]
-        on = {array.key: array.side if array.side in main else main[0] for array in self.qpos}
-        separate = {on[array.key] for array in self.qpos if array.role == "gripper"}
-        fitting: dict[str, list[Array]] = {}
-        for array in self.qpos:
-            if array.role != "gripper" and array.columns == dof:
-                fitting.setdefault(on[array.key], []).append(array)
-        fitting = {side: [a for a in same if a.role == "joints"] or same for side, same in fitting.items()}
-        for array in self.qpos:
-            count, side = array.columns, on[array.key]
-            arm = arms.setdefault(side, _Arm(side or "arm"))
-            columns = tuple(range(column, column + count))
-            column += count
-            if array.role == "gripper":
-                arm.gripper, arm.gripper_key = columns[0], array.key
-                names += [array.name if count == 1 else f"{array.name}{i + 1}" for i in range(count)]
-                continue
-            same = fitting.get(side, [])
-            if len(same) > 1:
-                arm.why = _listed(f"Several arrays have {dof} columns", same)
-            elif array in same:
-                arm.joints, arm.why = columns, f"A guess: as many columns as the URDF has joints, {dof}."
-            elif dof is None and array.role == "joints" and side in separate and count <= 7:
-                arm.joints, arm.why = columns, f"A guess: all columns of {array.key}, since the gripper is separate."
-            elif dof is not None and not same and side not in separate and count - dof in (1, 2):
-                arm.joints, arm.gripper, arm.gripper_key = columns[:dof], columns[dof], array.key
-                arm.why = f"A guess: the {dof} joints of the URDF, with the gripper behind them."
-            elif dof is not None and not same and not array.side and count in (2 * dof, 2 * dof + 2):
-                del arms[""]
-                for name, first in (("left", columns[0]), ("right", columns[count // 2])):
-                    arms[name] = two = _Arm(name, tuple(range(first, first + dof)))
-                    two.why = f"A guess: two arms of {dof} joints, the left arm first."
-                    if count > 2 * dof:
-                        two.gripper, two.gripper_key = first + dof, array.key
-            if arm.joints != columns or array.role != "joints":
-                names += [""] * count
-            else:
-                urdf = self.links.arm.joint_names if self.links and self.links.arm and dof == count else None
-                names += urdf or [f"joint{i + 1}" for i in range(count)]
-        sides = _sides(self.contents)
-        if list(arms) == [""] and arms[""].joints is None and len(sides) > 1:
-            arms = {side: _Arm(side) for side in sides}
-        self.arms = list(arms.values())
-        if len(self.arms) > 1 and all(names):
-            each = [on[array.key] for array in self.qpos for _ in range(array.columns)]
-            names = [name if side in words(name) else f"{side}_{name}" for side, name in zip(each, names, strict=True)]
-        if all(names) and len(set(names)) == len(names):
-            self.names = tuple(names)
-
-
-def _by_side(main: list[Array], grippers: list[Array]) -> list[Array]:
-    """Return an array and its gripper, for two arms first those of the left arm; [] if the choice is not clear."""
-    sides = sorted({array.side for array in main})
-    if not main or len(sides) < len(main) or (len(sides) > 1 and "" in sides):
-        return []
-    chosen: list[Array] = []
-    for array in sorted(main, key=lambda array: array.side):
-        near = [gripper for gripper in grippers if len(sides) == 1 or gripper.side == array.side]
-        wide = [gripper for gripper in near if WIDTH_WORDS & set(words(gripper.name))]
-        near = wide if len(wide) == 1 else near
-        if len(near) > 1:
-            return []
-        chosen += [array, *near]
-    return chosen
-
-
-def _listed(what: str, arrays: Iterable[Array]) -> str:
-    shown = ", ".join(array.shown for array in arrays)
-    return f"{what}: {shown}." if shown else "No array of the file has such a name."
-
-
-def _sides(contents: _Contents) -> tuple[str, ...]:
-    sides = {array.side for array in contents.of("camera") if WRIST_WORDS & set(words(array.name))}
-    return ("left", "right") if {"left", "right"} <= sides else ("arm",)
 
 
 class _Text:
@@ -446,12 +145,12 @@ def _key(name: str) -> str:
     return tomlkit.key(name).as_string() if re.fullmatch(r"[\w-]+", name, re.ASCII) else json.dumps(name)
 
 
-def _name(contents: _Contents) -> str:
+def _name(contents: Contents) -> str:
     stem = re.sub(r"[\W\d_]+$", "", contents.path.stem)
     return re.sub(r"\W+", "_", contents.path.resolve().parent.name).strip("_") or stem or "lab"
 
 
-def _layout(contents: _Contents, state: _State) -> str:
+def _layout(contents: Contents, state: StateColumns) -> str:
     text = _Text()
     text.comment(f"Draft of the layout of {contents.path.name}. Compare it with: tactile-align inspect")
     name = _name(contents)
@@ -473,7 +172,7 @@ def _layout(contents: _Contents, state: _State) -> str:
     return str(text)
 
 
-def _rate(contents: _Contents) -> tuple[float | None, str]:
+def _rate(contents: Contents) -> tuple[float | None, str]:
     """Return the rate that the times of the rows show, Hz, and where it comes from or why it is unknown."""
     if contents.rated:
         return None, "The files state their rate in the attribute fps."
@@ -489,7 +188,7 @@ def _rate(contents: _Contents) -> tuple[float | None, str]:
     return None, "The recording does not state its rate. If you know it, write it here: fps = 30.0"
 
 
-def _put_state(text: _Text, contents: _Contents, state: _State) -> None:
+def _put_state(text: _Text, contents: Contents, state: StateColumns) -> None:
     text.table("state")
     text.put("qpos", [array.key for array in state.qpos] or UNKNOWN, state.others.get("qpos", ""))
     if state.names:
@@ -513,7 +212,7 @@ def _put_state(text: _Text, contents: _Contents, state: _State) -> None:
         text.put("carried", [array.key for array in kept])
 
 
-def _kinds(contents: _Contents, state: _State) -> tuple[tuple[str, ...], str]:
+def _kinds(contents: Contents, state: StateColumns) -> tuple[tuple[str, ...], str]:
     """Return the kind of each action column and the reason; () and a hint if they are unknown."""
     action = contents.joined(array.key for array in state.action)
     count, kinds, why = action.shape[1], tuple[str, ...](), ""
@@ -531,7 +230,7 @@ def _kinds(contents: _Contents, state: _State) -> tuple[tuple[str, ...], str]:
     return (), 'Not shown by the recording: action_is = "absolute" (targets) or "delta" (changes), or one per column.'
 
 
-def _put_streams(text: _Text, contents: _Contents) -> None:
+def _put_streams(text: _Text, contents: Contents) -> None:
     cameras, touches, unsure = contents.streams
     every = [*cameras, *touches, *unsure]
     text.table("cameras")
@@ -539,12 +238,12 @@ def _put_streams(text: _Text, contents: _Contents) -> None:
     if len(groups) == 1 and len(set(names)) == len(names):
         text.put("group", groups.pop())
     elif groups:
-        text.put("group", UNKNOWN, _listed("A layout reads the cameras of one group, under different names", cameras))
+        text.put("group", UNKNOWN, listed("A layout reads the cameras of one group, under different names", cameras))
     else:
         text.put("group", UNKNOWN, "No array of the file has the form and the name of camera images.")
     doubtful = [camera for camera in cameras if camera.role == "camera or touch"]
-    why = _listed("A guess by the names; may be touches", doubtful) if doubtful else "By the names."
-    text.put("names", names or UNKNOWN, why if names else _listed("Which are cameras", unsure))
+    why = listed("A guess by the names; may be touches", doubtful) if doubtful else "By the names."
+    text.put("names", names or UNKNOWN, why if names else listed("Which are cameras", unsure))
     names = [a.name for a in touches]
     if touches or unsure:
         text.table("touches")
@@ -554,13 +253,13 @@ def _put_streams(text: _Text, contents: _Contents) -> None:
     elif touches:
         text.put("names", names, "By the names.")
     elif unsure:
-        text.put("names", UNKNOWN, _listed("The names do not show which are touch sensors", unsure))
+        text.put("names", UNKNOWN, listed("The names do not show which are touch sensors", unsure))
     else:
         text.comment(
             'No name is that of a touch sensor. If there is one: [touches] groups = ["PATH"], names = ["NAME"]'
         )
     if ignored := contents.of("unreadable frames", "unreadable"):
-        text.comment(_listed("Not read (frames must be uint8 (steps, height, width, 3), JPEG or PNG)", ignored))
+        text.comment(listed("Not read (frames must be uint8 (steps, height, width, 3), JPEG or PNG)", ignored))
     if depth := [a for a in contents.of("depth") if a.parent in {c.parent for c in cameras}]:
         text.table("depth")
         text.put("names", sorted({a.name for a in depth}))
@@ -574,7 +273,7 @@ def _put_streams(text: _Text, contents: _Contents) -> None:
             text.put(key, "rgb", "A guess: the order of most recorders. If an overlay shows red as blue, write bgr.")
 
 
-def _rig(contents: _Contents, state: _State, links: Links | None, model: str | None) -> str:
+def _rig(contents: Contents, state: StateColumns, links: Links | None, model: str | None) -> str:
     text = _Text()
     text.comment(f"Draft of the rig of {contents.path.name}. Poses are T_parent_this: metres, quaternion w x y z.")
     if contents.layout is not None and contents.layout.name in fact_names("calibration"):
@@ -590,12 +289,18 @@ def _rig(contents: _Contents, state: _State, links: Links | None, model: str | N
     for name, touch in _named(touches).items():
         _put_sensor(text, state, name, touch)
     if unsure:
-        text.comment(_listed("Add a table under cameras or sensors for each of these", unsure))
+        text.comment(listed("Add a table under cameras or sensors for each of these", unsure))
     return str(text)
 
 
 def _put_arm(
-    text: _Text, contents: _Contents, state: _State, arm: _Arm, links: Links | None, model: str | None, first: bool
+    text: _Text,
+    contents: Contents,
+    state: StateColumns,
+    arm: ArmColumns,
+    links: Links | None,
+    model: str | None,
+    first: bool,
 ) -> None:
     text.table("arms", arm.name)
     shipped = ", ".join(fact_names("kinematics"))
@@ -622,7 +327,7 @@ def _put_arm(
         text.comment(f"If the arm has a gripper, add [arms.{arm.name}.gripper] (docs: Your own rig).")
 
 
-def _unit(contents: _Contents, state: _State, arm: _Arm, links: Links | None) -> tuple[str, str]:
+def _unit(contents: Contents, state: StateColumns, arm: ArmColumns, links: Links | None) -> tuple[str, str]:
     """Return the unit of the joints and its reason; the limits of the URDF decide, or else the range."""
     if arm.joints is None:
         return UNKNOWN, "The unit is rad or deg."
@@ -642,7 +347,7 @@ def _unit(contents: _Contents, state: _State, arm: _Arm, links: Links | None) ->
     return UNKNOWN, f"rad or deg? Values up to {most:.3g} are recorded; they may be normalised or counts."
 
 
-def _put_gripper(text: _Text, contents: _Contents, state: _State, arm: _Arm, links: Links | None) -> None:
+def _put_gripper(text: _Text, contents: Contents, state: StateColumns, arm: ArmColumns, links: Links | None) -> None:
     reading = contents.joined(array.key for array in state.qpos)[:, arm.gripper]
     reading = reading[np.isfinite(reading)]
     low, high = float(reading.min(initial=np.inf)), float(reading.max(initial=-np.inf))
@@ -678,7 +383,7 @@ def _put_gripper(text: _Text, contents: _Contents, state: _State, arm: _Arm, lin
     text.put("law", {"kind": "linear", "axis": list(axis) if axis else UNKNOWN, "closed_m": 0.0, "open_m": open_m})
 
 
-def _arm_of(state: _State, array: Array) -> str:
+def _arm_of(state: StateColumns, array: Array) -> str:
     names = [arm.name for arm in state.arms]
     return array.side if array.side in names else names[0]
 
@@ -693,7 +398,7 @@ def _named(streams: list[Array]) -> dict[str, Array]:
     return named
 
 
-def _put_camera(text: _Text, contents: _Contents, state: _State, name: str, camera: Array) -> None:
+def _put_camera(text: _Text, contents: Contents, state: StateColumns, name: str, camera: Array) -> None:
     inside, arm = set(words(name)), _arm_of(state, camera)
     parent, why = UNKNOWN, f"world, or {arm}/flange for a camera on the hand."
     if WRIST_WORDS & inside and (len(state.arms) == 1 or camera.side):
@@ -712,7 +417,7 @@ def _put_camera(text: _Text, contents: _Contents, state: _State, name: str, came
     _put_lens(text, contents, name, camera)
 
 
-def _holders(contents: _Contents, camera: str) -> list[str]:
+def _holders(contents: Contents, camera: str) -> list[str]:
     """Return the paths of numbers that contain the name of a camera, but not the longer name of another camera."""
     every = list(_named(contents.streams[0]))
     found = []
@@ -730,7 +435,7 @@ def _plain_words(name: str) -> tuple[str, ...]:
     return tuple(word for word in words(name) if word not in IMAGE_WORDS) or words(name)
 
 
-def _put_lens(text: _Text, contents: _Contents, name: str, camera: Array) -> None:
+def _put_lens(text: _Text, contents: Contents, name: str, camera: Array) -> None:
     """Add width, height, K and distortion; the numbers in the file are taken if they fit the frames."""
     numbers: dict[str, Any] = {}
     holders = _holders(contents, name)
@@ -792,7 +497,7 @@ def _intrinsics(numbers: Mapping[str, Any]) -> list[list[float]] | None:
     return K.tolist() if plain else None
 
 
-def _put_sensor(text: _Text, state: _State, name: str, touch: Array) -> None:
+def _put_sensor(text: _Text, state: StateColumns, name: str, touch: Array) -> None:
     arm = _arm_of(state, touch)
     text.table("sensors", name)
     text.put("parent", UNKNOWN, f"{arm}/finger1 or {arm}/finger2. finger1 moves along the law's axis as it opens.")
@@ -804,7 +509,7 @@ def _put_sensor(text: _Text, state: _State, name: str, touch: Array) -> None:
     text.put("pad", UNKNOWN, "{ center_m = [x, y, z], size_m = [a, b, c], normal = [x, y, z] }: the face that touches.")
 
 
-def _run(contents: _Contents, recording: Path, out: Path) -> str:
+def _run(contents: Contents, recording: Path, out: Path) -> str:
     text = _Text()
     text.comment('Draft of a training config. For a first try on a CPU add: preset = "tiny"')
     text.put("out", f"runs/{_name(contents)}")

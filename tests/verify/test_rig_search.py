@@ -9,7 +9,8 @@ import pytest
 from tactile_align.calibration.rig import Rig
 from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.verify.episode_checks import explained
-from tactile_align.verify.rig_search import Explanation, _entangled, changes_of, labelled_views, search
+from tactile_align.verify.rig_changes import changes_of, labelled_views
+from tactile_align.verify.rig_search import Explanation, _entangled, search
 from tests.benchmarks.rig_search import judge
 from tests.verify.two_sensors import draw, right_rig, value_fault, write_urdf
 

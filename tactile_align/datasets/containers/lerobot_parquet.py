@@ -1,18 +1,17 @@
-"""Files of a LeRobotDataset: parquet tables, videos and metadata. v2.1 and v3 are read, v3.0 is written."""
+"""Files of a LeRobotDataset: parquet tables and metadata. v2.1 and v3 are read, v3.0 is written."""
 
 import json
 import string
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tactile_align.datasets.codec import MAX_PIXELS
+from tactile_align.datasets.containers.lerobot_video import VideoWriter
 from tactile_align.errors import InputError
 from tactile_align.extras import need
 from tactile_align.files import read_json, read_text
@@ -184,140 +183,6 @@ class Stats(NamedTuple):
         """Return the statistics as plain data for JSON and parquet."""
         numbers = {"min": self.min, "max": self.max, "mean": self.mean, "std": np.sqrt(self.var)}
         return {**{name: np.atleast_1d(value).tolist() for name, value in numbers.items()}, "count": [self.rows]}
-
-
-def need_av() -> Any:
-    """Return the module `av` (PyAV), imported only when needed.
-
-    Raises:
-        MissingExtra: PyAV is not installed.
-    """
-    return need("av", "video", "PyAV", "video")
-
-
-class VideoWriter:
-    """Writer of an MP4 file with a constant frame rate. As in LeRobot's own files, every second frame is a key frame.
-
-    Args:
-        path: The file to write.
-        fps: Frames per second.
-        width: Width of a frame, px; even.
-        height: Height of a frame, px; even.
-        crf: Constant rate factor; a smaller value gives better quality, and 18 keeps about 40 dB.
-        encoder: Name of the encoder in FFmpeg.
-
-    Raises:
-        InputError: Width or height is odd; the video stores one colour for each 2x2 pixels.
-    """
-
-    def __init__(
-        self, path: Path, fps: float, width: int, height: int, crf: int = 18, encoder: str = "libx264"
-    ) -> None:
-        if width % 2 or height % 2:
-            raise InputError(f"{path.name}: frames are {width}x{height}, but video needs even sizes. Store images")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = need_av().open(str(path), "w", format="mp4")
-        rate = Fraction(fps).limit_denominator(1001)
-        self._stream = self._container.add_stream(encoder, rate=rate)
-        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
-        self._stream.options = {"crf": str(crf), "g": "2", "bf": "0"}
-        self._stream.codec_context.time_base = 1 / rate
-        self.frames = 0
-        self.written = 0
-
-    def add(self, frame: np.ndarray) -> None:
-        """Append one (H, W, 3) uint8 RGB frame to the video."""
-        picture = need_av().VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        picture.pts = self.frames
-        self._mux(self._stream.encode(picture))
-        self.frames += 1
-
-    def close(self) -> None:
-        """Write the frames that the encoder still holds, and close the file."""
-        self._mux(self._stream.encode())
-        self._container.close()
-
-    def _mux(self, packets: Iterable[Any]) -> None:
-        for packet in packets:
-            self.written += packet.size
-            self._container.mux(packet)
-
-
-class VideoReader:
-    """Frames of a video file by their number. Frames that follow each other are decoded without seeking.
-
-    Attributes:
-        width: Width of a frame, px.
-        height: Height of a frame, px.
-
-    Raises:
-        FileNotFoundError: The file does not exist.
-        InputError: The file is damaged.
-    """
-
-    def __init__(self, path: Path, fps: float) -> None:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file, but the metadata list this video. Copy the dataset again")
-        self.path, self.fps = path, fps
-        self._frames: Iterator[Any] = iter(())
-        self._next, self._av = -1, need_av()
-        try:
-            self._container = self._av.open(str(path))
-            self._stream = self._container.streams.video[0]
-            self.width, self.height = int(self._stream.width), int(self._stream.height)
-        except (self._av.error.FFmpegError, IndexError) as cause:
-            raise InputError(f"{path}: cannot be decoded ({cause}); copy it again") from cause
-        if not 0 < self.width * self.height <= MAX_PIXELS:
-            text = f"states {self.width}x{self.height} pixels, expected 1 to {MAX_PIXELS:,} pixels"
-            raise InputError(f"{path}: {text}. Encode a smaller video")
-
-    def frame(self, number: int) -> np.ndarray:
-        """Return a frame, (H, W, 3) uint8 RGB.
-
-        Raises:
-            InputError: The file is damaged, lacks the frame, or has more than 8 bits per channel.
-        """
-        try:
-            if self._next < 0 or not self._next <= number < self._next + NEAR_FRAMES:
-                self._frames, self._next = self._from(number), number
-            for frame in self._frames:
-                at = self._number(frame)
-                if at != self._next:
-                    text = f"frame {self._next} of the video is missing; frame {at} follows instead"
-                    self._next = -1
-                    raise InputError(f"{self.path}: {text}. Copy the file again")
-                self._next += 1
-                if at == number:
-                    return self._pixels(frame, number)
-        except self._av.error.FFmpegError as cause:
-            raise InputError(f"{self.path}: cannot be decoded at frame {number} ({cause}); copy it again") from cause
-        self._next, end = -1, self._next
-        raise InputError(f"{self.path}: has {end} frames, but frame {number} is needed; copy it again")
-
-    def close(self) -> None:
-        """Close the file."""
-        self._container.close()
-
-    def _from(self, first: int) -> Iterator[Any]:
-        stream, start = self._stream, self._stream.start_time or 0
-        self._container.seek(start + int(max(first - 0.5, 0) / self.fps / stream.time_base), stream=stream)
-        return (frame for frame in self._container.decode(stream) if self._number(frame) >= first)
-
-    def _number(self, frame: Any) -> int:
-        return round(float((frame.pts - (self._stream.start_time or 0)) * self._stream.time_base) * self.fps)
-
-    def _pixels(self, frame: Any, number: int) -> np.ndarray:
-        bits = max(part.bits for part in frame.format.components)
-        if bits > 8:
-            text = f"frame {number} has {bits} bits per channel ({frame.format.name}), but images have 8 bits"
-            raise InputError(f"{self.path}: {text}. Leave the stream out, or encode it with 8 bits")
-        if (frame.width, frame.height) != (self.width, self.height):
-            text = f"frame {number} has {frame.width}x{frame.height} px, the video states {self.width}x{self.height}"
-            raise InputError(f"{self.path}: {text}. Encode the video again")
-        return np.asarray(frame.to_ndarray(format="rgb24"))
-
-
-NEAR_FRAMES = 16  # a frame that lies less far ahead is reached by decoding the frames before it
 
 
 MAX_DATA_BYTES, MAX_VIDEO_BYTES = 100 * 2**20, 200 * 2**20  # the limits that info.json states

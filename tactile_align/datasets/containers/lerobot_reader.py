@@ -13,13 +13,13 @@ from typing import Any
 import h5py
 import numpy as np
 
+from tactile_align.config.data import LEROBOT_MARKS, has_mark
 from tactile_align.datasets import hdf5
 from tactile_align.datasets.containers.lerobot_parquet import (
     COUNTERS,
     EPISODES_JSONL,
     IMAGES,
     INFO_PATH,
-    VideoReader,
     counter_column,
     episode_columns,
     episode_rows,
@@ -29,6 +29,7 @@ from tactile_align.datasets.containers.lerobot_parquet import (
     require_times,
     task_texts,
 )
+from tactile_align.datasets.containers.lerobot_video import VideoReader
 from tactile_align.datasets.containers.tree import Array, Group
 from tactile_align.errors import EpisodeError, InputError
 
@@ -287,7 +288,7 @@ def _path(key: str) -> str:
 
 def is_recording(path: Path) -> bool:
     """Return whether a path is a LeRobotDataset."""
-    return (path / INFO_PATH).is_file()
+    return has_mark(path, LEROBOT_MARKS)
 
 
 def marks(folder: Path) -> tuple[Path, ...]:

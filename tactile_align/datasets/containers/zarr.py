@@ -8,25 +8,21 @@ height, width, 3) of the images of N sensors is shown as N arrays KEY_0 to KEY_{
 The store is read without the package zarr, because its sizes must be checked before anything is decompressed.
 """
 
-import bz2
 import json
-import lzma
 import math
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache, lru_cache
-from itertools import product
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from tactile_align.config.data import ZARR_MARKS, has_mark
 from tactile_align.datasets import hdf5
 from tactile_align.datasets.containers.tree import Array, Group
+from tactile_align.datasets.containers.zarr_arrays import MOST_SHRINK, Stored, format_2, format_3, one_line
 from tactile_align.errors import EpisodeError, InputError
-from tactile_align.extras import need
 
 MARKS = (".zgroup", "zarr.json")
 """Files in the root group of a store of format 2 and 3."""
@@ -34,10 +30,6 @@ GEOMETRY = "tactile_align_rig"
 """Attribute of the root group that contains the text of a rig file."""
 MAX_JSON_BYTES = 2**24
 MAX_EPISODES = 2**20
-MOST_CHUNKS = 2**14  # largest number of chunks over which one row is spread
-MOST_SHRINK = 4  # the compressed size of incompressible data exceeds their size by far less than this factor
-_NAMES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32")
-_DTYPES = (*_NAMES, "float64")  # of format 3
 
 
 class _Store(Protocol):
@@ -83,7 +75,7 @@ class _Zip:
         try:
             members = [member for member in self.file.infolist() if not member.is_dir()]
         except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as cause:
-            raise InputError(f"cannot be read as a zip file ({_one_line(cause)}). Copy it again") from cause
+            raise InputError(f"cannot be read as a zip file ({one_line(cause)}). Copy it again") from cause
         marks = [member.filename for member in members if member.filename.rpartition("/")[2] in MARKS]
         if not marks:
             raise InputError(f"contains no Zarr store: none of its files is called {' or '.join(MARKS)}. Give another")
@@ -121,7 +113,7 @@ class _Zip:
         try:
             return self.file.read(member)
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError) as cause:
-            raise InputError(f"{name} cannot be read from the zip file ({_one_line(cause)}). Copy it again") from cause
+            raise InputError(f"{name} cannot be read from the zip file ({one_line(cause)}). Copy it again") from cause
 
     def names(self, under: str) -> tuple[str, ...]:
         return tuple(sorted(self.folders.get(under, ())))
@@ -130,42 +122,6 @@ class _Zip:
         if self._file is not None:
             self._file.close()
         self._file = None
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """Array as stored: its shape, its division into chunks, and the steps that decode a chunk.
-
-    `dtype` is object when the entries are not numbers of fixed size. `decode` takes the bytes of a chunk.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    chunks: tuple[int, ...]
-    dtype: np.dtype[Any]
-    fill: Any
-    place: Callable[[tuple[int, ...]], str]
-    decode: Callable[[bytes], np.ndarray]
-    compression: str | None
-
-    @property
-    def parts(self) -> Iterator[tuple[int, ...]]:
-        """Indices, along all axes but the first, of the chunks over which each row is spread."""
-        return product(*(range(math.ceil(n / c)) for n, c in zip(self.shape[1:], self.chunks[1:], strict=True)))
-
-    @property
-    def band_bytes(self) -> int:
-        """Size of the rows that are decompressed to read one row, bytes."""
-        across = hdf5.byte_count(self.shape[1:], self.dtype.itemsize)
-        return max(hdf5.byte_count(self.chunks, self.dtype.itemsize), self.chunks[0] * across)
-
-    @property
-    def too_large(self) -> str:
-        """Why no row can be read, if the rows that are decompressed to read one exceed the limit; otherwise ""."""
-        if self.band_bytes <= hdf5.MAX_CHUNK_BYTES:
-            return ""
-        text = f"has chunks of {self.band_bytes:,} bytes; the limit is {hdf5.MAX_CHUNK_BYTES:,}"
-        return f"{text}. Write the array again with smaller chunks"
 
 
 def _store(path: Path) -> _Store:
@@ -179,7 +135,7 @@ def _json(store: _Store, name: str) -> dict[str, Any] | None:
     try:
         data = json.loads(raw)
     except (ValueError, RecursionError) as cause:
-        raise InputError(f"{name} is not valid JSON ({_one_line(cause)}). Copy the store again") from cause
+        raise InputError(f"{name} is not valid JSON ({one_line(cause)}). Copy the store again") from cause
     if not isinstance(data, dict):
         raise InputError(f"{name} is not a JSON object. Copy the store again")
     return data
@@ -214,7 +170,7 @@ class ZarrRecording(Group):
 
     def __init__(self, path: Path) -> None:
         self.path, self.name, self.file = path, "/", self
-        self._stored: dict[str, _Stored | None] = {}
+        self._stored: dict[str, Stored | None] = {}
         self._bands: dict[str, tuple[int, np.ndarray]] = {}
         try:
             self.store = _store(path)
@@ -238,7 +194,7 @@ class ZarrRecording(Group):
         first = int(self.ends[int(number) - 1]) if int(number) else 0
         return _Episode(self, name, "data", first, int(self.ends[int(number)]))
 
-    def stored(self, name: str) -> _Stored | None:
+    def stored(self, name: str) -> Stored | None:
         """Return the array at a path in the store; None if there is none.
 
         Raises:
@@ -251,7 +207,7 @@ class ZarrRecording(Group):
                 raise hdf5.fault("zarr", self.path, name, str(cause)) from cause
         return self._stored[name]
 
-    def row(self, array: _Stored, row: int) -> np.ndarray:
+    def row(self, array: Stored, row: int) -> np.ndarray:
         """Return a row of an array, counted from the beginning of the array.
 
         Raises:
@@ -267,7 +223,7 @@ class ZarrRecording(Group):
             self._bands[array.name] = band, rows
         return np.asarray(rows[row - band * array.chunks[0]])
 
-    def _band(self, array: _Stored, band: int) -> np.ndarray:
+    def _band(self, array: Stored, band: int) -> np.ndarray:
         if array.dtype.hasobject:
             raise InputError("contains texts or objects, which are not read. Store numbers or fixed-length text")
         if array.too_large:
@@ -307,11 +263,11 @@ class ZarrRecording(Group):
             raise hdf5.fault("episode-ends", self.path, key, f"{text}. Correct it", row)
         return ends
 
-    def _described(self, name: str) -> _Stored | None:
+    def _described(self, name: str) -> Stored | None:
         if (meta := _json(self.store, f"{name}/zarr.json")) is not None:
-            return _format_3(name, meta) if meta.get("node_type") == "array" else None
+            return format_3(name, meta) if meta.get("node_type") == "array" else None
         meta = _json(self.store, f"{name}/.zarray")
-        return None if meta is None else _format_2(name, meta)
+        return None if meta is None else format_2(name, meta)
 
 
 class _Episode(Group):
@@ -373,7 +329,7 @@ class _Episode(Group):
         return any(mark in MARKS for mark in self.recording.store.names(f"{self.under}/{name}"))
 
 
-def _sensors(stored: _Stored) -> int:
+def _sensors(stored: Stored) -> int:
     """Return the number N of sensors of an array (T, N, height, width, 3) of images; 0 for any other array."""
     images = len(stored.shape) == 5 and stored.shape[4] == 3 and stored.dtype == np.uint8
     return stored.shape[1] if images else 0
@@ -382,7 +338,7 @@ def _sensors(stored: _Stored) -> int:
 class _Rows(Array):
     """Rows of one episode of an array, or of one sensor's images in the array."""
 
-    def __init__(self, episode: _Episode, stored: _Stored, name: str, sensor: int | None = None) -> None:
+    def __init__(self, episode: _Episode, stored: Stored, name: str, sensor: int | None = None) -> None:
         self._recording, self._stored, self._sensor = episode.recording, stored, sensor
         self._first = episode.first
         self.name = f"{episode.name}/{name}"
@@ -407,8 +363,7 @@ class _Rows(Array):
 def is_recording(path: Path) -> bool:
     """Return whether a path is a Zarr store: a folder with a root group, or a zip file that contains one."""
     if path.is_dir():
-        names = (*MARKS, *(f"meta/episode_ends/{mark}" for mark in (".zarray", "zarr.json")))
-        return any((path / name).is_file() for name in names)
+        return has_mark(path, ZARR_MARKS)
     if not path.is_file():
         return False
     with path.open("rb") as handle:
@@ -435,274 +390,3 @@ def marks(folder: Path) -> tuple[Path, ...]:
 
 
 open_recording = ZarrRecording
-
-
-def _format_2(name: str, meta: dict[str, Any]) -> _Stored:
-    shape, chunks = _shape(meta.get("shape"), "shape"), _shape(meta.get("chunks"), "chunks")
-    kind = meta.get("dtype")
-    plain = isinstance(kind, str) and kind != "|O"
-    try:
-        dtype = np.dtype(kind) if plain else np.dtype(object)
-    except TypeError as cause:
-        raise InputError(f"has dtype {kind!r}, expected a type of numpy. Write it again") from cause
-    order, separator = meta.get("order"), meta.get("dimension_separator", ".")
-    if order not in ("C", "F") or separator not in (".", "/"):
-        text = f"has order {order!r} and dimension_separator {separator!r}, expected C or F, and . or /"
-        raise InputError(f"{text}. Write it again")
-    packed, filters = meta.get("compressor"), meta.get("filters") or []
-    if (
-        not (packed is None or _is_codec(packed, "id"))
-        or not isinstance(filters, list)
-        or not all(_is_codec(f, "id") for f in filters)
-    ):
-        raise InputError("has a compressor or a filter without an id. Write it again")
-    whole = hdf5.byte_count(chunks, dtype.itemsize)
-
-    def decode(raw: bytes) -> np.ndarray:
-        if packed is not None and packed["id"].startswith("imagecodecs"):
-            return _image(packed, raw, chunks, dtype)
-        data: Any = raw if packed is None else _unpacked(packed, raw, whole, exact=not filters)
-        for step in reversed(filters):
-            data = _unfiltered(step, data)
-        return _as_chunk(data, dtype, chunks, order)
-
-    def place(index: tuple[int, ...]) -> str:
-        return str(separator).join(map(str, index)) or "0"
-
-    fill = _fill(meta.get("fill_value"), dtype)
-    return _checked(_Stored(name, shape, chunks, dtype, fill, place, decode, packed and str(packed["id"])))
-
-
-def _format_3(name: str, meta: dict[str, Any]) -> _Stored:
-    grid, encoding = meta.get("chunk_grid"), meta.get("chunk_key_encoding")
-    if not isinstance(grid, dict) or grid.get("name") != "regular" or not isinstance(grid.get("configuration"), dict):
-        raise InputError(f"has the chunk grid {grid!r}; only regular grids are read. Write it again")
-    if not isinstance(encoding, dict) or encoding.get("name") not in ("default", "v2"):
-        raise InputError(f"has the chunk key encoding {encoding!r}, expected default or v2. Write it again")
-    shape, chunks = _shape(meta.get("shape"), "shape"), _shape(grid["configuration"].get("chunk_shape"), "chunk_shape")
-    kind = meta.get("data_type")
-    dtype = np.dtype(kind) if isinstance(kind, str) and kind in _DTYPES else np.dtype(object)
-    codecs = meta.get("codecs")
-    if not isinstance(codecs, list) or not codecs or not all(_is_codec(codec, "name") for codec in codecs):
-        raise InputError("has no list of codecs with a name each. Write it again")
-    default = encoding["name"] == "default"
-    options = encoding.get("configuration")
-    separator = str(options.get("separator", "/" if default else ".")) if isinstance(options, dict) else "/"
-    decode = _chain(codecs, dtype, chunks) if not dtype.hasobject else _refuse_objects
-
-    def place(index: tuple[int, ...]) -> str:
-        return separator.join((*(("c",) if default else ()), *map(str, index))) or "0"
-
-    packed = next((c["name"] for c in reversed(codecs) if c["name"] not in ("bytes", "transpose", "crc32c")), None)
-    return _checked(_Stored(name, shape, chunks, dtype, _fill(meta.get("fill_value"), dtype), place, decode, packed))
-
-
-def _chain(codecs: list[dict[str, Any]], dtype: np.dtype[Any], chunks: tuple[int, ...]) -> Callable[[bytes], Any]:
-    """Return the function that decodes a chunk with the list of codecs of format 3."""
-    if codecs[0]["name"] == "sharding_indexed" and len(codecs) == 1:
-        raise InputError("is stored in shards, which are not read. Write the array again without shards")
-    turned = list(range(len(chunks)))
-    while codecs and codecs[0]["name"] == "transpose":
-        order = _options(codecs[0]).get("order")
-        if not isinstance(order, list) or sorted(map(str, order)) != sorted(map(str, turned)):
-            raise InputError(f"has a codec that transposes the axes {order!r}. Write it again")
-        turned, codecs = [turned[i] for i in order], codecs[1:]
-    if not codecs:
-        raise InputError("has no codec from numbers to bytes. Write it again")
-    first, rest = codecs[0], codecs[1:]
-    stored = tuple(chunks[i] for i in turned)
-    big = first["name"] == "bytes" and _options(first).get("endian") == "big"
-    laid = dtype.newbyteorder(">") if big else dtype.newbyteorder("<")
-    whole = hdf5.byte_count(chunks, dtype.itemsize)
-
-    def decode(raw: bytes) -> np.ndarray:
-        data: Any = raw
-        for codec in reversed(rest):
-            if codec["name"] == "crc32c":
-                data = _without_crc32c(bytes(data))
-            else:
-                named = {"id": codec["name"].removeprefix("numcodecs."), **_options(codec)}
-                data = _unpacked(named, bytes(data), whole + 4, exact=False)
-        if first["name"] == "bytes":
-            chunk = _as_chunk(data, laid, stored, "C")
-        else:
-            chunk = _image({"id": first["name"], **_options(first)}, bytes(data), stored, dtype)
-        return chunk.transpose(np.argsort(turned))
-
-    return decode
-
-
-def _refuse_objects(raw: bytes) -> NoReturn:
-    raise InputError("contains texts or objects, which are not read. Store numbers or fixed-length text")
-
-
-def _checked(stored: _Stored) -> _Stored:
-    if len(stored.shape) != len(stored.chunks) or not all(stored.chunks):
-        raise InputError(f"has shape {stored.shape} and chunks {stored.chunks}, which do not fit. Write it again")
-    across = math.prod(math.ceil(n / c) for n, c in zip(stored.shape[1:], stored.chunks[1:], strict=True))
-    if across > MOST_CHUNKS:
-        raise InputError(f"has rows in {across:,} chunks; the limit is {MOST_CHUNKS:,}. Write it with larger chunks")
-    return stored
-
-
-def _shape(value: Any, key: str) -> tuple[int, ...]:
-    if not isinstance(value, list) or not all(type(n) is int and 0 <= n < 2**48 for n in value) or len(value) > 16:
-        raise InputError(f"has the {key} {str(value)[:80]!r}, expected a list of whole numbers. Write it again")
-    return tuple(value)
-
-
-def _is_codec(value: Any, key: str) -> bool:
-    return isinstance(value, dict) and isinstance(value.get(key), str)
-
-
-def _options(codec: dict[str, Any]) -> dict[str, Any]:
-    options = codec.get("configuration")
-    return options if isinstance(options, dict) else {}
-
-
-def _fill(value: Any, dtype: np.dtype[Any]) -> Any:
-    if dtype.hasobject or dtype.kind not in "biuf":
-        return dtype.type() if not dtype.hasobject else None
-    try:
-        with np.errstate(invalid="raise"):
-            return np.array(0 if value is None else value).astype(dtype)[()]
-    except (TypeError, ValueError, OverflowError, FloatingPointError) as cause:
-        raise InputError(f"has the fill value {value!r}, which is no {dtype}. Write it again") from cause
-
-
-def _as_chunk(data: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> np.ndarray:
-    flat = np.frombuffer(data, np.uint8)
-    if flat.size != hdf5.byte_count(shape, dtype.itemsize):
-        text = f"has {flat.size:,} bytes, expected {hdf5.byte_count(shape, dtype.itemsize):,}"
-        raise InputError(f"{text}. Copy the store again")
-    return flat.view(dtype).reshape(shape, order=order)
-
-
-def _unpacked(codec: dict[str, Any], raw: bytes, most: int, exact: bool) -> Any:
-    """Return the decompressed bytes of a chunk, after checking the size that they state.
-
-    Args:
-        codec: Name (`id`) and options of the compression.
-        raw: The compressed bytes.
-        most: Largest size of the result, bytes; with filters, which may change it, MOST_SHRINK times as much.
-        exact: Whether no filter follows.
-
-    Raises:
-        InputError: The data are damaged, state more than `most`, or need another codec.
-        MissingExtra: The package of the codec is not installed.
-    """
-    name, limit = codec["id"], most if exact else MOST_SHRINK * most + 64
-    if name in ("gzip", "zlib"):
-        packer = zlib.decompressobj(47)
-        try:
-            return _within(packer.decompress(raw, limit + 1), limit)
-        except zlib.error as cause:
-            raise InputError(f"is damaged ({name}: {_one_line(cause)}). Copy the store again") from cause
-    if name in ("bz2", "lzma"):
-        opener = bz2.BZ2Decompressor() if name == "bz2" else lzma.LZMADecompressor()
-        try:
-            return _within(opener.decompress(raw, limit + 1), limit)
-        except (OSError, lzma.LZMAError, EOFError, ValueError) as cause:
-            raise InputError(f"is damaged ({name}: {_one_line(cause)}). Copy the store again") from cause
-    stated = _STATED.get(name)
-    if stated is None:
-        text = f"is packed by {name!r}; supported are {', '.join(('gzip', 'zlib', 'bz2', 'lzma', *_STATED))}"
-        raise InputError(f"{text} and image codecs of the package imagecodecs. Write the array again with one of them")
-    size = stated(raw)
-    if size is None or size > limit:
-        what = "does not state its decompressed size" if size is None else f"states {size:,} decompressed bytes"
-        raise InputError(f"{what}; the limit is {limit:,}. Write the array again, or copy the store again")
-    numcodecs = need("numcodecs", "a Zarr store", "numcodecs", "zarr")
-    try:
-        return numcodecs.get_codec({"id": name}).decode(raw)
-    except (RuntimeError, ValueError, TypeError) as cause:
-        raise InputError(f"is damaged ({name}: {_one_line(cause)}). Copy the store again") from cause
-
-
-def _within(data: bytes, limit: int) -> bytes:
-    if len(data) > limit:
-        raise InputError(f"has more than {limit:,} decompressed bytes, which its array does not need. Copy it again")
-    return data
-
-
-def _size_of_blosc(raw: bytes) -> int | None:
-    packed = int.from_bytes(raw[12:16], "little")
-    return int.from_bytes(raw[4:8], "little") if 16 <= packed <= len(raw) else None
-
-
-def _size_of_zstd(raw: bytes) -> int | None:
-    if raw[:4] != b"\x28\xb5\x2f\xfd" or len(raw) < 6:
-        return None
-    flags = raw[4]
-    single = bool(flags & 0x20)
-    width = (int(single), 2, 4, 8)[flags >> 6]
-    at = 5 + (0 if single else 1) + (0, 1, 2, 4)[flags & 3]
-    size = int.from_bytes(raw[at : at + width], "little")
-    return None if width == 0 or len(raw) < at + width else size + (256 if width == 2 else 0)
-
-
-def _size_of_lz4(raw: bytes) -> int | None:
-    return int.from_bytes(raw[:4], "little") if len(raw) > 4 else None
-
-
-_STATED: dict[str, Callable[[bytes], int | None]] = {
-    "blosc": _size_of_blosc,
-    "zstd": _size_of_zstd,
-    "lz4": _size_of_lz4,
-}
-"""Functions that return the decompressed size, bytes, which compressed data state; None if they state none."""
-_FILTERS = ("shuffle", "delta", "fixedscaleoffset", "astype")
-
-
-def _unfiltered(codec: dict[str, Any], data: Any) -> Any:
-    if codec["id"] not in _FILTERS:
-        text = f"needs the filter {codec['id']!r}; supported are {', '.join(_FILTERS)}"
-        raise InputError(f"{text}. Write the array again without it")
-    numcodecs = need("numcodecs", "a Zarr store", "numcodecs", "zarr")
-    try:
-        return np.ascontiguousarray(numcodecs.get_codec(dict(codec)).decode(data))
-    except (RuntimeError, ValueError, TypeError, KeyError) as cause:
-        raise InputError(f"is damaged ({codec['id']}: {_one_line(cause)}). Copy the store again") from cause
-
-
-def _image(codec: dict[str, Any], raw: bytes, chunks: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    """Return a chunk that is one encoded image. The decoder refuses an image of another size before it decodes it."""
-    numcodecs = _image_codecs(codec["id"])
-    chunk = np.empty(chunks, dtype)
-    image = chunk[0] if len(chunks) == 4 and chunks[0] == 1 else chunk
-    try:
-        decoder = numcodecs.get_codec({key: value for key, value in codec.items() if value is not None})
-    except (ValueError, TypeError) as cause:
-        text = f"needs the codec {codec['id']!r}, which this imagecodecs does not have ({_one_line(cause)})"
-        raise InputError(f"{text}. Update it: pip install -U imagecodecs") from cause
-    try:
-        decoder.decode(raw, out=image)
-    except (RuntimeError, ValueError, TypeError) as cause:
-        text = f"is no {codec['id']} image of shape {image.shape} and dtype {dtype} ({_one_line(cause)})"
-        raise InputError(f"{text}. Copy the store again") from cause
-    return chunk
-
-
-def _without_crc32c(raw: bytes) -> bytes:
-    checksum = need("google_crc32c", "a Zarr array with the codec crc32c", "google-crc32c", "zarr").value
-    if len(raw) < 4 or checksum(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
-        raise InputError("does not match its checksum. Copy the store again")
-    return raw[:-4]
-
-
-@cache
-def _image_codecs(name: str) -> Any:
-    """Return the module numcodecs, to which the codecs of imagecodecs were added; `name` is the codec that is needed.
-
-    Raises:
-        MissingExtra: One of the packages is not installed.
-    """
-    numcodecs = need("numcodecs", "a Zarr store", "numcodecs", "zarr")
-    need("imagecodecs.numcodecs", f"a Zarr store with the codec {name}", "imagecodecs", "zarr").register_codecs(
-        verbose=False
-    )
-    return numcodecs
-
-
-def _one_line(cause: BaseException) -> str:
-    return " ".join(str(cause).split())

@@ -14,7 +14,8 @@ import pytest
 from tactile_align.cli import run
 from tactile_align.datasets import codec
 from tactile_align.datasets.containers.lerobot import export_lerobot, import_lerobot
-from tactile_align.datasets.containers.lerobot_parquet import INFO_PATH, VideoReader
+from tactile_align.datasets.containers.lerobot_parquet import INFO_PATH
+from tactile_align.datasets.containers.lerobot_video import VideoReader
 from tactile_align.datasets.episodes import open_episode, write_episode
 from tactile_align.errors import EpisodeError, InputError
 from tests.datasets.making import parts, replace, xtrainer_file

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tactile_align.datasets.containers import zarr as ours
+from tactile_align.datasets.containers import zarr_arrays
 from tactile_align.datasets.draft import draft
 from tactile_align.datasets.episodes import list_episodes, open_episode
 from tactile_align.datasets.handles import Stamp, open_file
@@ -119,7 +120,7 @@ def test_an_image_of_another_size_is_refused_before_it_is_decoded(tmp_path: Path
 def test_a_missing_codec_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = umi(tmp_path / "umi.zarr", frames(1, 5))
     monkeypatch.setitem(sys.modules, "imagecodecs.numcodecs", None)
-    ours._image_codecs.cache_clear()
+    zarr_arrays._image_codecs.cache_clear()
     with (
         open_episode(f"{path}#episode_0") as episode,
         pytest.raises(MissingExtra, match=r"imagecodecs_jpegxl needs imagecodecs.*tactile-align\[zarr\]"),
@@ -222,7 +223,7 @@ def test_a_stated_size_beyond_the_chunk_is_refused_before_decompression(codec: s
 
     raw = numcodecs.get_codec({"id": codec}).encode(np.zeros(2**20, np.uint8))
     with pytest.raises(ValueError, match=r"states 1,048,576 decompressed bytes; the limit is 1,000"):
-        ours._unpacked({"id": codec}, bytes(raw), 1000, exact=True)
+        zarr_arrays._unpacked({"id": codec}, bytes(raw), 1000, exact=True)
 
 
 def test_a_link_out_of_a_store_is_refused(store: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tactile_align.datasets.containers.lerobot import export_lerobot
-from tactile_align.datasets.containers.lerobot_parquet import VideoWriter
+from tactile_align.datasets.containers.lerobot_video import VideoWriter
 from tactile_align.datasets.episodes import Episode, list_episodes, open_episode
 
 
