@@ -161,6 +161,16 @@ class Encoder(nn.Module):
         return facts if self.frames == 1 else facts | {"frames": str(self.frames)}
 
     @property
+    def used_layers(self) -> tuple[int, ...]:
+        """Indices of the transformer blocks whose tokens are used, each at least 0; (-1,) for other networks."""
+        return tuple(self._take)
+
+    @property
+    def blocks(self) -> nn.ModuleList | None:
+        """Transformer blocks in order; None for other networks."""
+        return _blocks(self.visual)
+
+    @property
     def origin(self) -> str | None:
         """Table of the tensors that were loaded, left in the file or missing, with the licence of the weights.
 
