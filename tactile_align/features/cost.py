@@ -53,13 +53,14 @@ def cost_of(encoder: Encoder, precision: str = "float32") -> EncoderCost:
             precision comes first.
 
     Raises:
-        InputError: The encoder is no vision transformer.
+        InputError: The encoder is no vision transformer, or has a convolutional stem.
     """
     config, visual, blocks = encoder.config, encoder.visual, encoder.blocks
-    if blocks is None or not hasattr(blocks[0], "mlp") or not hasattr(blocks[0], "attn"):
+    plain = config.stem == "patch" and blocks is not None and hasattr(blocks[0], "mlp") and hasattr(blocks[0], "attn")
+    if blocks is None or not plain:
         raise InputError(
-            f"the formula is for vision transformers; got {encoder.name}. Use the measured row `largest-batch` of "
-            f"tactile-align doctor"
+            f"the formula is for vision transformers without a convolutional stem; got {encoder.name}. Use the "
+            f"measured row `largest-batch` of tactile-align doctor"
         )
     used, width = max(encoder.used_layers) + 1, encoder.width // len(encoder.used_layers)
     learning = {"full": used, "last": config.last_blocks}.get(config.tune, 0)

@@ -91,5 +91,6 @@ def test_the_fixed_memory_is_that_of_weights_gradients_and_adamw() -> None:
 
 
 def test_a_network_without_blocks_is_sent_to_the_measurement() -> None:
-    with pytest.raises(InputError, match=r"for vision transformers; got timm/test_convnext.*largest-batch"):
-        cost_of(encoder(model="timm/test_convnext"))
+    for options in ({"model": "timm/test_convnext"}, {"model": "ViT-demo", "stem": "conv"}):
+        with pytest.raises(InputError, match=rf"for vision transformers .*; got {options['model']}.*largest-batch"):
+            cost_of(encoder(**options))
