@@ -68,7 +68,7 @@ def cost_of(encoder: Encoder, precision: str = "float32") -> EncoderCost:
     tokens = grid + (1 if trunk is None else trunk.num_prefix_tokens)
     low = (config.precision or precision) == "bfloat16"
     number = 2 if low else 4
-    hidden = next(part for part in blocks[0].mlp.modules() if isinstance(part, nn.Linear)).out_features
+    hidden = next(part for part in blocks[0].get_submodule("mlp").modules() if isinstance(part, nn.Linear)).out_features
     quick = any(isinstance(part, open_clip.transformer.QuickGELU) for part in blocks[0].modules())
     scales = sum(name.startswith("ls") and not isinstance(m, nn.Identity) for name, m in blocks[0].named_children())
     block = 4 * NORMS * width + number * ((OTHERS + scales) * width + (3 if quick else 2) * hidden)

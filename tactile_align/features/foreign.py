@@ -53,6 +53,7 @@ class InputForm:
         mean: RGB means that are subtracted from values in 0..1.
         std: RGB standard deviations by which the result is divided.
         frames: Number of images that are stacked as channels, the newest first.
+        fixed: Whether the model is built for one size of its input.
         licence: Licence of the weights.
         fetch: Instructions that obtain the file of the weights.
     """
@@ -61,6 +62,7 @@ class InputForm:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     frames: int
+    fixed: bool
     licence: str
     fetch: str
 
@@ -84,7 +86,7 @@ def form_of(model: str, image_size: tuple[int, int] | None) -> InputForm:
                 f"size; got image_size = {image_size}. Omit image_size"
             )
         fetch = f"hf download facebook/sparsh-{method}-{size}"
-        return InputForm(image_size or SPARSH_SIZE, OFFSET, (SCALE,) * 3, 2, SPARSH_LICENCE, fetch)
+        return InputForm(image_size or SPARSH_SIZE, OFFSET, (SCALE,) * 3, 2, True, SPARSH_LICENCE, fetch)
     name = model.removeprefix(TIMM)
     try:
         facts = get_pretrained_cfg(name)
@@ -99,7 +101,7 @@ def form_of(model: str, image_size: tuple[int, int] | None) -> InputForm:
     _, height, width = facts.input_size
     fetch = f"hf download {facts.hf_hub_id or f'timm/{name}'} model.safetensors"
     licence = facts.license or "not stated by timm"
-    return InputForm(image_size or (width, height), facts.mean, facts.std, 1, licence, fetch)
+    return InputForm(image_size or (width, height), facts.mean, facts.std, 1, facts.fixed_input_size, licence, fetch)
 
 
 class TimmTower(nn.Module):
@@ -154,7 +156,7 @@ def foreign_tower(config: EncoderConfig) -> TimmTower:
     if config.model.startswith(SPARSH):
         return SparshTower(_sparsh(config.model, form.size), form.size)
     name = config.model.removeprefix(TIMM)
-    sized = {"img_size": form.size[::-1]} if get_pretrained_cfg(name).fixed_input_size else {}
+    sized: dict[str, Any] = {"img_size": form.size[::-1]} if form.fixed else {}
     try:
         trunk = timm.create_model(name, num_classes=0, **sized)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:

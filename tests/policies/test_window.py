@@ -1,6 +1,7 @@
 """A window of touches: the same rows, pixels and features in training and when acting."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from tactile_align.calibration.rig import load_rig
 from tactile_align.config.train import TrainConfig
 from tactile_align.datasets.episodes import EpisodeRef, open_episode
+from tactile_align.diagnostics import rollout
 from tactile_align.errors import InputError
 from tactile_align.moments.augment import augment
 from tactile_align.moments.cache import Job
@@ -118,3 +120,33 @@ def test_a_window_needs_its_options_and_a_touch_encoder(tmp_path: Path) -> None:
     assert model.alignment is not None
     with pytest.raises(ValueError, match=r"3 touch images .* \(2, 32, 48, 9\); got \(2, 32, 48, 6\)"):
         model.alignment.towers.of_touch(image)
+
+
+def test_a_roll_out_gives_the_policy_the_touches_between_its_chunks(regrasp_folder: Path, out: Path) -> None:
+    _, moments, policy = cell(regrasp_folder, out, 3, STRIDE, "last")
+    with open_episode(moments.jobs[0].ref) as episode:
+        seen = [observation(episode, t) for t in range(7)]
+
+    class Replay:
+        """A cell that shows a recording, whatever is done in it."""
+
+        def __init__(self) -> None:
+            self.count, self.task, self.done = 0, SimpleNamespace(horizon=7), list[np.ndarray]()
+
+        def over(self) -> bool:
+            return False
+
+        def moment(self) -> int:
+            return self.count
+
+        def observation(self, moment: int) -> dict[str, object]:
+            return seen[moment]
+
+        def step(self, action: np.ndarray) -> None:
+            self.done.append(action)
+            self.count += 1
+
+    replay = Replay()
+    rollout._act(policy, replay, None, None, seed=0)  # type: ignore[arg-type]  # asked at rows 0, 3 and 6
+    policy.reset()
+    assert np.array_equal(replay.done[6], [policy.act(one)[0] for one in seen][6])
