@@ -89,7 +89,7 @@ def test_a_change_of_an_override_is_named_as_one(kind: str, place: str, tmp_path
     (evidence,) = drawn.evidence
     (check,) = explained(rig, [replace(evidence, rig=rig.for_episode("e"))])
     assert check.id == "one-change/override1" and check.value > 0.9
-    assert check.advice.startswith(f"One change explains all views: {place.format(drawn.part.partition('.')[2])}")
+    assert check.advice.startswith(f"One change explains all views: {place.format(drawn.parts[0].partition('.')[2])}")
 
 
 def test_labels_to_correct_in_one_camera_leave_the_rig_as_it_is(tmp_path: Path) -> None:
