@@ -57,8 +57,9 @@ class TouchImages:
     opening: Tensor | None = None
 
     def __post_init__(self) -> None:
-        channels = 3 * max(1, self.image.shape[-1] // 3)
-        _require(self, {"image": (None, None, None, channels), "opening": (None, 2)})
+        channels = self.image.shape[-1]
+        whole = 3 if channels % 3 or not channels else channels
+        _require(self, {"image": (None, None, None, whole), "opening": (None, 2)})
 
     @property
     def present(self) -> Tensor:
