@@ -150,3 +150,14 @@ def test_a_roll_out_gives_the_policy_the_touches_between_its_chunks(regrasp_fold
     rollout._act(policy, replay, None, None, seed=0)  # type: ignore[arg-type]  # asked at rows 0, 3 and 6
     policy.reset()
     assert np.array_equal(replay.done[6], [policy.act(one)[0] for one in seen][6])
+
+
+def test_the_pooling_over_time_learns_only_where_something_reads_it(tmp_path: Path) -> None:
+    window = {"touch_frames": 2, "touch_time": "last"}
+    for hsa, tokens, learns in (({"weight": 0.0}, False, False), ({"weight": 0.0}, True, True), ({}, False, True)):
+        config = small_training(
+            tmp_path, tmp_path / "run", features=window, hsa=hsa, policy={"touch_tokens": tokens, "region_tokens": True}
+        )
+        alignment = make_model(config, 7, 7).alignment
+        assert alignment is not None and alignment.towers.touch_over_time is not None
+        assert {p.requires_grad for p in alignment.towers.touch_over_time.parameters()} == {learns}
