@@ -374,17 +374,19 @@ def test_a_rate_in_the_file_is_drafted_if_the_times_of_the_rows_agree(
 
 
 @pytest.mark.parametrize(
-    ("key", "named"), [("q", True), ("joint_velocity", False), ("ee_pose", False), ("delta/q", False)]
+    ("key", "named"), [("q", True), ("joint_velocity", False), ("ee_q", False), ("delta/q", False)]
 )
 def test_actions_get_the_names_of_qpos_only_if_their_arrays_are_those_of_qpos(
     tmp_path: Path, key: str, named: bool
 ) -> None:
     with h5py.File(tmp_path / "e0.h5", "w") as file:
         file["robot/q"], file[f"cmd/{key}"] = turning(6), turning(6)
+        file["robot/gripper"], file["cmd/gripper"] = TIME, TIME
         file["top"], file["digit"] = frames(1, T), frames(2, T)
     drafts = draft(tmp_path, tmp_path)
-    assert value_at(drafts, "layout state.action") == [f"cmd/{key}"]
-    assert value_at(drafts, "layout state.action_names") == ([f"joint{i + 1}" for i in SIX] if named else None)
+    assert value_at(drafts, "layout state.action") == [f"cmd/{key}", "cmd/gripper"]
+    names = value_at(drafts, "layout state.qpos_names")
+    assert len(names) == 7 and value_at(drafts, "layout state.action_names") == (names if named else None)
 
 
 def test_a_draft_is_named_after_the_lab_and_not_after_the_folder_of_recordings(tmp_path: Path) -> None:
