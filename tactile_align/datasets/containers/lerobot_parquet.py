@@ -22,6 +22,8 @@ VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.m
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 TASKS_PATH, INFO_PATH, STATS_PATH = "meta/tasks.parquet", "meta/info.json", "meta/stats.json"
 STATE, VELOCITY, ACTION, IMAGES = "observation.state", "observation.velocity", "action", "observation.images."
+TACTILE = "observation.tactile."
+LOSSLESS_PIXELS = "gbrp"  # pixel format of a video that keeps every RGB pixel
 EPISODES_JSONL, TASKS_JSONL = "meta/episodes.jsonl", "meta/tasks.jsonl"
 DATA_PATH_2 = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
 VIDEO_PATH_2 = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
@@ -235,7 +237,8 @@ class DatasetWriter:
                 self._video_number[key] = self._video_number.get(key, -1) + 1
                 path = VIDEO_PATH.format(video_key=key, chunk_index=0, file_index=self._video_number[key])
                 height, width = frame.shape[:2]
-                self._videos[key] = VideoWriter(self.root / path, self.fps, width, height)
+                lossless = self.features[key]["info"]["video.pix_fmt"] == LOSSLESS_PIXELS
+                self._videos[key] = VideoWriter(self.root / path, self.fps, width, height, lossless)
             self._begun[key] = self._videos[key].frames
         self._videos[key].add(frame)
 

@@ -1,8 +1,8 @@
 """LeRobotDatasets v2.1 and v3, read in place without the package `lerobot` (extra `lerobot`: pyarrow and PyAV).
 
 The episodes are shown as the groups episode_0, episode_1, ..., named by their index. The dots in the key of a feature
-separate groups: observation.state is observation/state. In observation/images, a stream keeps its other dots, and a
-slash in its name becomes an underscore.
+separate groups: observation.state is observation/state. In observation/images and observation/tactile, a stream keeps
+its other dots, and a slash in its name becomes an underscore.
 """
 
 from collections import OrderedDict
@@ -20,6 +20,7 @@ from tactile_align.datasets.containers.lerobot_parquet import (
     EPISODES_JSONL,
     IMAGES,
     INFO_PATH,
+    TACTILE,
     counter_column,
     episode_columns,
     episode_rows,
@@ -281,8 +282,9 @@ def _state(path: Path) -> _State:
 
 
 def _path(key: str) -> str:
-    if key.startswith(IMAGES):
-        return f"{IMAGES.replace('.', '/')}{key.removeprefix(IMAGES).replace('/', '_')}"
+    for group in (IMAGES, TACTILE):
+        if key.startswith(group):
+            return f"{group.replace('.', '/')}{key.removeprefix(group).replace('/', '_')}"
     return "/".join(filter(None, key.replace(".", "/").split("/")))
 
 

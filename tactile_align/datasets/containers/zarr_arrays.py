@@ -183,7 +183,7 @@ def _options(codec: dict[str, Any]) -> dict[str, Any]:
 
 def _fill(value: Any, dtype: np.dtype[Any]) -> Any:
     if dtype.hasobject or dtype.kind not in "biuf":
-        return dtype.type() if not dtype.hasobject else None
+        return np.zeros((), dtype)[()] if not dtype.hasobject else None
     try:
         with np.errstate(invalid="raise"):
             return np.array(0 if value is None else value).astype(dtype)[()]
