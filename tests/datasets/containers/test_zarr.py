@@ -59,6 +59,31 @@ def test_a_buffer_of_both_formats_is_read_from_folders_and_zip_files(
                 assert np.array_equal(episode.image(stream, t), given[stream][5 + t])
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(("name", "place"), [("a.zarr", "end"), ("a.zarr", "start"), ("a.zip", "end")])
+def test_chunks_are_read_out_of_shards(tmp_path: Path, name: str, place: str) -> None:
+    import zarr
+    from zarr.storage import LocalStore, ZipStore
+
+    given = arrays(touch_grid=np.zeros((12, 3), np.uint8))
+    given["touch_grid"][11] = 7  # chunks of zeros, the fill value, are not stored
+    path = tmp_path / name
+    store = ZipStore(path, mode="w") if path.suffix == ".zip" else LocalStore(path)
+    root = zarr.open_group(store, mode="w", zarr_format=3)
+    root.attrs.update({"fps": 20})
+    root.create_group("meta").create_array("episode_ends", data=np.array(ENDS), chunks=(1,), shards=(2,))
+    for key, values in given.items():
+        shards: Any = {"shape": (4, *values.shape[1:]), "index_location": place}
+        root.create_array(f"data/{key}", data=values, chunks=(2, *values.shape[1:]), shards=shards)
+    store.close()
+    with open_episode(f"{path}#episode_1") as episode:
+        assert np.array_equal(episode.qpos, given["robot_joint"][5:])
+        for t in (6, 0, 4, 5, 1):
+            assert np.array_equal(episode.image("top", t), given["top"][5 + t])
+    with open_file(path) as root:
+        assert np.array_equal(root["episode_1"]["touch_grid"].all(), given["touch_grid"][5:])
+
+
 def compressors(form: int) -> list[Any]:
     """The compressors of a format that are often met, with the ones of UMI's and Diffusion Policy's writers."""
     import numcodecs
