@@ -211,10 +211,8 @@ def depth_at(group: h5py.Group, key: str, file: Path) -> str:
 def _kind(data: h5py.Dataset, file: Path, key: str) -> Kind:
     kind = kind_of(data)
     if kind is None:
-        text = (
-            f"has dtype {data.dtype} and shape {data.shape}; raw frames must be (steps, height, width, 3) or (steps, "
-        )
-        text += "3, height, width) of uint8 or of floating-point numbers 0 to 1, or grey uint8 (steps, height, width), "
+        text = f"has dtype {data.dtype} and shape {data.shape}; raw frames must be (steps, height, width, 3) or "
+        text += "(steps, 3, height, width) of uint8 or of numbers 0 to 1, or grey uint8 (steps, height, width), "
         text += "encoded frames uint8 (steps, bytes) or variable-length uint8"
         if _of_matlab(data):
             text += ". Its axes are reversed, as in files of MATLAB: there, give h5write [3 width height steps]"

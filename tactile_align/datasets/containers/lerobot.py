@@ -93,7 +93,9 @@ def export_lerobot(
                         raise InputError(f"{ref} {text} at {rate} fps; both must be equal. Export the two separately")
                     _add(writer, episode, keys, task or str(episode.attributes.get("task", "not described")))
                     if episode.depth:
-                        lossy[f"depth ({', '.join(episode.depth)}) is left out, because v3.0 cannot store it"] = None
+                        lossy[f"depth ({', '.join(episode.depth)}) is left out, because the export writes no depth"] = (
+                            None
+                        )
                     lossy.update(dict.fromkeys(_left_out(episode)))
         stored = {name: _stored(features[key]) for name, key in keys.items()}
         lossy.update(dict.fromkeys(_compare(partial, refs, layout, stored)))
@@ -142,7 +144,7 @@ def import_lerobot(
         lost |= dict.fromkeys(f"the task {text!r}, which only later rows have," for text in known[1:])
         tasks = TASKS_JSONL if info.by_episode else TASKS_PATH
         lost |= dict.fromkeys(f"task {n}, which {tasks} does not list," for n in numbers if n not in texts)
-    lost |= dict.fromkeys(f"{key}, a depth map," for key in info.depth)
+    lost |= dict.fromkeys(f"{key}, a depth map," for key in info.depth if key not in info.depth_forms)
     return Converted(done.paths, (*done.lossy, *(f"{what} is left out" for what in lost)), done.kept)
 
 

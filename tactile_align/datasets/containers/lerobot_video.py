@@ -106,6 +106,29 @@ class VideoReader:
         Raises:
             InputError: The file is damaged, lacks the frame, or has more than 8 bits per channel.
         """
+        frame = self._decoded(number)
+        bits = max(part.bits for part in frame.format.components)
+        if bits > 8:
+            text = f"frame {number} has {bits} bits per channel ({frame.format.name}), but images have 8 bits"
+            raise InputError(f"{self.path}: {text}. Leave the stream out, or encode it with 8 bits")
+        return np.asarray(frame.to_ndarray(format="rgb24"))
+
+    def codes(self, number: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Return the 12-bit numbers of the first plane of a frame, uint16 of `shape` (H, W).
+
+        Raises:
+            InputError: The file is damaged, lacks the frame, or has another size or another number of bits.
+        """
+        frame = self._decoded(number)
+        if frame.format.components[0].bits != 12 or (self.height, self.width) != shape:
+            text = f"frame {number} has {self.width}x{self.height} px of {frame.format.name}"
+            need = f"{shape[1]}x{shape[0]} px of 12 bits for depth"
+            raise InputError(f"{self.path}: {text}, expected {need}. Leave the stream out, or encode it again")
+        plane = frame.planes[0]
+        return np.frombuffer(plane, "<u2").reshape(-1, plane.line_size // 2)[: shape[0], : shape[1]]
+
+    def _decoded(self, number: int) -> Any:
+        """Return a decoded frame of the size that the video states."""
         try:
             if self._next < 0 or not self._next <= number < self._next + NEAR_FRAMES:
                 self._frames, self._next = self._from(number), number
@@ -117,7 +140,7 @@ class VideoReader:
                     raise InputError(f"{self.path}: {text}. Copy the file again")
                 self._next += 1
                 if at == number:
-                    return self._pixels(frame, number)
+                    return self._of_its_size(frame, number)
         except self._av.error.FFmpegError as cause:
             raise InputError(f"{self.path}: cannot be decoded at frame {number} ({cause}); copy it again") from cause
         self._next, end = -1, self._next
@@ -135,15 +158,11 @@ class VideoReader:
     def _number(self, frame: Any) -> int:
         return round(float((frame.pts - (self._stream.start_time or 0)) * self._stream.time_base) * self.fps)
 
-    def _pixels(self, frame: Any, number: int) -> np.ndarray:
-        bits = max(part.bits for part in frame.format.components)
-        if bits > 8:
-            text = f"frame {number} has {bits} bits per channel ({frame.format.name}), but images have 8 bits"
-            raise InputError(f"{self.path}: {text}. Leave the stream out, or encode it with 8 bits")
+    def _of_its_size(self, frame: Any, number: int) -> Any:
         if (frame.width, frame.height) != (self.width, self.height):
             text = f"frame {number} has {frame.width}x{frame.height} px, the video states {self.width}x{self.height}"
             raise InputError(f"{self.path}: {text}. Encode the video again")
-        return np.asarray(frame.to_ndarray(format="rgb24"))
+        return frame
 
 
 NEAR_FRAMES = 16  # a frame that lies less far ahead is reached by decoding the frames before it
