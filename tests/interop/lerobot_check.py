@@ -6,8 +6,8 @@
     lerobot-env/bin/python tests/interop/lerobot_check.py lerobot WORK         # lerobot: read ours, write its own
     python tests/interop/lerobot_check.py compare WORK                         # our environment: read lerobot's
 
-With lerobot 0.4.4 (Python 3.11, torch<2.11) the same three commands leave out the depth maps, which it lacks. The output
-of a run is kept in lerobot_check.txt.
+With lerobot 0.4.4 (Python 3.11, torch<2.11) the same three commands leave out the depth maps, which it lacks. The
+output of a run with each is kept in lerobot_check.txt.
 """
 
 import sys
@@ -98,8 +98,8 @@ def lerobot(work: Path) -> None:
         worst = min(map(psnr, frames["top"], shown["top"]))
         apart = np.abs(frames["top"].astype(int) - np.load(work / f"ours_{form}.npy")).max()
         print(
-            f"  {form}: {len(rows)} frames, state and action off by {off:g}, {differ} touches differ, top >= {worst:.1f} "
-            f"dB, at most {apart} grey levels from the frames that we decode"
+            f"  {form}: {len(rows)} frames, state and action off by {off:g}, {differ} touches differ, "
+            f"top >= {worst:.1f} dB, at most {apart} grey levels from the frames that we decode"
         )
         stats, true = data.meta.stats, {"min": state.min(0), "max": state.max(0), "mean": state.mean(0)}
         true["std"] = state.std(0)
@@ -143,9 +143,8 @@ def compare(work: Path) -> None:
     for form in ("video", "image"):
         done = import_lerobot(work / f"its_{form}", work / f"back_{form}", to="aloha")
         worst, touch, joints = np.inf, 0, 0.0
-        for i, (ref, path, steps) in enumerate(
-            zip(list_episodes(work / f"its_{form}"), done.paths, STEPS, strict=True)
-        ):
+        refs = list_episodes(work / f"its_{form}")
+        for i, (ref, path, steps) in enumerate(zip(refs, done.paths, STEPS, strict=True)):
             for episode in (open_episode(path, "aloha"), open_episode(ref)):  # the copy, and in place
                 assert len(episode) == steps
                 assert episode.attributes["task"] == f"task {i % 2}"
@@ -155,12 +154,12 @@ def compare(work: Path) -> None:
                     touch += not np.array_equal(episode.image("tactile1", t), smooth(50 + i, steps)[t])
         apart = np.abs(read(work / f"its_{form}", "top").astype(int) - np.load(work / f"its_{form}.npy")).max()
         print(
-            f"  {form}: {sum(STEPS)} frames, joints off by {joints:g}, {touch} touches differ, top >= {worst:.1f} dB, at "
-            f"most {apart} grey levels from the frames that lerobot decodes"
+            f"  {form}: {sum(STEPS)} frames, joints off by {joints:g}, {touch} touches differ, top >= {worst:.1f} dB, "
+            f"at most {apart} grey levels from the frames that lerobot decodes"
         )
         if (work / f"its_{form}_far.npy").exists():
             far = []
-            for ref in list_episodes(work / f"its_{form}"):
+            for ref in refs:
                 with open_episode(ref) as episode:
                     far += [episode.depth_image("far_depth", t) for t in range(len(episode))]
             mm = np.stack(far).astype(float) * (1000 if far[0].dtype == np.float32 else 1)

@@ -93,9 +93,7 @@ def export_lerobot(
                         raise InputError(f"{ref} {text} at {rate} fps; both must be equal. Export the two separately")
                     _add(writer, episode, keys, task or str(episode.attributes.get("task", "not described")))
                     if episode.depth:
-                        lossy[f"depth ({', '.join(episode.depth)}) is left out, because the export writes no depth"] = (
-                            None
-                        )
+                        lossy[f"depth ({', '.join(episode.depth)}) is left out, because no depth is exported"] = None
                     lossy.update(dict.fromkeys(_left_out(episode)))
         stored = {name: _stored(features[key]) for name, key in keys.items()}
         lossy.update(dict.fromkeys(_compare(partial, refs, layout, stored)))
