@@ -2,9 +2,10 @@
 
 PYTHON is that of an environment with `lerobot[dataset]==0.6.1`; RECORDING a folder of simulated episodes with its
 rig.toml. The first two episodes are exported with cameras as video, and touches as video, PNG and lossless video. Both
-loaders return each frame at its full size as float32, and a chunk of 45 actions. They take turns on the same random rows
-in one run; the result is the best of the rounds in items a CPU-second, all threads counted. Exits 1 if, on the data set
-of videos, ours reaches less than 0.8 times lerobot with PyAV without cache, or 5 times its faster back end packed.
+loaders return each frame at its full size as float32, and a chunk of 45 actions. They take turns on the same random
+rows in one run; the result is the best of the rounds in items a CPU-second, all threads counted. Exits 1 if, on the
+data set of videos, ours reaches less than 0.8 times lerobot with PyAV without cache, or 5 times its faster back end
+packed.
 """
 
 import subprocess

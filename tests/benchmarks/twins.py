@@ -1,6 +1,6 @@
 """Do all containers give the same facts, verdicts and batches: `python -m tests.benchmarks.twins RECORDING [EPISODES]`.
 
-RECORDING is a folder of simulated episodes with its rig.toml. The first 12 rows of 20 (or EPISODES) episodes, made
+RECORDING is a folder of simulated episodes with its rig.toml. 12 rows of each of 20 (or EPISODES) episodes, made
 small, are written as X-Trainer HDF5 and to every other container. Prints a line a container; exits 1 if one differs:
 the facts of `inspect`, the table of `verify` (to 1e-9), and a training batch of all moments, bit for bit. Containers
 with a loss are compared by their batch alone, whose camera images may differ by 3 grey levels in the mean.
@@ -31,7 +31,7 @@ def main(recording: Path, episodes: int) -> int:
     bad = 0
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
-        record(recording, root, episodes)
+        record(recording, root, episodes, spread=True)
         paths, known = places(root), rig(recording, "hdf5")
         found, checks = facts(paths["hdf5"]), table(paths["hdf5"], known)
         ours = dict(leaves(batch(paths["hdf5"], known, "hdf5", root / "cache")))

@@ -80,11 +80,11 @@ def depth_form(feature: dict[str, Any]) -> DepthForm | None:
     if feature["dtype"] == "image":
         return DepthForm(width, height, np.dtype(np.float32 if unit == "m" else np.uint16))
     names = ("video.depth_min", "video.depth_max", "video.shift")
-    values = [info.get(name) for name in names]
+    values = [float(info[name]) for name in names if type(info.get(name)) in (int, float)]
     log = info.get("video.use_log")
-    if not all(type(value) in (int, float) and math.isfinite(value) for value in values) or not isinstance(log, bool):
+    if len(values) < len(names) or not isinstance(log, bool):
         return None
-    nearest, farthest, shift = map(float, values)  # type: ignore[arg-type]  # checked in the line above
+    nearest, farthest, shift = values
     if not 0 <= nearest < farthest < 1e6 or not 0 <= shift < 1e6 or nearest + shift == 0:
         return None
     return DepthForm(width, height, np.dtype(np.float32), nearest, farthest, shift if log else None)

@@ -164,11 +164,11 @@ def _shards(options: dict[str, Any], file: tuple[int, ...]) -> tuple[Shards, tup
     if len(chunks) != len(file) or not all(chunks) or any(n % c for n, c in zip(file, chunks, strict=True)):
         raise InputError(f"has shards of {file} with chunks of {chunks}, which do not fit. Write it again")
     of_table, place = options.get("index_codecs"), options.get("index_location", "end")
-    names = [codec["name"] for codec in of_table if _is_codec(codec, "name")] if isinstance(of_table, list) else []
-    if names not in (["bytes"], ["bytes", "crc32c"]) or _options(of_table[0]).get("endian") == "big":
-        raise InputError(
-            f"has shards whose table has the codecs {names}, expected bytes, or bytes and crc32c. Write it again"
-        )
+    table = [codec for codec in of_table if _is_codec(codec, "name")] if isinstance(of_table, list) else []
+    names = [codec["name"] for codec in table]
+    if names not in (["bytes"], ["bytes", "crc32c"]) or _options(table[0]).get("endian") == "big":
+        text = f"has shards whose table has the codecs {names}, expected little-endian bytes, or these and crc32c"
+        raise InputError(f"{text}. Write it again")
     if place not in ("start", "end"):
         raise InputError(f"has the index_location {place!r} of its shards, expected start or end. Write it again")
     per = tuple(n // c for n, c in zip(file, chunks, strict=True))

@@ -16,6 +16,7 @@ from tactile_align.datasets import codec
 from tactile_align.datasets.containers.lerobot import export_lerobot
 from tactile_align.datasets.episodes import list_episodes, open_episode, write_episode
 from tactile_align.datasets.inspect import inspect_path
+from tactile_align.evenly import evenly
 from tactile_align.moments.batch import MomentBatch
 from tactile_align.moments.cache import Job, packed_bytes, prepare
 from tactile_align.moments.dataset import Moments
@@ -57,13 +58,15 @@ def original(twins: dict[str, Path], regrasp_folder: Path, tmp_path_factory: pyt
 
 
 # `tests.benchmarks.twins` calls this and what follows with 20 episodes.
-def record(simulated: Path, root: Path, episodes: int = 2) -> None:
+def record(simulated: Path, root: Path, episodes: int = 2, spread: bool = False) -> None:
+    """Write the first rows of episodes, or with `spread` as many rows of the whole episode, to every container."""
     source = root / "hdf5"
     for i, ref in enumerate(list_episodes(simulated)[:episodes]):
         with open_episode(ref) as episode:
-            small = {n: [codec.encode_png(resized(episode.image(n, t), n)) for t in range(ROWS)] for n in SIZES}
+            rows = evenly(len(episode), ROWS) if spread else np.arange(ROWS)
+            small = {n: [codec.encode_png(resized(episode.image(n, int(t)), n)) for t in rows] for n in SIZES}
             touches = {"tactile1": small.pop("tactile1")}
-            low = {"qpos": episode.qpos[:ROWS], "action": episode.action[:ROWS]}
+            low = {"qpos": episode.qpos[rows], "action": episode.action[rows]}
             write_episode(source / f"episode_init_{i}.hdf5", **low, images=small, touches=touches, fps=5)
     arrays, ends = buffer_of(source)
     for form in (2, 3):
