@@ -84,6 +84,11 @@ def test_chunks_are_read_out_of_shards(tmp_path: Path, name: str, place: str) ->
         assert np.array_equal(root["episode_1"]["touch_grid"].all(), given["touch_grid"][5:])
 
 
+def test_an_array_of_opaque_entries_is_described_with_an_empty_fill_value() -> None:
+    meta = {"shape": [4], "chunks": [2], "dtype": "|V9", "order": "C", "compressor": None, "fill_value": "AAAA"}
+    assert bytes(zarr_arrays.format_2("a", meta).fill) == bytes(9)
+
+
 def compressors(form: int) -> list[Any]:
     """The compressors of a format that are often met, with the ones of UMI's and Diffusion Policy's writers."""
     import numcodecs
@@ -153,9 +158,14 @@ def test_a_missing_codec_is_named_with_its_package(tmp_path: Path, monkeypatch: 
         episode.image("camera0_rgb", 0)
 
 
-def test_the_gels_of_a_hand_are_one_stream_each_in_open_x_tactile(tmp_path: Path) -> None:
+@pytest.mark.parametrize("grey", [False, True])
+def test_the_gels_of_a_hand_are_one_stream_each_in_open_x_tactile(tmp_path: Path, grey: bool) -> None:
     given = arrays()
-    path = zarr_store(tmp_path / "a.zarr", oxt_of(given), ENDS, chunk=12)
+    stored = oxt_of(given)
+    if grey:
+        stored["left_tactile_data_gripper"] = stored["left_tactile_data_gripper"][..., 1]
+        given["tactile2"] = given["tactile2"][..., [1, 1, 1]]
+    path = zarr_store(tmp_path / "a.zarr", stored, ENDS, chunk=12)
     with open_episode(f"{path}#episode_0") as episode:
         assert episode.layout.name == "oxt" and episode.qpos.shape == (5, 14)
         assert episode.sensors == ("left_tactile_data_gripper_0", "left_tactile_data_gripper_1")
