@@ -6,8 +6,8 @@
     lerobot-env/bin/python tests/interop/lerobot_check.py lerobot WORK         # lerobot: read ours, write its own
     python tests/interop/lerobot_check.py compare WORK                         # our environment: read lerobot's
 
-With lerobot 0.4.4 (Python 3.11, torch<2.11) the same three commands leave out the depth maps, which it lacks. The
-output of a run with each is kept in lerobot_check.txt.
+lerobot decodes video with PyAV; `lerobot WORK torchcodec` names another back end. lerobot 0.4.4 lacks depth maps, which
+are then left out. The output of a run with each is kept in lerobot_check.txt.
 """
 
 import sys
@@ -73,7 +73,7 @@ def read(path: Path, name: str) -> np.ndarray:
     return np.stack(frames)
 
 
-def lerobot(work: Path) -> None:
+def lerobot(work: Path, backend: str = "pyav") -> None:
     import lerobot as package
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
@@ -81,9 +81,9 @@ def lerobot(work: Path) -> None:
     state = np.concatenate([low(i, steps) for i, steps in enumerate(STEPS)])
     shown = {"top": np.concatenate([smooth(i, n) for i, n in enumerate(STEPS)])}
     shown["tactile1"] = np.concatenate([smooth(50 + i, n) for i, n in enumerate(STEPS)])
-    print(f"lerobot {package.__version__} reads ours:")
+    print(f"lerobot {package.__version__} reads ours, video with {backend}:")
     for form in STORED:
-        data = LeRobotDataset("ours/set", root=work / f"ours_{form}", video_backend="pyav")
+        data = LeRobotDataset("ours/set", root=work / f"ours_{form}", video_backend=backend)
         assert len(data) == len(rows)
         items: list[dict[str, Any]] = [data[k] for k in range(len(rows))]
         for item, (i, t) in zip(items, rows, strict=True):
@@ -127,7 +127,7 @@ def lerobot(work: Path) -> None:
             if t == STEPS[i] - 1:
                 made.save_episode()
         made.finalize()
-        again = LeRobotDataset("its/set", root=work / f"its_{form}", video_backend="pyav")
+        again = LeRobotDataset("its/set", root=work / f"its_{form}", video_backend=backend)
         items = [again[k] for k in range(len(rows))]
         np.save(work / f"its_{form}.npy", np.stack([pixels(k["observation.images.top"]) for k in items]))
         if with_depth:  # mm
@@ -180,4 +180,4 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    {"ours": ours, "lerobot": lerobot, "compare": compare}[sys.argv[1]](Path(sys.argv[2]))
+    {"ours": ours, "lerobot": lerobot, "compare": compare}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
