@@ -435,17 +435,12 @@ def _compared_reading(contents: Contents, state: StateColumns, arm: ArmColumns) 
     commands = [a for a in commands if len(state.arms) == 1 or a.side == arm.name]
     reading = contents.joined(array.key for array in state.qpos)[:, arm.gripper]
     unknown = UNKNOWN, "measured or commanded?"
-    if (
-        len(commands) != 1
-        or len(contents.values[commands[0].key]) != len(reading)
-        or not np.all(np.isfinite(reading))
-        or np.ptp(reading) == 0
-    ):
+    if len(commands) != 1 or len(contents.values[commands[0].key]) != len(reading):
         return unknown
     key, least, most = commands[0].key, 1.0, 0.0
     for later in LATER:
         command, read = contents.values[key][: len(reading) - later, 0], reading[later:]
-        if len(command) < 3 or not np.all(np.isfinite(command)) or np.ptp(command) == 0 or np.ptp(read) == 0:
+        if len(command) < 3 or not np.all(np.isfinite([command, read])) or 0 in (np.ptp(command), np.ptp(read)):
             return unknown
         slope, offset = np.polyfit(command, read, 1)
         differs = np.abs(slope * command + offset - read) > EQUAL * np.ptp(reading)

@@ -221,8 +221,8 @@ def _episode_lines(e: EpisodeFacts, others: int) -> list[str]:
     rate = f"{e.fps:g} fps" if e.fps else "rate unknown"
     lines = [e.name, f"  {e.title}; {e.steps} steps, {rate}, {e.joints} joint numbers, {e.actions} action numbers"]
     if e.layout is None:
-        more = f" and {others} more with the same arrays" if others else ""
-        lines = [e.name + more, f"  {e.title}", *(f"    {line}" for line in e.tree)]
+        first = f"{e.name} and {others} more with the same arrays" if others else e.name
+        lines = [first, f"  {e.title}", *(f"    {line}" for line in e.tree)]
     for s in e.streams:
         coded = s.codec if s.quality is None else f"{s.codec} of quality {s.quality}"
         shown = f"  {s.role:6} {s.name:12} {s.width}x{s.height} {s.kind} {coded} {s.channels} {s.kb_a_frame:g} kB"
