@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from tactile_align.config.data import EPISODE_FILES
 from tactile_align.datasets import hdf5
@@ -177,10 +178,11 @@ def _row_widths(episode: h5py.Group, layout: Layout, path: Path) -> list[int]:
 def stated_layout(file: h5py.File) -> str:
     """Return the name of the layout that the attribute `layout` of a file states; "" if there is none."""
     try:
-        stated = file.attrs.get("layout", "")
+        stated = np.ravel(np.asarray(file.attrs.get("layout", ""))).tolist()
     except (OSError, RuntimeError, KeyError, TypeError, ValueError):
         return ""  # without a readable attribute, the structure of the file decides
-    return stated if isinstance(stated, str) else ""
+    text = tree.plain(stated[0]) if len(stated) == 1 else ""
+    return text.strip() if isinstance(text, str) else ""
 
 
 def _reading(file: h5py.File, layout: Layout, path: Path, group: str | None) -> tuple[object, ...]:
