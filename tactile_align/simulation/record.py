@@ -181,7 +181,7 @@ def _options_of(attributes: dict[str, Any], path: Path) -> CellOptions | None:
     text = attributes.get("simulated_options")
     if text is None:
         return None
-    where = f"{path}: the attribute simulated_options"
+    where = f"{path}: simulated_options"
     try:
         stated = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:

@@ -1,5 +1,6 @@
 """Export of LeRobotDataset v3.0, and import of v2.1 and v3, without the package `lerobot` (extra `lerobot`)."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +32,8 @@ from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
 from tactile_align.files import building
 
+logger = logging.getLogger(__name__)
+
 Form = Literal["video", "image"]
 MAX_STAT_FRAMES = 50
 
@@ -55,7 +58,8 @@ def export_lerobot(
         source: An episode, a file with several episodes, or a folder.
         out: The folder to create; it must not exist.
         fps: Frames per second; the rate of the episodes when None.
-        cameras: Storage of camera frames. video: H.264, lossy. image: PNG, lossless.
+        cameras: Storage of camera frames. video: H.264, lossy; frames of odd width or height become PNG, with a
+            warning. image: PNG, lossless.
         touches: Storage of touches, video or image as for `cameras`.
         task: Description of the task; the episode's attribute `task` when None.
         robot_type: Robot type that is written to the metadata.
@@ -155,6 +159,9 @@ def _features(episode: Episode, fps: float, cameras: Form, touches: Form) -> dic
     for name in (*episode.cameras, *episode.sensors):
         width, height = episode.width_height(name)
         form = touches if name in episode.sensors else cameras
+        if form == "video" and (width % 2 or height % 2):
+            logger.warning(f"{name} is stored as PNG, because its frames are {width}x{height} and video needs even sizes")
+            form = "image"
         feature: dict[str, Any] = {"dtype": form, "shape": [height, width, 3], "names": ["height", "width", "channels"]}
         if form == "video":
             video = {"height": height, "width": width, "codec": "h264", "pix_fmt": "yuv420p", "is_depth_map": False}

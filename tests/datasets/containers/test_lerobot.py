@@ -110,6 +110,16 @@ def test_episodes_with_other_streams_are_named(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_stream_of_odd_size_is_stored_as_png_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = {"top": frames(1, width=63), "left_wrist": frames(2)}
+    source = write_episode(tmp_path / "episode_init_0.hdf5", **{**parts(), "images": images}, fps=20)
+    done = export_lerobot(source, tmp_path / "lerobot")
+    assert [said.split(" (")[0] for said in done.lossy] == ["left_wrist is encoded as video"]
+    assert "top is stored as PNG, because its frames are 63x48" in caplog.text
+    with open_episode(source) as episode, open_episode(import_lerobot(done.paths[0], tmp_path / "back").paths[0]) as copy:
+        assert all(np.array_equal(episode.image("top", t), copy.image("top", t)) for t in range(len(episode)))
+
+
 def change_info(root: Path, **changes: Any) -> None:
     info = json.loads((root / INFO_PATH).read_text())
     (root / INFO_PATH).write_text(json.dumps({**info, **changes}))
