@@ -269,9 +269,14 @@ def _put_streams(text: _Text, contents: Contents) -> None:
     text.put("kind", kinds.most_common(1)[0][0] if kinds else UNKNOWN)
     if kinds:
         text.table("channels")
-    for key, there in (("raw", "raw" in kinds), ("encoded", bool(set(kinds) - {"raw"}))):
-        if there:
-            text.put(key, "rgb", "A guess: the order of most recorders. If an overlay shows red as blue, write bgr.")
+    if "raw" in kinds:
+        text.put("raw", "rgb", "A guess: the order of most recorders. If an overlay shows red as blue, write bgr.")
+    encoded = [array for array in every if array.kind != "raw"]
+    if encoded and all(re.search(r" \|S\d+$", array.shown) for array in encoded):
+        why = "A guess: RoboTwin and UniVTAC type encoded rows as text, and pass RGB to an encoder that expects BGR."
+        text.put("encoded", "bgr", f"{why} If an overlay shows red as blue, write rgb.")
+    elif encoded:
+        text.put("encoded", "rgb", "A guess: the order of most recorders. If an overlay shows red as blue, write bgr.")
 
 
 def _rig(contents: Contents, state: StateColumns, links: Links | None, model: str | None) -> str:

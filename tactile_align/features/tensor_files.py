@@ -75,8 +75,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
     for name, value in tensors.items():
         if what := _unfit_for_weights(name, value):
             raise InputError(
-                f"{path}: weights must be dense floating-point tensors; {name} is {what}. Save the weights of the model "
-                f"before it is quantised, as float32, float16 or bfloat16"
+                f"{path}: weights must be dense floating-point tensors; {name} is {what}. Save the model's "
+                f"weights as float32, float16 or bfloat16, before it is quantised"
             )
     return tensors, entry
 

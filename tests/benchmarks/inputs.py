@@ -104,7 +104,7 @@ MODULES = {
     "weights": "features.spelt_weights",
     "poses": "sessions.spelt_poses",
 }
-"""Modules of tests, each with a function `fault_of`, by the generator's name. They are imported on use: torch is slow."""
+"""Modules of `tests` with a function `fault_of`, by the generator's name, imported on use because torch is slow."""
 GENERATORS = (*OWN, *MODULES)
 
 
@@ -118,7 +118,15 @@ def wrong(name: str, seeds: range) -> list[str]:
         for seed in seeds:
             try:
                 fault = fault_of(Path(folder), np.random.default_rng(seed))
-            except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+            except (
+                ArithmeticError,
+                AttributeError,
+                LookupError,
+                OSError,
+                RuntimeError,
+                TypeError,
+                ValueError,
+            ) as error:
                 fault = f"{type(error).__name__}: {error}"
             out += [f"{name} {seed}: {fault}"] if fault else []
     return out

@@ -160,7 +160,9 @@ def _features(episode: Episode, fps: float, cameras: Form, touches: Form) -> dic
         width, height = episode.width_height(name)
         form = touches if name in episode.sensors else cameras
         if form == "video" and (width % 2 or height % 2):
-            logger.warning(f"{name} is stored as PNG, because its frames are {width}x{height} and video needs even sizes")
+            logger.warning(
+                f"{name} is stored as PNG, because its frames are {width}x{height} and video needs even sizes"
+            )
             form = "image"
         feature: dict[str, Any] = {"dtype": form, "shape": [height, width, 3], "names": ["height", "width", "channels"]}
         if form == "video":

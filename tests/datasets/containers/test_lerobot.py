@@ -116,7 +116,10 @@ def test_a_stream_of_odd_size_is_stored_as_png_and_named(tmp_path: Path, caplog:
     done = export_lerobot(source, tmp_path / "lerobot")
     assert [said.split(" (")[0] for said in done.lossy] == ["left_wrist is encoded as video"]
     assert "top is stored as PNG, because its frames are 63x48" in caplog.text
-    with open_episode(source) as episode, open_episode(import_lerobot(done.paths[0], tmp_path / "back").paths[0]) as copy:
+    with (
+        open_episode(source) as episode,
+        open_episode(import_lerobot(done.paths[0], tmp_path / "back").paths[0]) as copy,
+    ):
         assert all(np.array_equal(episode.image("top", t), copy.image("top", t)) for t in range(len(episode)))
 
 
