@@ -100,6 +100,7 @@ def rate(folder: Path, rng: np.random.Generator) -> str:
 
 OWN = {"yaml": yaml_dialect, "rates": rate}
 MODULES = {
+    "cells": "datasets.containers.spelt_cells",
     "attributes": "datasets.spelt_attributes",
     "weights": "features.spelt_weights",
     "poses": "sessions.spelt_poses",
