@@ -145,7 +145,10 @@ def _is_small(value: Any) -> bool:
     """Return whether an attribute is a text, or at most 16 finite numbers."""
     if isinstance(value, str | bytes):
         return True
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths, in JSON
+        return False
     return array.dtype.kind in "iuf" and 0 < array.size <= 16 and bool(np.all(np.isfinite(array)))
 
 

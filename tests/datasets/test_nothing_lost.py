@@ -1,5 +1,6 @@
 """A copy of a recording contains everything of the source, or the losses name it."""
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from tactile_align.datasets.containers.raw_xtrainer import convert_raw_xtrainer
 from tactile_align.datasets.convert import convert_episodes
+from tactile_align.datasets.draft import draft
 from tactile_align.datasets.episodes import open_episode, write_episode
 from tactile_align.datasets.mend import trim_episode
 from tests.datasets.containers.test_raw_xtrainer import recording
@@ -92,12 +94,14 @@ def test_objects_in_the_attributes_of_a_zarr_store_are_named(tmp_path: Path) -> 
     given = {"robot0_eef_pos": np.zeros((4, 3), np.float32)}
     given |= {"robot0_eef_rot_axis_angle": np.zeros((4, 3), np.float32), "action": np.zeros((4, 7), np.float32)}
     given |= {"robot0_gripper_width": np.zeros((4, 1), np.float32), "camera0_rgb": frames(1, 4)}
-    odd = {"camera": {"fx": 60.0}, "ragged": [[1], [2, 3]], "nothing": None, "fps": 20, "names": ["a", "b"]}
+    odd = {"camera": {"fx": 60.0}, "ragged": [[1], [2, 3]], "nothing": None, "fps": [[1], [2, 3]], "names": ["a", "b"]}
     store = zarr_store(tmp_path / "buffer.zarr", given, [4], attributes=odd)
     done = convert_episodes(store, tmp_path / "out", to="xtrainer")
     with open_episode(done.paths[0]) as episode:
-        assert episode.fps == 20 and list(episode.attributes["names"]) == ["a", "b"]
+        assert list(episode.attributes["names"]) == ["a", "b"]
     assert any("camera" in said and "ragged" in said and "nothing" in said for said in done.lossy)
+    assert any("fps = [[1], [2, 3]] is left out" in said for said in done.lossy)
+    assert tomllib.loads(draft(store, tmp_path).files["rig.toml"])["cameras"]["camera0_rgb"]["K"] == "?"
 
 
 def test_of_many_episodes_in_one_file_what_belongs_to_all_is_named(tmp_path: Path) -> None:

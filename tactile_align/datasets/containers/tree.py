@@ -245,12 +245,10 @@ def plain(value: Any) -> Any:
 
 def one_number(value: Any) -> float | None:
     """Return the number in an attribute, also if it is text or an array of equal numbers; None if it is no number."""
-    values = np.asarray(value)
-    if values.dtype.kind not in "fiuSUO":
-        return None
     try:
-        numbers = np.unique(values.astype(np.float64))
-    except (TypeError, ValueError):
+        values = np.asarray(value)
+        numbers = np.unique(values.astype(np.float64)) if values.dtype.kind in "fiuSUO" else np.zeros(0)
+    except (TypeError, ValueError):  # also for lists of different lengths
         return None
     return float(numbers[0]) if len(numbers) == 1 and not np.isnan(numbers[0]) else None
 
