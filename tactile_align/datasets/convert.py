@@ -128,7 +128,7 @@ def left_behind(episode: EpisodeRef, taken: Iterable[str]) -> list[str]:
         items |= {f"{top}/{key}".strip("/"): item for key, item in tree.below(items[top], episode.path, "", seen)}
         lost, attributes = [], []
         for key, item in items.items():
-            shown = key.removeprefix(f"{episode.group}/")
+            shown = "" if key == episode.group else key.removeprefix(f"{episode.group}/")
             if item is None or (tree.is_array(item) and tree.address(item) not in copied):
                 lost.append(shown)
             if item is not None:

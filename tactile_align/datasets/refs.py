@@ -9,7 +9,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import h5py
-import numpy as np
 
 from tactile_align.config.data import EPISODE_FILES
 from tactile_align.datasets import hdf5
@@ -178,11 +177,10 @@ def _row_widths(episode: h5py.Group, layout: Layout, path: Path) -> list[int]:
 def stated_layout(file: h5py.File) -> str:
     """Return the name of the layout that the attribute `layout` of a file states; "" if there is none."""
     try:
-        stated = np.ravel(np.asarray(file.attrs.get("layout", ""))).tolist()
+        stated = tree.one_text(file.attrs.get("layout", ""))
     except (OSError, RuntimeError, KeyError, TypeError, ValueError):
         return ""  # without a readable attribute, the structure of the file decides
-    text = tree.plain(stated[0]) if len(stated) == 1 else ""
-    return text.strip() if isinstance(text, str) else ""
+    return (stated or "").strip()
 
 
 def _reading(file: h5py.File, layout: Layout, path: Path, group: str | None) -> tuple[object, ...]:

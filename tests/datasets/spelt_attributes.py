@@ -1,5 +1,6 @@
 """Attributes of HDF5 files in odd types and spellings, and what is wrong with the answers of the readers."""
 
+import json
 import logging
 import shutil
 import tomllib
@@ -11,18 +12,21 @@ import numpy as np
 
 from tactile_align.datasets.convert import convert_episodes
 from tactile_align.datasets.draft import draft
-from tactile_align.datasets.episodes import open_episode, write_episode
+from tactile_align.datasets.episodes import list_episodes, open_episode, write_episode
 from tactile_align.datasets.mend import trim_episode
 from tactile_align.errors import EpisodeError
+from tests.datasets.containers.twins import zarr_store
 from tests.datasets.making import frames, parts, xtrainer_file
 
 
 def fault_of(folder: Path, rng: np.random.Generator) -> str:
     """Return what is wrong with the answer to random attributes, some of them without a sound value.
 
-    They are attributes of an episode that is copied, of a camera of an unknown layout, or name the layout.
+    They are attributes of an episode that is copied, of a camera of an unknown layout, of a Zarr store, or name the
+    layout.
     """
-    return [_copied, _copied, _copied, _camera, _camera, _named_layout][rng.integers(6)](folder, rng)
+    parts = [_copied, _copied, _copied, _camera, _camera, _named_layout, _of_zarr, _of_zarr]
+    return parts[rng.integers(len(parts))](folder, rng)
 
 
 LABELS = h5py.enum_dtype({"OFF": 0, "ON": 1}, "i1")
@@ -161,3 +165,42 @@ def _named_layout(folder: Path, rng: np.random.Generator) -> str:
     except EpisodeError as error:
         return "" if not is_sound and f"{path}: " in str(error) and "layout" in str(error) else f"{stated!r}: {error}"
     return "" if is_sound and found == "aloha" else f"{stated!r} is read as {found}"
+
+
+JSON_VALUES: list[Any] = [
+    *(20, 29.97, True, -1, 2**63, 2**70, 1e308, "pick", "", "Größe", "a\0b", "\ud800", None, [], {}, {"fx": 60.0}),
+    *([1, 2, 3], [1.5, 2], [[1, 0], [0, 1]], ["a", "b"], [1, "a"], [True, False], [True, 2], [[1], [2, 3]], [None, 1]),
+]
+RATES: dict[str, float | None] = {
+    "20": 20,
+    '"20"': 20,
+    "[20]": 20,
+    "[[20.0]]": 20,
+    "29.97": 29.97,
+    "null": 59.94,  # 59.94 is that of the layout
+    **dict.fromkeys(("[]", "{}", "[[1], [2, 3]]", '"fast"', '{"fps": 20}', "[20, 21]", "true", "[null]", "NaN")),
+}
+
+
+def _of_zarr(folder: Path, rng: np.random.Generator) -> str:
+    store, back = folder / "buffer.zarr", folder / "back"
+    if not store.exists():
+        arrays = {f"robot0_eef_{key}": np.zeros((4, 3), np.float32) for key in ("pos", "rot_axis_angle")}
+        arrays |= {"action": np.zeros((4, 7), np.float32), "robot0_gripper_width": np.zeros((4, 1), np.float32)}
+        zarr_store(store, {**arrays, "camera0_rgb": frames(1, 4)}, [4])
+    rate = str(rng.choice(list(RATES)))
+    names = rng.choice(["task", "unit", "a/b", "K", "größe", " note ", "fx"], 2, replace=False).tolist()
+    given = {name: JSON_VALUES[rng.integers(len(JSON_VALUES))] for name in names}
+    (store / ".zattrs").write_text(f'{json.dumps(given)[:-1]}, "fps": {rate}}}')
+    draft(store, folder)
+    shutil.rmtree(back, ignore_errors=True)
+    done = convert_episodes(store, back, to="xtrainer")
+    with open_episode(list_episodes(store)[0]) as source, open_episode(done.paths[0]) as copy:
+        rates, kept, said = (source.fps, copy.fps), copy.attributes, " ".join(done.lossy)
+    lost = [
+        f"{name} = {value!r}, read as {kept.get(name)!r}"
+        for name, value in given.items()
+        if not (name in kept and np.asarray(kept[name]).tolist() == value) and f"/@{name}" not in said
+    ]
+    is_named = RATES[rate] is not None or "the attribute fps" in said
+    return "" if rates == (RATES[rate],) * 2 and is_named and not lost else f"fps {rate} read as {rates}, {lost}"

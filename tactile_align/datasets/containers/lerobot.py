@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tactile_align.datasets import codec
+from tactile_align.datasets.containers import tree
 from tactile_align.datasets.containers.lerobot_parquet import (
     ACTION,
     COUNTERS,
@@ -86,7 +87,7 @@ def export_lerobot(
                     if shapes != width_height or own_rate != rate:
                         text = f"has streams {shapes} at {own_rate} fps, {refs[0]} has {width_height}"
                         raise InputError(f"{ref} {text} at {rate} fps; both must be equal. Export the two separately")
-                    _add(writer, episode, task or str(episode.attributes.get("task", "not described")))
+                    _add(writer, episode, task or tree.one_text(episode.attributes.get("task")) or "not described")
                     if episode.depth:
                         lossy[f"depth ({', '.join(episode.depth)}) is left out, because v3.0 cannot store it"] = None
                     lossy.update(dict.fromkeys(_left_out(episode)))
@@ -199,7 +200,8 @@ def _left_out(episode: Episode) -> Iterator[str]:
     """Yield a sentence for each kind of content of an episode, except depth, that a LeRobotDataset cannot contain."""
     if episode.carried:
         yield f"{', '.join(episode.carried)} is left out"
-    own = {"task", *ABOUT_STORAGE, *(["fps"] if episode.fps is not None else [])}
+    own = {*ABOUT_STORAGE, *(["fps"] if episode.fps is not None else [])}
+    own |= set() if tree.one_text(episode.attributes.get("task")) is None else {"task"}
     usual = {name: np.asarray(value) for name, value in episode.layout.attributes.items()}
     others = [(name, value) for name, value in episode.attributes.items() if name not in own]
     if names := [name for name, value in others if name not in usual or not np.array_equal(usual[name], value)]:

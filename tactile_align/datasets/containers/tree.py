@@ -238,9 +238,21 @@ def plain(value: Any) -> Any:
     if isinstance(value, bytes):
         with suppress(UnicodeDecodeError):
             return value.decode() if b"\0" not in value else value
-    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-        return np.bytes_(value.encode("utf-8", "surrogateescape"))  # h5py writes it back as the same bytes
+    if isinstance(value, str) and any("\udc80" <= character <= "\udcff" for character in value):
+        with suppress(UnicodeEncodeError):  # h5py shows bytes that are not UTF-8 in this form, and writes them back
+            return np.bytes_(value.encode("utf-8", "surrogateescape"))
     return value
+
+
+def one_text(value: Any) -> str | None:
+    """Return the text in an attribute, also if it is bytes or an array of one text; None if it is no text of UTF-8."""
+    with suppress(ValueError):  # lists of different lengths, and text that UTF-8 cannot encode
+        texts = np.ravel(np.asarray(value)).tolist()
+        text = plain(texts[0]) if len(texts) == 1 else None
+        if isinstance(text, str):
+            text.encode()
+            return text
+    return None
 
 
 def one_number(value: Any) -> float | None:

@@ -99,7 +99,9 @@ def test_episodes_with_other_streams_are_named(tmp_path: Path) -> None:
 
 def test_a_stream_of_odd_size_is_stored_as_png_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     images = {"top": frames(1, width=63), "left_wrist": frames(2)}
-    source = write_episode(tmp_path / "episode_init_0.hdf5", **{**parts(), "images": images}, fps=20)
+    source = write_episode(
+        tmp_path / "episode_init_0.hdf5", **{**parts(), "images": images}, fps=20, attributes={"task": ["pick"]}
+    )
     done = export_lerobot(source, tmp_path / "lerobot")
     assert [said.split(" (")[0] for said in done.lossy] == ["left_wrist is encoded as video"]
     assert "top is stored as PNG, because its frames are 63x48" in caplog.text
@@ -108,6 +110,7 @@ def test_a_stream_of_odd_size_is_stored_as_png_and_named(tmp_path: Path, caplog:
         open_episode(import_lerobot(done.paths[0], tmp_path / "back").paths[0]) as copy,
     ):
         assert all(np.array_equal(episode.image("top", t), copy.image("top", t)) for t in range(len(episode)))
+        assert copy.attributes["task"] == "pick"
 
 
 def change_info(root: Path, **changes: Any) -> None:
