@@ -25,8 +25,8 @@ def fault_of(folder: Path, rng: np.random.Generator) -> str:
     They are attributes of an episode that is copied, of a camera of an unknown layout, of a Zarr store, or name the
     layout.
     """
-    parts = [_copied, _copied, _copied, _camera, _camera, _named_layout, _of_zarr, _of_zarr]
-    return parts[rng.integers(len(parts))](folder, rng)
+    kinds = [_copied, _copied, _copied, _camera, _camera, _named_layout, _of_zarr, _of_zarr]
+    return kinds[rng.integers(len(kinds))](folder, rng)
 
 
 LABELS = h5py.enum_dtype({"OFF": 0, "ON": 1}, "i1")
