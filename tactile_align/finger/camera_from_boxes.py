@@ -298,7 +298,7 @@ def calibrate_camera(
     covariance = tuple(map(tuple, fit.covariance.tolist()))
     changed = known.with_camera(camera, **pose_keys(fit.T_parent_camera), covariance=covariance)
     if needed or accept:
-        save_unless_failed(changed, out, report)
+        save_unless_failed(changed, out, report, rig)
     return PlacedCamera(changed, camera, fit, needed, report)
 
 

@@ -145,7 +145,7 @@ def calibrate_finger(
             if name not in kept:
                 changed = changed.with_sensor(name, **pose_keys(moved(known.sensor(name).T_parent_this, fit.x)))
     if needed or accept:
-        save_unless_failed(changed, out, report)
+        save_unless_failed(changed, out, report, rig)
     before, after = (
         float(np.median(np.concatenate([getattr(fit, key) for fit in fits.values()]))) for key in ("before", "after")
     )

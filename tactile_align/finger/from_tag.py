@@ -106,7 +106,7 @@ def calibrate_finger_by_tag(
             changed = changed.with_camera(camera, **pose_keys(fit.T), covariance=covariance)
         else:
             changed = changed.with_sensor(tag.parent, **pose_keys(fit.T))
-    save_unless_failed(changed, out, report)
+    save_unless_failed(changed, out, report, rig)
     return TaggedFinger(changed, name, fit, seen.looked, report)
 
 

@@ -210,7 +210,7 @@ def calibrate(
             deviations of 0.5 mm and 0.05 degrees.
         accept_doubtful: For finger and camera: also write a result that is far from the current rig, or that improves
             too little.
-        out: Rig file to write; default: the file given by --rig.
+        out: Rig file to write; default: the file given by --rig. A new file is a copy of it with the new values.
         dry_run: Print the report, write nothing.
         as_json: Print the result as JSON.
     """
