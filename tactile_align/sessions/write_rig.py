@@ -148,7 +148,7 @@ def provenance(digests: Sequence[str]) -> dict[str, str]:
 
 
 def write_verdict(report: Report, rig_file: str | Path) -> None:
-    """Write a report's verdict, its time and the hash of its data into the table [verified] of a rig file.
+    """Write a report's verdict, its time, the hash of its data and its proof into the table [verified] of a rig file.
 
     No other line of the file changes.
 
@@ -159,7 +159,9 @@ def write_verdict(report: Report, rig_file: str | Path) -> None:
     Raises:
         FactError: The file is not a rig.
     """
-    verdict = Verified(when=report.facts["when"], data_hash=report.facts["data_hash"], verdict=report.verdict)
+    proof = tuple(f"{check.title}: {check.measured}" for check in report.checks if check.kind == "boxes")
+    facts = {key: report.facts[key] for key in ("when", "data_hash")}
+    verdict = Verified(**facts, verdict=report.verdict, proof=proof)
     _rewrite(Path(rig_file), Path(rig_file), load_rig(rig_file).model_copy(update={"verified": verdict}))
 
 
@@ -216,7 +218,7 @@ def edited(text: str, old: Rig, new: Rig) -> str:
         return f"{tomlkit.dumps(document).rstrip()}\n\n{toml_text({'verified': verdict})}"
     elif verdict_before is not None:
         # A comment below the verdict may belong to the next table, so only the header and the keys are removed.
-        for key in verdict_before:
+        for key in set(verdict_before) & set(document["verified"]):
             del document["verified"][key]
         return re.sub(r"(?m)^(\[ *verified *\]|verified *= *\{ *\}).*\n?", "", tomlkit.dumps(document)).rstrip() + "\n"
     return tomlkit.dumps(document)
