@@ -161,7 +161,7 @@ def write_verdict(report: Report, rig_file: str | Path) -> None:
     """
     proof = tuple(f"{check.title}: {check.measured}" for check in report.checks if check.kind == "boxes")
     facts = {key: report.facts[key] for key in ("when", "data_hash")}
-    verdict = Verified(**facts, verdict=report.verdict, proof=proof)
+    verdict = Verified(**facts, verdict=report.verdict, proof=proof or None)
     _rewrite(Path(rig_file), Path(rig_file), load_rig(rig_file).model_copy(update={"verified": verdict}))
 
 
@@ -218,7 +218,7 @@ def edited(text: str, old: Rig, new: Rig) -> str:
         return f"{tomlkit.dumps(document).rstrip()}\n\n{toml_text({'verified': verdict})}"
     elif verdict_before is not None:
         # A comment below the verdict may belong to the next table, so only the header and the keys are removed.
-        for key in set(verdict_before) & set(document["verified"]):
+        for key in verdict_before:
             del document["verified"][key]
         return re.sub(r"(?m)^(\[ *verified *\]|verified *= *\{ *\}).*\n?", "", tomlkit.dumps(document)).rstrip() + "\n"
     return tomlkit.dumps(document)

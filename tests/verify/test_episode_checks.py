@@ -215,6 +215,7 @@ def test_the_verdict_is_written_into_the_rig_file_and_nothing_else_is_touched(
     assert text.startswith(before.rstrip()) and text.count("[verified]") == 1
     verified = load_rig(rig_file).verified
     assert verified is not None and verified.verdict == "pass" and verified.data_hash == result.facts["data_hash"]
+    assert verified.proof is not None
     assert [one.partition(":")[0] for one in verified.proof] == [
         "Boxes of tactile1 in left_wrist",
         "Boxes of tactile1 in top",
