@@ -96,16 +96,16 @@ def contents_of(file: h5py.File, path: Path) -> Contents:
             values[array.key] = rows.reshape(len(rows), -1)
     rated = any("fps" in holder.attrs for holder in (file, group))
     numbers = _numbers(group, path)
-    rates = _rates(_small_attributes(file, path, "") | numbers.get("", {}))
+    rates = _rates(_small_attributes(file, path) | numbers.get("", {}))
     return Contents(path, layout, pattern, arrays, values, rated, rates, tree.container_of(file), numbers)
 
 
 def _rates(numbers: dict[str, Any]) -> dict[str, float]:
     rates: dict[str, float] = {}
     for name, value in numbers.items():
-        inside, number = set(words(name)), np.asarray(value)
-        if RATE_WORDS & inside and inside <= PLAIN_RATE_WORDS and number.size == 1 and number.dtype.kind in "iuf":
-            rates[name] = float(number.item())
+        inside, number = set(words(name)), tree.one_number(value)
+        if RATE_WORDS & inside and inside <= PLAIN_RATE_WORDS and number is not None:
+            rates[name] = number
     return rates
 
 
@@ -146,8 +146,7 @@ def _numbers(group: h5py.Group, path: Path) -> dict[str, dict[str, Any]]:
     for key, item in [("", group), *tree.below(group, path, "", set())]:
         if item is None:
             continue
-        attributes = _small_attributes(item, path, key)
-        found[key] = {_lens_name(name): value for name, value in attributes.items()}
+        found[key] = {_lens_name(name): value for name, value in _small_attributes(item, path).items()}
         if tree.is_array(item) and item.dtype.kind in "iuf":
             value, parent, name = _constant(group, key, path), *_split(key)
             if value is not None and _lens_name(name) in ("k", "d"):
@@ -157,10 +156,8 @@ def _numbers(group: h5py.Group, path: Path) -> dict[str, dict[str, Any]]:
     return {key: numbers for key, numbers in found.items() if numbers}
 
 
-def _small_attributes(item: h5py.Group | h5py.Dataset, path: Path, key: str) -> dict[str, Any]:
-    with hdf5.reading(path, key):
-        values = {str(name).lower(): item.attrs[name] for name in item.attrs}
-    return {name: value for name, value in values.items() if _is_small(value)}
+def _small_attributes(item: h5py.Group | h5py.Dataset, path: Path) -> dict[str, Any]:
+    return {name.lower(): value for name, value in tree.attributes(item, path).items() if _is_small(value)}
 
 
 def _split(key: str) -> tuple[str, str]:
@@ -177,7 +174,10 @@ def _is_small(value: Any) -> bool:
     """Return whether an attribute is a text, or at most 16 finite numbers."""
     if isinstance(value, str | bytes):
         return True
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths, in JSON
+        return False
     return array.dtype.kind in "iuf" and 0 < array.size <= 16 and bool(np.all(np.isfinite(array)))
 
 
