@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from tactile_align.config.data import DataConfig, ViewConfig
 from tactile_align.config.features import FeatureConfig
 from tactile_align.config.hsa import HSAConfig
+from tactile_align.config.pointer import PointerOptions
 from tactile_align.config.policy import PolicyConfig
 from tactile_align.config.presets import with_preset
 from tactile_align.config.renamed import refuse_renamed
@@ -137,6 +138,8 @@ class TrainConfig(Strict):
     """Alignment loss."""
     policy: PolicyConfig = PolicyConfig()
     """Policy, with its action head."""
+    pointer: PointerOptions | None = None
+    """Contact pointer: predicts where a sensor will touch next. None: no pointer."""
     train_policy: bool = True
     """Train the policy. False: train only the encoders, with the alignment loss."""
     region: Literal["box", "opening"] = "box"
@@ -316,6 +319,12 @@ class TrainConfig(Strict):
             raise InputError(
                 f"[[views]] has a view with the name {', '.join(shared)}, which is also the name of a sensor, but "
                 f"their images need different names. Set another `name` in this view"
+            )
+        whole = [view.key for view in self.views if view.zoom is None]
+        if self.pointer is not None and (unfit := sorted(set(self.pointer.views) - set(whole))):
+            raise InputError(
+                f"pointer.views has {', '.join(unfit)}, but the pointer points in [[views]] without zoom: "
+                f"{', '.join(whole) or 'none'}. Name one of these, or add such a view"
             )
         if hsa.camera_negative and len(cameras) < 2:
             raise InputError(

@@ -58,7 +58,10 @@ def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
             entry = Input(
                 named.key, view.camera, width, height, vision.fit, view.sensor, view.zoom, ahead_m=view.ahead_m
             )
-            inputs.append(replace(entry, uncertain=uncertain, other_finger=other_finger))
+            entry = replace(entry, uncertain=uncertain, other_finger=other_finger)
+            if (pointer := config.pointer) is not None and view.key in pointer.views:
+                entry = replace(entry, contacts=pointer.most, horizon=pointer.horizon, complete=pointer.complete)
+            inputs.append(entry)
         width, height = input_size_of(touch.model, touch.image_size)
         differs = config.features.touch_input == "difference"
         for name in dict.fromkeys(view.sensor for view in config.views):
