@@ -1,0 +1,136 @@
+"""The doctor's rows of the contact pointer pass a healthy one and find each defect of a pointer that never trained."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tactile_align.checks import Check
+from tactile_align.diagnostics.doctor import learning, model, pointer
+from tactile_align.diagnostics.doctor.diagnose import grown
+from tactile_align.diagnostics.doctor.subject import Subject, examine
+from tactile_align.moments.ahead import Ahead
+from tactile_align.training.data import load_data
+from tactile_align.training.loop import build_model
+from tests.training.conftest import small_training
+
+KEY = "top-tactile1"
+POINTER = {"views": [KEY], "width": 32, "most": 2, "horizon": 20}
+PIECES = {"history": True, "touch": True, "memory": True}
+ALONE = {"hsa": {"weight": 0.0}, "train_policy": False, "contact_share": "natural", "batch_size": 16}
+
+
+@pytest.fixture(scope="module")
+def subject(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    """A run that trains only the pointer, with all its pieces."""
+    views, out = [{"camera": "top", "sensor": "tactile1"}], tmp_path_factory.mktemp("pointer")
+    config = small_training(regrasp_folder, out, views=views, pointer={**POINTER, **PIECES}, **ALONE)
+    data = load_data(config, progress=False)
+    return examine(config, data, build_model(config, data.train))
+
+
+def spoilt(subject: Subject) -> Subject:
+    return replace(subject, model=copy.deepcopy(subject.model))
+
+
+def by_id(checks: Any) -> dict[str, Check]:
+    return {check.id: check for check in checks}
+
+
+def one_step(subject: Subject, factor: float) -> dict[str, Check]:
+    before = learning._Lesson(subject, factor)
+    start = before.losses()
+    after = before.take(1).losses()
+    return by_id(learning.one_step(subject, start, {1.0: after}, after))
+
+
+def test_a_healthy_pointer_passes(subject: Subject) -> None:
+    lesson = learning._Lesson(subject, 1.0).take(32)
+    checks = [*pointer.targets(subject), *pointer.saturation(subject), *pointer.predictions(subject, lesson.model)]
+    checks += [*model.gradients(subject), one_step(subject, 1.0)["pointer-first-step"]]
+    assert [f"{c.id}: {c.measured}" for c in checks if c.status != "pass"] == []
+    parts = {"key", "offset.0", "query.0", "done.0", "memory", "recall"}
+    assert {f"gradient/pointer.{part}" for part in parts} <= {check.id for check in checks}
+    rows = {
+        "pointer-targets",
+        "done-classes",
+        "point-is-recorded",
+        "point-spread",
+        "points-in-corner",
+        "done-predicted",
+    }
+    assert {f"{row}/{KEY}" for row in rows} <= {check.id for check in checks}
+
+
+def test_five_times_the_rate_is_found(subject: Subject) -> None:
+    found = one_step(subject, 5.0)["pointer-first-step"]
+    assert found.status != "pass", found.measured
+
+
+def test_a_saturated_tanh_in_the_head_is_found(subject: Subject) -> None:
+    bad = spoilt(subject)
+    with torch.no_grad():
+        bad.model.pointer.offset[2].weight.mul_(300)
+    bad.model.pointer.offset = nn.Sequential(bad.model.pointer.offset, nn.Tanh())
+    assert by_id(pointer.saturation(bad))["pointer-saturated"].status == "fail"
+
+
+def test_a_memory_without_connection_is_found(subject: Subject) -> None:
+    bad = spoilt(subject)
+
+    class Cut(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.detach())
+
+    bad.model.pointer.recall.__class__ = Cut
+    found = by_id(model.gradients(bad))
+    assert found["gradient/pointer.memory"].status == "fail" and found["gradient/pointer.query.0"].status == "pass"
+
+
+def test_done_of_one_class_is_found_in_the_data_and_in_the_predictions(subject: Subject) -> None:
+    ahead = subject.data.train.ahead[KEY]
+    never = Ahead(ahead.points, ahead.known, ahead.done & False, ahead.done_known, ahead.onsets)
+    train = copy.copy(subject.data.train)
+    train.ahead = {KEY: never}
+    bad = replace(subject, data=replace(subject.data, train=train))
+    assert by_id(pointer.targets(bad))[f"done-classes/{KEY}"].status == "warn"
+    stuck = copy.deepcopy(subject.model)
+    with torch.no_grad():
+        stuck.pointer.done[2].bias.fill_(-50.0)
+    assert by_id(pointer.predictions(subject, stuck))[f"done-predicted/{KEY}"].status == "warn"
+
+
+def test_points_stuck_in_a_corner_are_found(subject: Subject) -> None:
+    stuck = copy.deepcopy(subject.model)
+    with torch.no_grad():
+        stuck.pointer.offset[2].weight.zero_()
+        stuck.pointer.offset[2].bias.fill_(-100.0)
+        stuck.pointer.query[2].weight.zero_()
+        stuck.pointer.query[2].bias.zero_()
+        stuck.pointer.recall.weight.zero_()
+        stuck.pointer.recall.bias.zero_()
+    found = by_id(pointer.predictions(subject, stuck))
+    assert found[f"points-in-corner/{KEY}"].status == "fail" and found[f"point-spread/{KEY}"].status == "warn"
+    assert found["pointer-image-shuffle"].status != "pass"
+
+
+def test_points_that_do_not_move_with_the_image_are_found(subject: Subject) -> None:
+    ahead = subject.batch.ahead[KEY]
+    batch = replace(subject.batch, ahead={KEY: replace(ahead, points=ahead.points + 1.0)})
+    assert by_id(pointer.targets(replace(subject, batch=batch)))[f"point-is-recorded/{KEY}"].status == "fail"
+
+
+def test_the_pieces_of_a_pointer_come_one_by_one_and_its_token_last(regrasp_folder: Path, tmp_path: Path) -> None:
+    views = [{"camera": "top", "sensor": "tactile1"}]
+    policy = {"vision": "none", "region_tokens": False, "touch_tokens": False, "pointer_token": True}
+    config = small_training(
+        regrasp_folder, tmp_path / "run", views=views, pointer={**POINTER, **PIECES}, hsa={"weight": 0.0}, policy=policy
+    )
+    names, _, parts = zip(*grown(config), strict=True)
+    grown_pieces = ("pointer", "pointer.history", "pointer.touch", "pointer.memory", "policy.pointer_token")
+    assert names == ("train_policy", "hsa.learn_temperature", *grown_pieces)
+    assert parts[0].pointer is None and parts[2].pointer.memory is False and parts[-1] == config
