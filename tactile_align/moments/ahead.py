@@ -3,7 +3,7 @@
 The joints of a later row and the calibration give the place of a later contact, and so a target without a label.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -26,6 +26,7 @@ class Ahead:
         done: (T, K) bool, whether there is no k-th contact within the horizon; False where `done_known` is False.
         done_known: (T, K) bool, whether the recording tells if there is a k-th contact within the horizon.
         onsets: (T, K) int64 row in which the contact begins; -1 if there is none within the horizon.
+        depth: (T, K) distance of the place from the camera along its axis, metres; nan where `known` is False.
     """
 
     points: np.ndarray
@@ -33,11 +34,12 @@ class Ahead:
     done: np.ndarray
     done_known: np.ndarray
     onsets: np.ndarray
+    depth: np.ndarray
 
     def through(self, image_map: ImageMap) -> "Ahead":
         """Return the contacts in an image that `image_map` makes of the present image; see `moved`."""
         points, known = moved(self.points, self.known, image_map)
-        return Ahead(points, known, self.done, self.done_known, self.onsets)
+        return replace(self, points=points, known=known, depth=np.where(known, self.depth, np.nan))
 
     def counts(self) -> dict[str, int]:
         """Return how many of the T * K entries are of which kind.
@@ -76,7 +78,7 @@ def contacts_ahead(
     following = (np.searchsorted(begins, rows, side="right") - np.asarray(contact, bool))[:, None] + np.arange(most)
     if not len(begins):
         nowhere, none = np.full((*following.shape, 2), np.nan), np.zeros(following.shape, bool)
-        return Ahead(nowhere, none, none, none, np.full(following.shape, -1))
+        return Ahead(nowhere, none, none, none, np.full(following.shape, -1), nowhere[..., 0])
     which = np.minimum(following, len(begins) - 1)
     there = (following < len(begins)) & (begins[which] <= rows[:, None] + horizon)
     told = there | complete | (rows + horizon < len(rows))[:, None]
@@ -91,7 +93,8 @@ def contacts_ahead(
     points, valid = camera.stored.project(seen)
     stored = ImageMap.identity(camera.stored.width, camera.stored.height)
     points, known = moved(points, np.asarray(valid) & there & (begins[which] > 0), stored)
-    return Ahead(points, known, told & ~there, told, np.where(there, begins[which], -1))
+    depth = np.where(known, seen[..., 2], np.nan)
+    return Ahead(points, known, told & ~there, told, np.where(there, begins[which], -1), depth)
 
 
 def moved(points: Array, known: Array, image_map: ImageMap) -> tuple[Array, Array]:

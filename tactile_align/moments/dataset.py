@@ -194,7 +194,7 @@ def _facts(kind: type[Facts], table: dict[str, np.ndarray], name: str) -> Facts:
 
 def _rows(facts: ViewFacts | TouchFacts | Ahead, chosen: np.ndarray) -> dict[str, Tensor]:
     """Return the facts of the chosen moments that a batch contains, as tensors; float64 becomes float32."""
-    kept = (field.name for field in fields(facts) if field.name not in ("frame_box", "onsets"))
+    kept = (field.name for field in fields(facts) if field.name not in ("frame_box", "onsets", "depth"))
     arrays = {name: getattr(facts, name) for name in kept}
     rows = {name: array[chosen] for name, array in arrays.items() if array is not None}
     return {name: torch.from_numpy(a.astype(np.float32) if a.dtype == np.float64 else a) for name, a in rows.items()}

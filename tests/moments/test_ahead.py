@@ -72,6 +72,12 @@ def test_a_fixed_camera_sees_a_later_contact_at_one_place_until_it_begins() -> N
     assert np.abs(result.points[21:31, 0] - second).max() < 1e-6  # after the release, the next one is the first
     assert np.abs(result.points[8:21, 1] - second).max() < 1e-6
     assert np.abs(first - second).max() > 10
+    camera, place = (
+        RIG.cameras["top"].stored,
+        np.asarray(RIG.T_camera_sensor("top", "tactile1", qpos[[15, 28]]))[:, :3, 3],
+    )
+    assert np.abs(result.depth[15] - place[:, 2]).max() < 1e-9
+    assert np.abs(camera.unproject(result.points[15], result.depth[15]) - place).max() < 1e-6
     T = RIG.T_camera_sensor("top", "tactile1", qpos[15:16])
     assert np.abs(RIG.cameras["top"].stored.project(T[0, :3, 3])[0] - result.points[15, 0]).max() < 1e-6
 
@@ -102,6 +108,7 @@ def test_what_a_recording_does_not_show_is_not_known() -> None:
     assert whole.done_known.all() and whole.done[28:, 1].all() and np.array_equal(whole.onsets, cut.onsets)
     for result in (cut, whole, ahead("left_wrist", joints(), contact, horizon=12)):
         assert np.array_equal(np.isnan(result.points).any(axis=2), ~result.known)
+        assert np.array_equal(np.isnan(result.depth), ~result.known)
         assert not (result.done & (result.known | ~result.done_known)).any()
         assert sum(result.counts().values()) == STEPS * 2
     assert cut.counts() == {"known": 33, "no pixel": 3, "done": 32, "unknown": 12}

@@ -13,7 +13,6 @@ from tactile_align.checks import Check
 from tactile_align.diagnostics.doctor import learning, model, pointer
 from tactile_align.diagnostics.doctor.diagnose import grown
 from tactile_align.diagnostics.doctor.subject import Subject, examine
-from tactile_align.moments.ahead import Ahead
 from tactile_align.training.data import load_data
 from tactile_align.training.loop import build_model
 from tests.training.conftest import small_training
@@ -93,7 +92,7 @@ def test_a_memory_without_connection_is_found(subject: Subject) -> None:
 
 def test_done_of_one_class_is_found_in_the_data_and_in_the_predictions(subject: Subject) -> None:
     ahead = subject.data.train.ahead[KEY]
-    never = Ahead(ahead.points, ahead.known, ahead.done & False, ahead.done_known, ahead.onsets)
+    never = replace(ahead, done=ahead.done & False)
     train = copy.copy(subject.data.train)
     train.ahead = {KEY: never}
     bad = replace(subject, data=replace(subject.data, train=train))
