@@ -1,23 +1,30 @@
 """Pointing at the next contacts: errors of a contact pointer and of controls that do not look at the image."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from tactile_align.calibration.rig import load_rig
 from tactile_align.checks import text_table
+from tactile_align.config.train import load_config
 from tactile_align.datasets.episodes import open_episode
 from tactile_align.diagnostics.probes import ridge
 from tactile_align.errors import InputError
+from tactile_align.moments.cache import Job
 from tactile_align.moments.dataset import Moments
-from tactile_align.policies.build import LoadedRun
+from tactile_align.policies.build import LoadedRun, inputs_of
 from tactile_align.projection.episode_boxes import ViewBoxes, qpos_at_exposure
+from tactile_align.training.data import load_data
 
 POINTER, CONSTANT, NOW, LINEAR = "pointer", "constant", "sensor now", "linear in joints"
-PERIODS = {"0 to 4": (0, 5), "5 to 14": (5, 15), "15 on": (15, 10**9)}
-"""First row of each period of an episode, and the row after its last. Later, the joints give the goal away."""
-FIRST = "0 to 4"
+PERIODS = {"0": (0, 1), "1 to 4": (1, 5), "5 to 14": (5, 15), "15 on": (15, 10**9)}
+"""First row of each period of an episode, and the row after its last. If all episodes start alike, the joints tell
+nothing in row 0, and the place of the next contact from row 1 on, because the arm is then on its way."""
+FITS = (*((row, row + 1) for row in range(5)), (5, 15), (15, 10**9))
+"""First row, and the row after the last, of each regression of the control `linear in joints`."""
 SURE = 0.5
 """Probability above which the pointer predicts that there is no such contact."""
 _STRENGTH = 1e-3  # of the ridge regression
@@ -53,9 +60,8 @@ class Pointed:
     mm: dict[str, np.ndarray]
     done_probability: np.ndarray | None
 
-    def of(self, period: str, k: int = 0) -> np.ndarray:
-        """Return the indices of the moments in a period, see PERIODS, whose k-th contact is known and not begun."""
-        first, stop = PERIODS[period]
+    def of(self, first: int, stop: int, k: int = 0) -> np.ndarray:
+        """Return the indices of the moments in rows `first` to `stop` - 1 whose contact k is known and not begun."""
         known = np.isfinite(self.points[:, k, 0]) & self.ahead[:, k]
         return np.flatnonzero(known & (self.time >= first) & (self.time < stop))
 
@@ -104,8 +110,8 @@ def controls(train: Moments, moments: Moments, key: str) -> dict[str, np.ndarray
     """Return the places (N, K, 2), px of the input image, that predictors without eyes give in N moments.
 
     constant: the median place of the training moments. sensor now: the centre of the pad in this moment. linear in
-    joints: a ridge regression from the state to the place, fitted to the training moments of the same period, because
-    the joints give the goal away as soon as the arm is on its way. A control without training targets is nan.
+    joints: ridge regressions from the state to the place, one for each entry of FITS, fitted to the training moments of
+    these rows. A control without training targets is nan.
 
     Args:
         train: Moments to which the controls are fitted.
@@ -118,18 +124,18 @@ def controls(train: Moments, moments: Moments, key: str) -> dict[str, np.ndarray
         if ahead.known[:, k].any():
             constant[:, k] = np.median(ahead.points[ahead.known[:, k], k], axis=0)
     pad = np.repeat(_pad_now(moments, key)[:, None], ahead.known.shape[1], axis=1)
-    return {CONSTANT: constant, NOW: pad, LINEAR: linear(train, moments, key, PERIODS)}
+    return {CONSTANT: constant, NOW: pad, LINEAR: linear(train, moments, key)}
 
 
-def linear(train: Moments, moments: Moments, key: str, periods: Mapping[str, tuple[int, int]]) -> np.ndarray:
+def linear(train: Moments, moments: Moments, key: str, fits: Sequence[tuple[int, int]] = FITS) -> np.ndarray:
     """Return the places (N, K, 2) of a ridge regression from the state, px of the input image; see `controls`.
 
-    `periods` holds the first row of each period, and the row after its last; each period has a regression of its own.
+    `fits` holds the first row, and the row after the last, of each regression.
     """
     ahead = train.ahead[key]
     before, now = (np.concatenate([q for q, _ in m.low_dim()]) for m in (train, moments))
     out = np.full((len(now), ahead.known.shape[1], 2), np.nan)
-    for first, stop in periods.values():
+    for first, stop in fits:
         fitted, asked = ((first <= m.time) & (m.time < stop) for m in (train, moments))
         for k in range(ahead.known.shape[1]):
             rows = np.flatnonzero(fitted & ahead.known[:, k])
@@ -180,11 +186,9 @@ def predictions(run: LoadedRun, images: np.ndarray | None = None) -> dict[str, t
         Places (N, K, 2), px of the input image of the moments, and probabilities of done (N, K).
 
     Raises:
-        InputError: The run has no contact pointer.
+        ValueError: The model has no contact pointer.
     """
-    if run.config.pointer is None:
-        raise InputError("this run has no contact pointer, which is needed here. Train with a [pointer] table")
-    parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {key: [] for key in run.config.pointer.views}
+    parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {key: [] for key in run.model.pointed_keys}
     rows = np.arange(len(run.moments))
     seen = None if images is None else run.batches(images)
     for batch in run.batches(rows):
@@ -284,8 +288,8 @@ def _result(result: Pointed) -> PointView:
     assert result.done_probability is not None
     errors: dict[str, dict[str, dict[str, PointError]]] = {}
     for k in range(result.points.shape[1]):
-        for period in PERIODS:
-            rows = result.of(period, k)
+        for period, limits in PERIODS.items():
+            rows = result.of(*limits, k)
             if len(rows):
                 by = errors.setdefault(str(k + 1), {}).setdefault(period, {})
                 for name in result.predicted:
@@ -301,3 +305,54 @@ def _result(result: Pointed) -> PointView:
     return PointView(
         errors, result.done_f1(), true, result.predicted[POINTER].tolist(), done, result.done_probability.tolist()
     )
+
+
+def pointing_views(run: Path) -> dict[str, str]:
+    """Return the views in which a run's pointer points: the camera by the key of the view.
+
+    Raises:
+        FactError: The folder contains no run.
+        InputError: The run has no contact pointer.
+    """
+    config = load_config(run / "config.toml")
+    if config.pointer is None:
+        raise InputError(f"{run}: this run has no contact pointer. Train with a [pointer] table in the config")
+    return {view.key: view.camera for view in config.views if view.key in config.pointer.views}
+
+
+def point(
+    run: str | Path, episode: str, *, rig: str | None = None, layout: str | None = None, progress: bool = True
+) -> tuple[PointResult, dict[str, Pointed]]:
+    """Return what a run's pointer and the controls predict in one episode: the results, and all points by view.
+
+    The controls are fitted to the run's training episodes, which must still exist.
+
+    Args:
+        run: The run folder.
+        episode: Episode file; "FILE#NAME" if the file holds several episodes.
+        rig: Name or path of the rig; None: the run's rig of this episode, or its first rig for an episode of no list.
+        layout: Name or path of the episode layout; None: detect the layout.
+        progress: Show a progress bar on stderr.
+
+    Raises:
+        FactError, FileNotFoundError: The folder contains no run, or a file does not exist.
+        InputError: The run has no contact pointer, one of its episodes is missing or changed, or the episode does not
+            fit the rig or the run.
+    """
+    folder = Path(run)
+    pointing_views(folder)
+    config = load_config(folder / "config.toml")
+    with open_episode(episode, layout) as opened:
+        ref = opened.ref
+    data = load_data(config, progress=progress, run=folder)
+    own = {(e.path, e.group): e.data for part in data.episodes.parts.values() for e in part}
+    number = own.get((str(ref.path.absolute()), ref.group), 0)
+    chosen = data.rigs[number] if rig is None else load_rig(rig)
+    job = Job(ref, chosen.for_episode(ref.path), inputs_of(config, chosen), False)
+    moments = Moments([job], chunk=config.policy.chunk_size, cache=Path(config.cache), progress=progress)
+    loaded = LoadedRun.load(folder, config, moments.normalised(data.statistics), "retrieval")
+    views = {
+        key: pointed(moments, key, {POINTER: points} | controls(data.train, moments, key), done)
+        for key, (points, done) in predictions(loaded).items()
+    }
+    return PointResult.of(str(ref), loaded.selected, views), views

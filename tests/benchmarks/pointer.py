@@ -3,10 +3,11 @@
     python -m tests.benchmarks.pointer RECORDING          # controls on held-out episodes of a simulated recording
     python -m tests.benchmarks.pointer --runs RUN...      # pointers of runs beside the controls, on their test episodes
 
-Prints the median error of the next contact, px of the stored image and mm, by rows since the start of the episode, with
-95 % intervals by a bootstrap over episodes, and the difference to `linear in joints`. "object" is the object's true
-centre, which only a recording with ground truth tells. "images exchanged" is the pointer with the images of another
-episode. For runs, the errors of further contacts and the F1 of done follow.
+Prints the median error of each contact, px of the stored image and mm, by rows since the start of the episode, with
+95 % intervals by a bootstrap over episodes, and the difference to `linear in joints`, which has a regression of its own
+for each of the first five rows. "linear, all rows" has one for all rows. "object" is the true centre of the object that
+is touched next, which only a recording with ground truth tells. "images exchanged" is the pointer with the images of
+another episode. For runs, the F1 of done follows.
 """
 
 import argparse
@@ -28,18 +29,19 @@ from tactile_align.moments.inputs import Input
 from tactile_align.policies.build import LoadedRun
 from tactile_align.training.data import load_data
 
-DRAWS, HORIZON, CONTACTS = 2000, 60, 1
+DRAWS, HORIZON = 2000, 60
 OBJECT, POOLED, EXCHANGED = "object", "linear, all rows", "images exchanged"
-EVER = {"all": (0, 10**9)}
+EVER = (0, 10**9)
+ROWS = {"0 to 4": (0, 5), **PERIODS}
 
 
-def recording(folder: Path, cameras: Sequence[str], held_out: float) -> tuple[Moments, Moments]:
+def recording(folder: Path, cameras: Sequence[str], held_out: float, most: int = 1) -> tuple[Moments, Moments]:
     """Return moments of the training and of the held-out episodes, with whole frames as inputs; no frame is decoded."""
     rig, inputs = load_rig(folder / "rig.toml"), []
     (sensor,) = rig.sensors
     for name in cameras:
         width, height = rig.camera(name).stored.width, rig.camera(name).stored.height
-        ahead = {"contacts": CONTACTS, "horizon": HORIZON, "complete": True}
+        ahead = {"contacts": most, "horizon": HORIZON, "complete": True}
         inputs.append(Input(f"{name}-{sensor}", name, width, height, "stretch", sensor, **ahead))  # type: ignore[arg-type]
     inputs.append(Input(sensor, rig.sensor(sensor).stream, 30, 40))
     jobs = [Job(ref, rig.for_episode(ref.path), tuple(inputs), False) for ref in list_episodes(folder)]
@@ -50,7 +52,9 @@ def recording(folder: Path, cameras: Sequence[str], held_out: float) -> tuple[Mo
 
 
 def object_centre(moments: Moments, key: str) -> np.ndarray | None:
-    """Return the pixel of the object's true centre, (N, K, 2) px of the input image; None without ground truth."""
+    """Return the pixel of the next object's true centre, (N, K, 2) px of the input image, nan for the contacts after it;
+    None without ground truth.
+    """
     entry = next(e for e in moments.jobs[0].inputs if e.key == key)
     uv = []
     for job, (qpos, _) in zip(moments.jobs, moments.low_dim(), strict=True):
@@ -62,7 +66,9 @@ def object_centre(moments: Moments, key: str) -> np.ndarray | None:
         T = invert(mounted.T_parent_this) @ job.rig.T_from_to(mounted.parent, "world", qpos)
         seen = np.asarray(mounted.stored.project((T[:, :3, :3] @ thing[..., None])[..., 0] + T[:, :3, 3])[0])
         uv.append(entry.image_map(mounted.stored.width, mounted.stored.height).apply(seen))
-    return np.repeat(np.concatenate(uv)[:, None], moments.ahead[key].known.shape[1], axis=1)
+    centre = np.full(moments.ahead[key].points.shape, np.nan)
+    centre[:, 0] = np.concatenate(uv)
+    return centre
 
 
 def bootstrap(values: np.ndarray, episode: np.ndarray) -> tuple[float, float, float]:
@@ -84,8 +90,8 @@ def bootstrap(values: np.ndarray, episode: np.ndarray) -> tuple[float, float, fl
 def table(result: Pointed, k: int = 0) -> list[str]:
     """Return the rows of a Markdown table of one view's errors of the k-th contact."""
     lines = []
-    for period in PERIODS:
-        rows = result.of(period, k)
+    for period, limits in ROWS.items():
+        rows = result.of(*limits, k)
         for name in result.predicted if len(rows) else ():
             px, mm, base = result.px[name][rows, k], result.mm[name][rows, k], result.px[LINEAR][rows, k]
             if np.isnan(px).all():
@@ -105,7 +111,7 @@ def table(result: Pointed, k: int = 0) -> list[str]:
 def judged(train: Moments, moments: Moments, key: str) -> dict[str, np.ndarray]:
     """Return what all predictors without a model give, by name."""
     centre = object_centre(moments, key)
-    rows = controls(train, moments, key) | {POOLED: pointing.linear(train, moments, key, EVER)}
+    rows = controls(train, moments, key) | {POOLED: pointing.linear(train, moments, key, (EVER,))}
     return rows if centre is None else rows | {OBJECT: centre}
 
 
@@ -131,13 +137,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", nargs="+", type=Path, default=[])
     parser.add_argument("--cameras", nargs="+", default=["top", "left_wrist"])
     parser.add_argument("--held-out", type=float, default=0.25)
+    parser.add_argument("--most", type=int, default=1, help="number of contacts ahead; 4 for tours")
     given = parser.parse_args(argv)
     print("| view | contact | rows | predictor | moments | median px | median mm | px minus linear in joints |")
     print("|---|---:|---|---|---|---|---|---|")
     if given.recording is not None:
-        train, held = recording(given.recording, given.cameras, given.held_out)
+        train, held = recording(given.recording, given.cameras, given.held_out, given.most)
         for key in held.ahead:
-            print(*table(pointed(held, key, judged(train, held, key))), sep="\n", flush=True)
+            result = pointed(held, key, judged(train, held, key))
+            print(*(line for k in range(given.most) for line in table(result, k)), sep="\n", flush=True)
     runs(given.runs)
 
 
