@@ -94,7 +94,8 @@ def test_micro_batches_give_the_gradient_of_the_complete_batch(small_config: Mak
         trainer = make_trainer(config, data)
         log = trainer.step(data.train.batch(list(range(0, 240, 20))), 0)
         named = trainer.model.pointer.named_parameters()
-        gradients.append({name: p.grad.clone() for name, p in named} | {"px": log[f"point_px/{KEY}"]})
+        values = {"px": log[f"point_px/{KEY}"], "loss": log["loss"]}
+        gradients.append({name: p.grad.clone() for name, p in named} | values)
     for name, whole in gradients[0].items():
         assert torch.allclose(whole, gradients[1][name], rtol=1e-3, atol=1e-6), name
 
