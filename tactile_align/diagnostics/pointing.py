@@ -25,6 +25,8 @@ PERIODS = {"0": (0, 1), "1 to 4": (1, 5), "5 to 14": (5, 15), "15 on": (15, 10**
 nothing in row 0, and the place of the next contact from row 1 on, because the arm is then on its way."""
 FITS = (*((row, row + 1) for row in range(5)), (5, 15), (15, 10**9))
 """First row, and the row after the last, of each regression of the control `linear in joints`."""
+FEWEST = 4
+"""Smallest number of training targets of such a regression, for each column of the state."""
 SURE = 0.5
 """Probability above which the pointer predicts that there is no such contact."""
 _STRENGTH = 1e-3  # of the ridge regression
@@ -111,7 +113,7 @@ def controls(train: Moments, moments: Moments, key: str) -> dict[str, np.ndarray
 
     constant: the median place of the training moments. sensor now: the centre of the pad in this moment. linear in
     joints: ridge regressions from the state to the place, one for each entry of FITS, fitted to the training moments of
-    these rows. A control without training targets is nan.
+    these rows, or of all rows where these are too few (FEWEST). A control without training targets is nan.
 
     Args:
         train: Moments to which the controls are fitted.
@@ -130,16 +132,16 @@ def controls(train: Moments, moments: Moments, key: str) -> dict[str, np.ndarray
 def linear(train: Moments, moments: Moments, key: str, fits: Sequence[tuple[int, int]] = FITS) -> np.ndarray:
     """Return the places (N, K, 2) of a ridge regression from the state, px of the input image; see `controls`.
 
-    `fits` holds the first row, and the row after the last, of each regression.
+    `fits` holds the first row, and the row after the last, of each regression; other rows get one fitted to all rows.
     """
     ahead = train.ahead[key]
     before, now = (np.concatenate([q for q, _ in m.low_dim()]) for m in (train, moments))
     out = np.full((len(now), ahead.known.shape[1], 2), np.nan)
-    for first, stop in fits:
+    for first, stop in ((0, 10**9), *fits):
         fitted, asked = ((first <= m.time) & (m.time < stop) for m in (train, moments))
         for k in range(ahead.known.shape[1]):
             rows = np.flatnonzero(fitted & ahead.known[:, k])
-            if len(rows):
+            if len(rows) >= (FEWEST * before.shape[1] if (first, stop) in fits else 1):
                 out[asked, k] = ridge(before[rows], ahead.points[rows, k], np.ones(len(rows)), now[asked], _STRENGTH)
     return out
 

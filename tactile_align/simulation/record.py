@@ -87,10 +87,10 @@ def simulate(
         episodes: Number of episodes in the folder after the call.
         seed: The same seed gives the same bytes on the same machine with the same versions, whatever `processes` is.
         task: expert: grasp and lift with physics, 10 frames per second. regrasp: contacts in set poses, without
-            physics, 5 frames per second. tour: two to four objects stand in a row and are touched once each, from left
-            to right in the view of the camera "top", then the hand goes back; without physics, 10 frames per second;
-            the attribute `objects` is their number, and `thing` the place of the one that is touched now or next.
-            mixed: every fourth episode is expert, the others are regrasp. lift, feel,
+            physics, 5 frames per second. tour: two to four objects stand on the bench and are touched once each, from
+            left to right in the view of the camera "top", then the hand goes back; without physics, 10 frames per
+            second; the attribute `objects` is their number, and `thing` the place of the one that is touched now or
+            next. mixed: every fourth episode is expert, the others are regrasp. lift, feel,
             look, sort: demonstrations of a closed-loop task, see `cell_tasks`, 10 frames per second. look-play and
             sort-play: regrasp with the objects of that task, whose marks are visible. Episode i of a closed-loop task
             shows an object of the class i % classes; it is stored in the attribute `cls`. With the option `two_ways`,
@@ -209,7 +209,7 @@ def _write_episode(job: _Job) -> Path:
     rig = _rig(job.gripper)
     look, objects = draw_look(looks), tuple[Floats, ...]()
     if job.task == "tour":
-        look, objects = tasks.draw_row(looks, look)
+        look, objects = tasks.draw_objects(looks, look, rig)
     world = World(rig, look, relaxation=Relaxation.draw(gel) if job.options.relaxation else None)
     if job.task == "tour":
         tour = tasks.Tour(world, motion, objects).steps()

@@ -1,4 +1,4 @@
-"""Scripted tasks: an expert that grasps and lifts with physics, and grips in set poses of one object or of a row."""
+"""Scripted tasks: an expert that grasps and lifts with physics, and grips in set poses, of one object or of several."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tactile_align.calibration.rig import Rig
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import invert, pose, rotation_from_rpy
 from tactile_align.simulation.looks import Look, draw_standing
@@ -257,44 +258,47 @@ class Regrasp:
 TOUR_FPS = 10.0
 OBJECTS = (2, 4)  # smallest and largest number of objects of a tour
 TOP = "top"  # camera in whose view the objects are touched from left to right
-_ROW, _AROUND_M = np.array([0.40, 0.0]), np.array([0.03, 0.03])  # mean place of the row's centre, and its scatter
-_GAP_M, _JITTER_M = (0.066, 0.086), 0.012  # distance of neighbours along the row, and scatter across it
+_NEAR, _FAR = np.array([0.33, -0.16]), np.array([0.46, 0.16])  # corners of the area in which objects stand, metres
+_APART_M, _APART_PX = 0.062, 8.0  # smallest distance of two objects along y, and along u in the view of TOP
 _BACK = np.array([0.27, 0.0, 0.30])  # at the start and at the end, where the hand hides no object
 _OVER_M, _PACE_M = 0.07, 0.045  # height above an object, and largest movement from one frame to the next, metres
 
 
-def draw_row(rng: np.random.Generator, look: Look) -> tuple[Look, tuple[Floats, ...]]:
-    """Return a look with a row of objects on the bench, and the pose (4, 4) of each object in the world frame.
+def draw_objects(rng: np.random.Generator, look: Look, rig: Rig) -> tuple[Look, tuple[Floats, ...]]:
+    """Return a look with objects that stand on the bench, and the pose (4, 4) of each object in the world frame.
 
-    The objects are parts of one thing, whose frame is the world's; the row runs across the view of the camera TOP.
+    The poses are in the order of the objects in the view of the rig's camera TOP, from left to right. The objects are
+    parts of one thing, whose frame is the world's.
     """
-    count = int(rng.integers(OBJECTS[0], OBJECTS[1] + 1))
-    along, centre = np.cumsum(rng.uniform(*_GAP_M, count)), _ROW + rng.uniform(-_AROUND_M, _AROUND_M)
-    places = centre + np.stack([rng.uniform(-_JITTER_M, _JITTER_M, count), along - along.mean()], axis=1)
-    objects = [draw_standing(rng, place, np.pi / 2 + rng.uniform(-0.25, 0.25)) for place in places]
+    count, mounted = int(rng.integers(OBJECTS[0], OBJECTS[1] + 1)), rig.camera(TOP)
+    while True:
+        places = rng.uniform(_NEAR, _FAR, (count, 2))
+        seen = (
+            np.concatenate([places, np.zeros((count, 1)), np.ones((count, 1))], axis=1)
+            @ invert(mounted.T_parent_this).T
+        )
+        u = np.asarray(mounted.stored.project(seen[:, :3])[0])[:, 0]
+        if np.diff(np.sort(places[:, 1])).min() > _APART_M and np.diff(np.sort(u)).min() > _APART_PX:
+            break
+    objects = [draw_standing(rng, place, np.pi / 2 + rng.uniform(-0.25, 0.25)) for place in places[np.argsort(u)]]
     parts = tuple(part for parts, _ in objects for part in parts)
     return replace(look, kind="tour", scale=1.0, made_of=parts, lying=()), tuple(T for _, T in objects)
 
 
 class Tour:
-    """Script of one episode in which the hand touches each object of a row once, in a fixed order, and goes back.
+    """Script of one episode in which the hand touches each of several objects once, in a fixed order, and goes back.
 
-    The order is from left to right in the view of the camera TOP. The truth about the object is that of the object
-    which is touched now or next.
+    The truth about the object is that of the object which is touched now or next.
 
     Args:
-        world: The cell with a look of `draw_row`, set to poses without physics.
+        world: The cell with a look of `draw_objects`, set to poses without physics.
         rng: Random generator for grips, depths and noise.
-        objects: (4, 4) pose of each object in the world frame.
+        objects: (4, 4) pose of each object in the world frame, in the order in which they are touched.
     """
 
     def __init__(self, world: World, rng: np.random.Generator, objects: Sequence[Floats]) -> None:
-        self.world, self.rng, self.q = world, rng, HOME.copy()
+        self.world, self.rng, self.objects, self.q = world, rng, tuple(objects), HOME.copy()
         world.place_thing(np.eye(4))
-        world.settle()
-        seen = invert(world.T_world_camera(TOP)) @ np.stack(objects)
-        u = np.asarray(world.rig.cameras[TOP].stored.project(seen[:, :3, 3])[0])[:, 0]
-        self.objects = tuple(objects[i] for i in np.argsort(u))
 
     def steps(self) -> Iterator[Step]:
         """Yield the recorded steps of the episode, TOUR_FPS per second."""
@@ -302,6 +306,7 @@ class Tour:
         back = _BACK + rng.uniform(-0.02, 0.02, 3)
         place, yaw = back, np.pi / 2 + float(rng.uniform(-0.2, 0.2))
         self._reach(place, yaw)
+        yield self._step(wide, wide, "approach", self.objects[0])
         for contact, T in enumerate(self.objects):
             turn, aim = float(np.arctan2(T[1, 0], T[0, 0])), T[:3, 3] + np.array([0, 0, rng.uniform(-0.002, 0.004)])
             aim[2] = max(aim[2], _TIP)

@@ -9,8 +9,9 @@ import pytest
 
 from tactile_align.calibration.rig import load_rig
 from tactile_align.cli import run
+from tactile_align.config.train import config_text
 from tactile_align.datasets.episodes import EpisodeRef, open_episode
-from tactile_align.diagnostics.pointing import CONSTANT, LINEAR, NOW, controls, donors, pointed
+from tactile_align.diagnostics.pointing import CONSTANT, LINEAR, NOW, controls, donors, pointed, pointing_views
 from tactile_align.errors import InputError
 from tactile_align.moments.cache import Job
 from tactile_align.moments.dataset import Moments
@@ -98,10 +99,6 @@ def test_the_command_draws_points_and_states_their_errors(
     ring = sheet[round(v) + ink - 8 : round(v) + ink + 9, round(u) - 8 : round(u) + 9]
     assert (ring == TRUE).all(axis=2).sum() > 20
     assert run(["point", str(folder), str(episode)]) == 2  # the file exists
+    (tmp_path / "config.toml").write_text(config_text(small_training(regrasp_folder, tmp_path)))
     with pytest.raises(InputError, match=r"no contact pointer.*\[pointer\]"):
-        train_without = tmp_path / "plain"
-        train_without.mkdir()
-        (train_without / "config.toml").write_text((folder / "config.toml").read_text().partition("[pointer]")[0])
-        from tactile_align.diagnostics.pointing import pointing_views
-
-        pointing_views(train_without)
+        pointing_views(tmp_path)

@@ -7,7 +7,7 @@ from tactile_align.calibration.rig import load_rig
 from tactile_align.simulation.looks import KINDS, SCALES, draw_look, draw_standing
 from tactile_align.simulation.raycast import BOX, CYLINDER
 from tactile_align.simulation.scene import TIMESTEP_S
-from tactile_align.simulation.tasks import CONTROL_HZ, PRESS_M, Expert, Regrasp, Tour, draw_row
+from tactile_align.simulation.tasks import CONTROL_HZ, PRESS_M, Expert, Regrasp, Tour, draw_objects
 from tactile_align.simulation.world import Step, World
 
 RIG = load_rig("cell")
@@ -92,7 +92,7 @@ def test_looks_span_all_kinds_and_the_whole_range_of_scales() -> None:
 
 def test_a_tour_touches_every_object_once_from_left_to_right_and_goes_back() -> None:
     rng = np.random.default_rng(2)
-    look, objects = draw_row(rng, draw_look(rng))
+    look, objects = draw_objects(rng, draw_look(rng), RIG)
     world = World(RIG.with_camera("left_wrist", image_map=(("resize", 64, 48),)), look)
     steps = list(Tour(world, rng, objects).steps())
     index = np.array([step.contact for step in steps])
@@ -100,7 +100,7 @@ def test_a_tour_touches_every_object_once_from_left_to_right_and_goes_back() -> 
     assert [step.moment.truth.contact for step in steps] == (index >= 0).tolist()
     # MuJoCo's masks tell where the hand is in the view, whatever the order of the script rests on.
     seen = np.array([step.moment.truth.box["top"][[0, 2]].mean() for step in steps])
-    assert (np.diff([seen[index == k].mean() for k in range(4)]) > 5).all()
+    assert (np.diff([seen[index == k].mean() for k in range(4)]) > 3).all()
     assert abs(seen[0] - seen[-1]) < 10 and (np.diff(index[index >= 0]) >= 0).all()
     things = np.array([step.moment.truth.thing for step in steps])[index >= 0]
     assert len(np.unique(things, axis=0)) == 4 and (np.diff(things[:, 1]) != 0).sum() == 3
