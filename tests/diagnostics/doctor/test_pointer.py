@@ -50,12 +50,8 @@ def first_steps(subject: Subject) -> tuple[Any, Any, float]:
 
 def test_a_healthy_pointer_passes(subject: Subject) -> None:
     lesson = learning._Lesson(subject, 10.0).take(32)  # the doctor tries this rate, too, and takes the best
-    checks = [
-        *pointer.targets(subject),
-        *pointer.rate_and_outputs(subject),
-        *pointer.predictions(subject, lesson.model),
-    ]
-    checks += [*model.gradients(subject), *learning.one_step(subject, *first_steps(subject))]
+    checks = [*pointer.targets(subject), *pointer.rate_and_outputs(subject), *model.gradients(subject)]
+    checks += [*pointer.predictions(subject, lesson.model), *learning.one_step(subject, *first_steps(subject))]
     assert [f"{c.id}: {c.measured}" for c in checks if c.status != "pass"] == []
     parts = {"key", "offset.0", "query.0", "done.0", "memory", "recall"}
     assert {f"gradient/pointer.{part}" for part in parts} <= {check.id for check in checks}
