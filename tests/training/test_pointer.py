@@ -70,9 +70,8 @@ def test_the_pointer_trains_the_vision_tower_with_hsa_and_act_and_their_cosines_
 
 
 def test_the_cosine_is_that_of_the_two_gradients_on_the_vision_tower(small_config: Maker, data: Data) -> None:
-    config = pointing(small_config, augment={"shift_px": 0, "gain": 0.0, "shuffle_channels": 0.0})
-    trainer = make_trainer(config, load_data(config, progress=False))
-    batch = trainer.data.train.batch(list(range(0, 240, 20)))
+    trainer = make_trainer(pointing(small_config), data)
+    batch = data.train.batch(list(range(0, 240, 20)))
     found = trainer.cosines(batch, 0)
     assert set(found) == {"gradient_cosine/pointer-alignment"}  # ACT is blind
     vectors = []
