@@ -25,8 +25,8 @@ PERIODS = {"0": (0, 1), "1 to 4": (1, 5), "5 to 14": (5, 15), "15 on": (15, 10**
 nothing in row 0, and the place of the next contact from row 1 on, because the arm is then on its way."""
 FITS = (*((row, row + 1) for row in range(5)), (5, 15), (15, 10**9))
 """First row, and the row after the last, of each regression of the control `linear in joints`."""
-FEWEST = 4
-"""Smallest number of training targets of such a regression, for each column of the state."""
+FOLDS = 5
+"""Number of groups of training episodes by which such a regression is chosen or not."""
 SURE = 0.5
 """Probability above which the pointer predicts that there is no such contact."""
 _STRENGTH = 1e-3  # of the ridge regression
@@ -112,8 +112,7 @@ def controls(train: Moments, moments: Moments, key: str) -> dict[str, np.ndarray
     """Return the places (N, K, 2), px of the input image, that predictors without eyes give in N moments.
 
     constant: the median place of the training moments. sensor now: the centre of the pad in this moment. linear in
-    joints: ridge regressions from the state to the place, one for each entry of FITS, fitted to the training moments of
-    these rows, or of all rows where these are too few (FEWEST). A control without training targets is nan.
+    joints: ridge regressions from the state to the place, see `linear`. A control without training targets is nan.
 
     Args:
         train: Moments to which the controls are fitted.
@@ -130,20 +129,41 @@ def controls(train: Moments, moments: Moments, key: str) -> dict[str, np.ndarray
 
 
 def linear(train: Moments, moments: Moments, key: str, fits: Sequence[tuple[int, int]] = FITS) -> np.ndarray:
-    """Return the places (N, K, 2) of a ridge regression from the state, px of the input image; see `controls`.
+    """Return the places (N, K, 2) of ridge regressions from the state, px of the input image.
 
-    `fits` holds the first row, and the row after the last, of each regression; other rows get one fitted to all rows.
+    One regression is fitted to all training moments. For each entry of `fits` (first row, and the row after the last),
+    one is fitted to the training moments of these rows, and used there if its median error is smaller in
+    cross-validation over training episodes: few episodes do not determine it.
     """
     ahead = train.ahead[key]
     before, now = (np.concatenate([q for q, _ in m.low_dim()]) for m in (train, moments))
     out = np.full((len(now), ahead.known.shape[1], 2), np.nan)
-    for first, stop in ((0, 10**9), *fits):
-        fitted, asked = ((first <= m.time) & (m.time < stop) for m in (train, moments))
-        for k in range(ahead.known.shape[1]):
-            rows = np.flatnonzero(fitted & ahead.known[:, k])
-            if len(rows) >= (FEWEST * before.shape[1] if (first, stop) in fits else 1):
-                out[asked, k] = ridge(before[rows], ahead.points[rows, k], np.ones(len(rows)), now[asked], _STRENGTH)
+    for k in range(ahead.known.shape[1]):
+        known = np.flatnonzero(ahead.known[:, k])
+        if not len(known):
+            continue
+        x, y, fold, time = before[known], ahead.points[known, k], train.episode[known] % FOLDS, train.time[known]
+        out[:, k] = ridge(x, y, np.ones(len(x)), now, _STRENGTH)
+        pooled = _crossed(x, y, fold)
+        for first, stop in fits:
+            fitted, asked = ((first <= t) & (t < stop) for t in (time, moments.time))
+            if not fitted.any():
+                continue
+            own = _crossed(x[fitted], y[fitted], fold[fitted])
+            if np.median(own) < np.median(pooled[fitted]):
+                out[asked, k] = ridge(x[fitted], y[fitted], np.ones(fitted.sum()), now[asked], _STRENGTH)
     return out
+
+
+def _crossed(x: np.ndarray, y: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Return the errors (M,) of ridge regressions at M moments, each fitted to the other folds; inf without others."""
+    errors = np.full(len(x), np.inf)
+    for number in np.unique(fold):
+        tested = fold == number
+        if not tested.all():
+            found = ridge(x[~tested], y[~tested], np.ones((~tested).sum()), x[tested], _STRENGTH)
+            errors[tested] = np.linalg.norm(found - y[tested], axis=1)
+    return errors
 
 
 def _pad_now(moments: Moments, key: str) -> np.ndarray:

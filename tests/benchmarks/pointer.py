@@ -4,10 +4,10 @@
     python -m tests.benchmarks.pointer --runs RUN...      # pointers of runs beside the controls, on their test episodes
 
 Prints the median error of each contact, px of the stored image and mm, by rows since the start of the episode, with
-95 % intervals by a bootstrap over episodes, and the difference to `linear in joints`, which has a regression of its own
-for each of the first five rows. "linear, all rows" has one for all rows. "object" is the true centre of the object that
-is touched next, which only a recording with ground truth tells. "images exchanged" is the pointer with the images of
-another episode. For runs, the F1 of done follows.
+95 % intervals by a bootstrap over episodes, and the difference to `linear in joints`, which may have a regression of
+its own for each of the first five rows. "linear, all rows" has one for all rows. "object" is the true centre of the
+object that is touched next, which only a recording with ground truth tells. "images exchanged" is the pointer with the
+images of another episode. For runs, the F1 of done follows.
 """
 
 import argparse

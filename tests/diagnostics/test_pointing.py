@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,7 +13,17 @@ from tactile_align.calibration.rig import load_rig
 from tactile_align.cli import run
 from tactile_align.config.train import config_text
 from tactile_align.datasets.episodes import EpisodeRef, open_episode
-from tactile_align.diagnostics.pointing import CONSTANT, LINEAR, NOW, controls, donors, pointed, pointing_views
+from tactile_align.diagnostics.pointing import (
+    CONSTANT,
+    FITS,
+    LINEAR,
+    NOW,
+    controls,
+    donors,
+    linear,
+    pointed,
+    pointing_views,
+)
 from tactile_align.errors import InputError
 from tactile_align.moments.cache import Job
 from tactile_align.moments.dataset import Moments
@@ -57,6 +69,23 @@ def test_controls_know_the_pad_and_the_joints_but_not_the_image(moments: Moments
     known = moments.ahead[KEY].known[:, 1]
     middle = np.median(result.points[known, 1], axis=0)
     assert np.abs(result.predicted[CONSTANT][:, 1] - middle).max() < 1e-9
+
+
+def test_a_regression_of_its_own_is_used_where_it_predicts_other_episodes_better() -> None:
+    rng = np.random.default_rng(0)
+    episodes, rows = 30, 8
+    goal, start = rng.uniform(40, 200, (episodes, 2)), rng.normal(0, 1, (episodes, 2))
+    time = np.tile(np.arange(rows), episodes)
+    moved = time[:, None] / rows * goal.repeat(rows, axis=0)  # the arm goes a share of the way, further in each row
+    state = np.concatenate([moved, start.repeat(rows, axis=0)], axis=1)
+    places = goal.repeat(rows, axis=0)[:, None]
+    ahead = SimpleNamespace(points=places, known=np.ones(places.shape[:2], bool))
+    moments: Any = SimpleNamespace(
+        ahead={"v": ahead}, time=time, episode=np.repeat(np.arange(episodes), rows), low_dim=lambda: [(state, state)]
+    )
+    own, pooled = (np.linalg.norm(linear(moments, moments, "v", f) - places, axis=2)[:, 0] for f in (FITS, ()))
+    assert own[(time > 0) & (time < 5)].max() < 1.0 < 10 < np.median(pooled[time == 1])
+    assert np.median(own[time == 0]) > 20, "the state of row 0 does not tell the goal"
 
 
 def test_exchanged_images_come_from_another_episode_in_about_the_same_row(moments: Moments) -> None:
