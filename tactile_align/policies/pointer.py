@@ -110,7 +110,7 @@ class Pointer(nn.Module):
             tokens: (B, R, C, D) tokens of the whole frames.
             state: (B, S) normalised qpos.
             view: Index of the view in the options.
-            touch: (B, width) mean token of the sensor's touch image; only with options.touch.
+            touch: (B, touch_width) mean token of the sensor's touch image; only with options.touch.
             truth: (B, K, 2) true places, px, nan where unknown, which history and memory then get as the earlier places
                 (teacher forcing), in training mode with noise. None: they get the pointer's own earlier places.
         """
@@ -141,8 +141,9 @@ class Pointer(nn.Module):
                 cell = logits.argmax(dim=1)
                 before = torch.where(done[:, None] > 0, torch.nan, self._points(cell, offsets).detach())
             else:
-                noise = self.options.history_noise_px if self.training and self.options.history else 0.0
-                cell, before = self.cells(truth[:, k]), truth[:, k] + noise * torch.randn_like(truth[:, k])
+                cell, before = self.cells(truth[:, k]), truth[:, k]
+                if self.training and self.options.history:
+                    before = before + self.options.history_noise_px * torch.randn_like(before)
             if self.memory is not None:
                 new = self.memory(seen[torch.arange(len(seen), device=seen.device), cell], memory)
                 memory = torch.where(before.isfinite().all(dim=1, keepdim=True), new, memory)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from tyro.conf import Positional, arg
+from tyro.conf import AvoidSubcommands, Positional, arg
 
 from tactile_align.verbs import GOOD, UNUSABLE, show
 
@@ -41,7 +41,9 @@ def train(argv: Sequence[str]) -> int:
             f"{rest[0]}: this file names a preset; got the flag --policy.head, which comes too late for it. State "
             f"policy.head in the file, whose preset depends on it"
         )
-    config = tyro.cli(TrainConfig, default=default, args=rest[1:], prog="tactile-align train CONFIG")
+    # Fields of a table that may be missing, such as [pointer], are flags if the file has the table.
+    named, flat = "tactile-align train CONFIG", (AvoidSubcommands,)
+    config = tyro.cli(TrainConfig, default=default, args=rest[1:], prog=named, config=flat)
     resume, skip_damaged = (word in argv for word in own)
     out = run_training(config, resume=resume, skip_damaged=skip_damaged)
     print(f"run folder: {out}. Evaluate it with: tactile-align evaluate {out}")

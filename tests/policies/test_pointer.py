@@ -116,7 +116,7 @@ def test_the_true_point_is_found_again_from_its_target_and_offset() -> None:
 
 def test_parts_of_a_step_add_up_to_the_losses_of_the_complete_step() -> None:
     model, target = pointer().eval(), ahead()
-    maps = model(*inputs(), view=0)
+    maps = PointerMaps(*(part.detach() for part in model(*inputs(), view=0)))
     counts = entry_counts(target)
     whole = model.losses(maps, 0, target, counts)
     parts = []

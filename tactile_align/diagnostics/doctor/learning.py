@@ -73,7 +73,7 @@ def learning_checks(subject: Subject) -> list[Check]:
     """Return all checks of the model's features and of the first training steps, in the order of the report."""
     lessons = {factor: _Lesson(subject, factor) for factor in RATES}
     start = lessons[1.0].losses()
-    full = lessons[1.0].take(1).losses()
+    full = lessons[1.0].take(1).losses()[0]
     first = {factor: _Lesson(subject, factor * ramp(subject)).take(1).losses() for factor in RATES}
     for factor, lesson in lessons.items():
         lesson.take(FIRST - (factor == 1.0))
@@ -137,10 +137,7 @@ class _Lesson:
 
 
 def one_step(
-    subject: Subject,
-    before: tuple[float, float, float],
-    first: dict[float, tuple[float, float, float]],
-    full: tuple[float, float, float],
+    subject: Subject, before: tuple[float, float, float], first: dict[float, tuple[float, float, float]], full: float
 ) -> Iterator[Check]:
     """Yield the checks that the first step lowers the loss of its own batch, with and without warm-up.
 
@@ -149,23 +146,22 @@ def one_step(
         before: Losses before any step, as `_Lesson.losses` returns them.
         first: Losses after one step, by a factor on the learning rate. The learning rate of the run's first step, which
             includes warm-up, was multiplied by this factor.
-        full: Losses after one step at the full learning rate, without warm-up. The first Adam step moves every weight
-            by the full rate, so the total loss may rise slightly.
+        full: Total loss after one step at the full learning rate, without warm-up. The first Adam step moves every
+            weight by the full rate, so this loss may rise slightly.
     """
     rates, ramped = subject.config.optimiser, ramp(subject)
     ratios = [after / start for after, start in zip(first[1.0], before, strict=True) if start > 0]
     shown = "; ".join(f"x{factor:g}: {total:.4g} ({aligned:.4g})" for factor, (total, aligned, _) in first.items())
+    if subject.model.pointer is not None:
+        shown += f"; the pointer's loss {before[2]:.4g} becomes {first[1.0][2]:.4g}"
     yield judged(
         "first-step",
         float(np.max(ratios or [math.nan])),
         measured=f"{before[0]:.4g} (alignment {before[1]:.4g}) before; after a step at lr {rates.lr * ramped:.2g} "
         f"/ {rates.lr_tower * ramped:.2g} (towers) / {rates.lr_head * ramped:.2g} (heads), {shown}",
     )
-    measured = f"{before[0]:.4g} before, {full[0]:.4g} after"
-    yield judged("full-rate-step", full[0] / max(before[0], TINY), measured=measured)
-    if subject.model.pointer is not None:
-        measured = f"{before[2]:.4g} before, {full[2]:.4g} after a step at lr {rates.lr_pointer:.2g}"
-        yield judged("pointer-first-step", full[2] / max(before[2], TINY), measured=measured)
+    measured = f"{before[0]:.4g} before, {full:.4g} after"
+    yield judged("full-rate-step", full / max(before[0], TINY), measured=measured)
 
 
 def ramp(subject: Subject) -> float:

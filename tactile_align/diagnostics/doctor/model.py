@@ -46,8 +46,9 @@ def model_checks(subject: Subject) -> Iterator[Check]:
     """Yield all checks of the model, in the order of the report."""
     for checks in (weights, inputs, pairing, trainable, new_part_rates, gradients):
         yield from checks(subject)
-    later = (shared, validation, padding, outputs, denoiser, pointer.saturation, large_loss, clipping, lonely_pairs)
-    for checks in later:
+    for checks in (shared, validation, padding, outputs, denoiser, pointer.rate_and_outputs):
+        yield from checks(subject)
+    for checks in (large_loss, clipping, lonely_pairs):
         yield from checks(subject)
 
 

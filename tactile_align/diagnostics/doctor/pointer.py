@@ -68,11 +68,13 @@ def _gap_px(subject: Subject, key: str) -> float:
 
 
 @torch.no_grad()
-def saturation(subject: Subject) -> Iterator[Check]:
-    """Yield the check that the offsets of the pointer are not squashed to a limit."""
-    model = subject.model.eval()
+def rate_and_outputs(subject: Subject) -> Iterator[Check]:
+    """Yield the checks of the pointer's learning rate, and that its offsets are not squashed to a limit."""
+    model, rate = subject.model.eval(), subject.config.optimiser.lr_pointer
     if model.pointer is None:
         return
+    width = model.pointer.options.width
+    yield judged("pointer-rate", rate * width, measured=f"{rate:.2g} x {width} = {rate * width:.2g}")
     offsets: list[Tensor] = []
     hook = model.pointer.offset.register_forward_hook(lambda module, args, out: offsets.append(out))
     with hook:

@@ -17,8 +17,8 @@ from tactile_align.training.data import load_data
 from tactile_align.training.loop import build_model
 from tests.training.conftest import small_training
 
-KEY = "top-tactile1"
-POINTER = {"views": [KEY], "width": 32, "most": 2, "horizon": 8}
+KEY, WIDTH = "top-tactile1", 32
+POINTER = {"views": [KEY], "width": WIDTH, "most": 2, "horizon": 8}
 PIECES = {"history": True, "touch": True, "memory": True}
 RATE = {"lr_tower": 3e-4, "lr_pointer": 3e-4}  # that of so small an encoder, at which the first step lowers the loss
 ALONE = {"optimiser": RATE, "hsa": {"weight": 0.0}, "train_policy": False, "contact_share": "natural", "batch_size": 16}
@@ -41,17 +41,17 @@ def by_id(checks: Any) -> dict[str, Check]:
     return {check.id: check for check in checks}
 
 
-def one_step(subject: Subject, factor: float) -> dict[str, Check]:
-    before = learning._Lesson(subject, factor)
-    start = before.losses()
-    after = before.take(1).losses()
-    return by_id(learning.one_step(subject, start, {1.0: after}, after))
+def first_steps(subject: Subject) -> tuple[Any, Any, float]:
+    """Return the losses before and after the run's first step, and the total after one at the full rate."""
+    ramped = learning._Lesson(subject, learning.ramp(subject))
+    before = ramped.losses()
+    return before, {1.0: ramped.take(1).losses()}, learning._Lesson(subject, 1.0).take(1).losses()[0]
 
 
 def test_a_healthy_pointer_passes(subject: Subject) -> None:
-    lesson = learning._Lesson(subject, 1.0).take(32)
-    checks = [*pointer.targets(subject), *pointer.saturation(subject), *pointer.predictions(subject, lesson.model)]
-    checks += [*model.gradients(subject), one_step(subject, 1.0)["pointer-first-step"]]
+    lesson = learning._Lesson(subject, 10.0).take(32)  # the doctor tries this rate, too, and takes the best
+    checks = [*pointer.targets(subject), *pointer.rate_and_outputs(subject), *model.gradients(subject)]
+    checks += [*pointer.predictions(subject, lesson.model), *learning.one_step(subject, *first_steps(subject))]
     assert [f"{c.id}: {c.measured}" for c in checks if c.status != "pass"] == []
     parts = {"key", "offset.0", "query.0", "done.0", "memory", "recall"}
     assert {f"gradient/pointer.{part}" for part in parts} <= {check.id for check in checks}
@@ -66,9 +66,18 @@ def test_a_healthy_pointer_passes(subject: Subject) -> None:
     assert {f"{row}/{KEY}" for row in rows} <= {check.id for check in checks}
 
 
-def test_five_times_the_rate_is_found(subject: Subject) -> None:
-    found = one_step(subject, 5.0)["pointer-first-step"]
-    assert found.status != "pass", found.measured
+def test_five_times_the_rate_of_the_recipe_is_found(subject: Subject) -> None:
+    for factor, status in ((1, "pass"), (5, "warn")):
+        optimiser = subject.config.optimiser.model_copy(update={"lr_pointer": factor * 1e-3 * 128 / WIDTH})
+        run = replace(subject, config=subject.config.model_copy(update={"optimiser": optimiser}))
+        assert by_id(pointer.rate_and_outputs(run))["pointer-rate"].status == status
+
+
+def test_a_first_step_that_raises_only_the_loss_of_the_pointer_is_found(subject: Subject) -> None:
+    before, first, full = first_steps(subject)
+    rising = {factor: (total, aligned, 1.1 * before[2]) for factor, (total, aligned, _) in first.items()}
+    found = by_id(learning.one_step(subject, before, rising, full))["first-step"]
+    assert found.status == "warn" and "pointer" in found.measured
 
 
 def test_a_saturated_tanh_in_the_head_is_found(subject: Subject) -> None:
@@ -76,7 +85,7 @@ def test_a_saturated_tanh_in_the_head_is_found(subject: Subject) -> None:
     with torch.no_grad():
         bad.model.pointer.offset[2].weight.mul_(300)
     bad.model.pointer.offset = nn.Sequential(bad.model.pointer.offset, nn.Tanh())
-    assert by_id(pointer.saturation(bad))["pointer-saturated"].status == "fail"
+    assert by_id(pointer.rate_and_outputs(bad))["pointer-saturated"].status == "fail"
 
 
 def test_a_memory_without_connection_is_found(subject: Subject) -> None:
