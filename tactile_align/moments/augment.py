@@ -35,7 +35,9 @@ def augment(
             if key in ahead:
                 ahead[key] = ahead[key].through(cut)
         views[key] = view if generator is None else replace(view, image=_recolour(view.image, config, generator, *rows))
-    return replace(batch, views=views, **({"ahead": ahead} if ahead else {}))
+    if isinstance(batch, MomentBatch):
+        return replace(batch, views=views, ahead=ahead)
+    return replace(batch, views=views)
 
 
 def with_second_views(

@@ -104,8 +104,9 @@ def moment_facts(episode: Episode, rig: Rig, inputs: Sequence[Input]) -> dict[st
         if entry.other_finger:
             arrays["other_box"] = _mapped(maps, view.other_finger.box)
         if entry.contacts:
-            options = {"horizon": entry.horizon, "most": entry.contacts, "complete": entry.complete}
-            ahead = contacts_ahead(view, qpos, contact[entry.sensor], **options)
+            ahead = contacts_ahead(
+                view, qpos, contact[entry.sensor], horizon=entry.horizon, most=entry.contacts, complete=entry.complete
+            )
             arrays |= vars(ahead.through(entry.image_map(width, height)))
         facts |= {f"{name}/{entry.key}": array for name, array in arrays.items()}
     return facts

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from tactile_align.datasets.episodes import Episode, open_episode
-from tactile_align.diagnostics.pointing import LINEAR, POINTER, Pointed, PointResult, point, pointing_views
+from tactile_align.diagnostics.pointing import LINEAR, POINTER, SURE, Pointed, PointResult, point, pointing_views
 from tactile_align.evenly import evenly
 from tactile_align.files import refuse_existing
 from tactile_align.viz.features.run_pictures import beside, stacked
@@ -15,7 +15,7 @@ from tactile_align.viz.overlay.overlay import write_png
 from tactile_align.viz.overlay.view import fit_into
 
 WIDTH, COLUMNS = 400, 4  # width of a frame on the sheet, px; frames in a row
-LEGEND = "o true place, + predicted, x linear in joints (contact 1); done: predicted probability (what is true)"
+LEGEND = "o true place, + predicted unless done, x linear in joints (contact 1); done: probability (true: y or n)"
 
 
 def point_sheets(
@@ -85,17 +85,19 @@ def _cell(image: np.ndarray, points: Pointed, t: int) -> np.ndarray:
     cell = np.full((high + ink.row, WIDTH, 3), INK, np.uint8)
     picture = cell[:high]
     fit_into(picture, image)
-    probability, words = points.done_probability, []
-    for k in range(points.points.shape[1]):
-        for values, shape, colour in (
-            (points.points, "o", WHITE),
-            (points.predicted[POINTER], "+", SKY),
-            *(((points.predicted[LINEAR], "x", ORANGE),) if k == 0 else ()),
-        ):
+    assert points.done_probability is not None
+    done, told = points.done_probability[t], points.done_known[t]
+    for k in range(len(done)):
+        marks = [(points.points, "o", WHITE)]
+        marks += [(points.predicted[POINTER], "+", SKY)] if done[k] <= SURE else []
+        marks += [(points.predicted[LINEAR], "x", ORANGE)] if k == 0 else []
+        for values, shape, colour in marks:
             _mark(picture, (values[t, k] + 0.5) * scale - 0.5, shape, colour, "" if shape == "x" else str(k + 1))
-        told = {True: "yes", False: "no"}[bool(points.done[t, k])] if points.done_known[t, k] else "?"
-        words.append(("" if probability is None else f"{probability[t, k]:.2f} ") + f"({told})")
-    ink.text(cell, ink.fit(f"row {t}, done {', '.join(words)}", WIDTH - 2 * ink.pad), ink.pad, high + ink.pad)
+    truth = " ".join(
+        "?" if not known else "y" if true else "n" for true, known in zip(points.done[t], told, strict=True)
+    )
+    words = f"row {t}, done {' '.join(f'{100 * p:.0f}' for p in done)} % ({truth})"
+    ink.text(cell, ink.fit(words, WIDTH - 2 * ink.pad), ink.pad, high + ink.pad)
     return cell
 
 
