@@ -19,7 +19,7 @@ from tactile_align.errors import DivergedError, InputError, MissingExtra
 from tactile_align.verbs import FAILED, GOOD, UNUSABLE
 from tactile_align.verbs.calibration import board, calibrate, label, verify
 from tactile_align.verbs.data import convert, init, inspect, overlay, repair, simulate, trim
-from tactile_align.verbs.training import ablate, demo, doctor, evaluate, report, rollout, study, train, watch
+from tactile_align.verbs.training import ablate, demo, doctor, evaluate, point, report, rollout, study, train, watch
 
 
 def _train_help(config: Positional[Path]) -> int:
@@ -29,7 +29,7 @@ def _train_help(config: Positional[Path]) -> int:
 
 _ON_DATA = (simulate, inspect, init, trim, repair, convert)
 _ON_RIGS = (board, label, calibrate, verify, overlay)
-_ON_RUNS = (doctor, ablate, evaluate, rollout, study, report, watch, demo)
+_ON_RUNS = (doctor, ablate, evaluate, point, rollout, study, report, watch, demo)
 VERBS: dict[str, Callable[..., int]] = {
     **{verb.__name__: verb for verb in (*_ON_DATA, *_ON_RIGS)},
     "train": _train_help,

@@ -62,16 +62,18 @@ rig = '{(regrasp_folder / "rig.toml").as_posix()}'
 [[views]]
 camera = "left_wrist"
 sensor = "tactile1"
-zoom = 2.2
 [features.vision]
 model = "ViT-demo"
 pretrained = "scratch"
 image_size = [32, 32]
+[pointer]
+views = ["left_wrist-tactile1"]
 """
     )
-    assert run(["train", str(tmp_path / "c.toml"), "--hsa.temperature", "0.08", "--seed", "3"]) == 0
+    flags = ["--hsa.temperature", "0.08", "--seed", "3", "--pointer.most", "2"]
+    assert run(["train", str(tmp_path / "c.toml"), *flags]) == 0
     kept = load_config(tmp_path / "run" / "config.toml")
-    assert kept.hsa.temperature == 0.08 and kept.seed == 3 and kept.batch_size == 8
+    assert kept.hsa.temperature == 0.08 and kept.seed == 3 and kept.batch_size == 8 and kept.pointer.most == 2
 
 
 @pytest.mark.parametrize("verb", VERBS)

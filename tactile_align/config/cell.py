@@ -8,7 +8,7 @@ from tactile_align.facts import Strict
 
 TaskName = Literal["lift", "feel", "look", "sort"]
 """Closed-loop tasks; see `simulation.cell_tasks`."""
-Recorded = Literal["expert", "regrasp", "mixed", "lift", "feel", "look", "sort", "look-play", "sort-play"]
+Recorded = Literal["expert", "regrasp", "mixed", "tour", "lift", "feel", "look", "sort", "look-play", "sort-play"]
 """Kinds of recordings; see `simulation.record.simulate`."""
 Touch = Literal["true", "shuffle", "zero"]
 """Touch that a policy gets in roll-outs; see `diagnostics.rollout.play`."""

@@ -62,6 +62,9 @@ class PolicyConfig(Strict):
     """Give ACT the tokens of the sensor's box in each view, from the encoder that the alignment loss trains."""
     touch_tokens: bool = True
     """Give ACT the tokens of each touch image, from the encoder that the alignment loss trains."""
+    pointer_token: bool = False
+    """Give ACT one token for each view of the contact pointer: the place of the next contact that the pointer predicts,
+    and the probability that there is none. The action loss does not train the pointer. Needs a [pointer] table."""
     d_model: Annotated[int, Field(ge=8)] = 512
     """Width of the transformer: the number of elements of each token."""
     heads: Annotated[int, Field(ge=1)] = 8

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from tactile_align.config.data import DataConfig, ViewConfig
 from tactile_align.config.features import FeatureConfig
 from tactile_align.config.hsa import HSAConfig
+from tactile_align.config.pointer import PointerOptions
 from tactile_align.config.policy import PolicyConfig
 from tactile_align.config.presets import with_preset
 from tactile_align.config.renamed import refuse_renamed
@@ -31,6 +32,8 @@ class OptimiserConfig(Strict):
     between the towers and ACT."""
     lr_temperature: Annotated[float, Field(gt=0)] = 1e-3
     """Learning rate of a learnt temperature. At 1e-5, 30,000 steps change log kappa by at most 0.15."""
+    lr_pointer: Annotated[float, Field(gt=0)] = 1e-3
+    """Learning rate of the contact pointer, whose layers start from random weights."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor on the learning rate from each transformer block of a pretrained tower to the block before it. The last
     block has the rate layer_decay * lr_tower, and the earliest layers change least. BEiT (arXiv 2106.08254) uses 0.65
@@ -97,8 +100,9 @@ class AlignmentConfig(Strict):
     """Factor that multiplies hsa.weight at the last step. After the warm-up, the factor goes from 1 to this value along
     a cosine."""
     cosine_every: Annotated[int, Field(ge=0)] = 0
-    """Number of steps between two logs of the cosine similarity between the gradients of the action loss and the
-    alignment loss in the encoders. Each log costs one extra forward pass and two extra backward passes. 0: never."""
+    """Number of steps between two logs of the cosine similarities between the gradients of the action loss, the
+    alignment loss and the pointer's loss in the encoders. Each log costs one extra forward pass and one extra backward
+    pass for each loss. 0: never."""
 
 
 class LogConfig(Strict):
@@ -137,6 +141,8 @@ class TrainConfig(Strict):
     """Alignment loss."""
     policy: PolicyConfig = PolicyConfig()
     """Policy, with its action head."""
+    pointer: PointerOptions | None = None
+    """Contact pointer: predicts where a sensor will touch next. None: no pointer."""
     train_policy: bool = True
     """Train the policy. False: train only the encoders, with the alignment loss."""
     region: Literal["box", "opening"] = "box"
@@ -213,10 +219,16 @@ class TrainConfig(Strict):
                 "the config has no [[views]] entry, but hsa.weight > 0 needs at least one view. Add a [[views]] "
                 "entry, or set hsa.weight = 0"
             )
-        if not self.train_policy and hsa.weight == 0:
+        if not self.train_policy and hsa.weight == 0 and self.pointer is None:
             raise InputError(
-                "the config switches off both losses: train_policy = false and hsa.weight = 0. Training needs at "
-                "least one loss. Set train_policy = true, or set hsa.weight above 0"
+                "the config switches off all losses: train_policy = false, hsa.weight = 0 and no [pointer]. Training "
+                "needs at least one loss. Set train_policy = true, set hsa.weight above 0, or add a [pointer] table"
+            )
+        if policy.pointer_token and (self.pointer is None or not self.train_policy):
+            raise InputError(
+                f"policy.pointer_token = true needs a [pointer] table and a policy; got "
+                f"{'no [pointer]' if self.pointer is None else 'train_policy = false'}. Add the table and set "
+                f"train_policy = true, or set policy.pointer_token = false"
             )
         if self.select_by == "action" and not self.train_policy:
             raise InputError(
@@ -243,7 +255,7 @@ class TrainConfig(Strict):
                 got += f" with policy.head = '{policy.head}'"
             elif self.select_by == "auto":
                 got, advice = (
-                    f"{got} with hsa.pairs = {hsa.pairs!r} and no policy",
+                    f"{got} with hsa.pairs = {hsa.pairs!r}, hsa.weight = {hsa.weight:g} and no policy",
                     f"{advice} with true pairs or a policy",
                 )
             raise InputError(
@@ -317,6 +329,12 @@ class TrainConfig(Strict):
                 f"[[views]] has a view with the name {', '.join(shared)}, which is also the name of a sensor, but "
                 f"their images need different names. Set another `name` in this view"
             )
+        whole = [view.key for view in self.views if view.zoom is None]
+        if self.pointer is not None and (unfit := sorted(set(self.pointer.views) - set(whole))):
+            raise InputError(
+                f"pointer.views has {', '.join(unfit)}, but the pointer points in [[views]] without zoom: "
+                f"{', '.join(whole) or 'none'}. Name one of these, or add such a view"
+            )
         if hsa.camera_negative and len(cameras) < 2:
             raise InputError(
                 f"hsa.camera_negative needs [[views]] of at least two cameras; got {', '.join(cameras) or 'none'}. "
@@ -337,7 +355,7 @@ class TrainConfig(Strict):
     @property
     def unselected(self) -> bool:
         """Whether the last step is used in all cases, because no measure can select weights."""
-        learns_pairs = self.train_policy or self.hsa.pairs == "true"
+        learns_pairs = self.train_policy or (self.hsa.weight > 0 and self.hsa.pairs == "true")
         return self.selection == "last" or (self.selection == "auto" and not learns_pairs)
 
 

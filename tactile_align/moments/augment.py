@@ -1,4 +1,4 @@
-"""Random augmentation of the camera images of a batch. A box is moved with its image, possibly out of the image."""
+"""Random augmentation of the camera images of a batch. Boxes and points are moved with their image."""
 
 from dataclasses import replace
 from typing import TypeVar
@@ -27,7 +27,16 @@ def augment(
         rows: (rank, n) if this process holds every n-th row of a larger batch, for n processes. A row is then changed
             in the same way as if one process held the larger batch.
     """
-    views = {key: _augmented(view, config, generator, *rows) for key, view in batch.views.items()}
+    views, ahead = {}, dict(batch.ahead) if isinstance(batch, MomentBatch) else {}
+    for key, view in batch.views.items():
+        cut = _cut(view.image, config, generator, *rows)
+        if cut is not None:
+            view = _moved(view, cut)
+            if key in ahead:
+                ahead[key] = ahead[key].through(cut)
+        views[key] = view if generator is None else replace(view, image=_recolour(view.image, config, generator, *rows))
+    if isinstance(batch, MomentBatch):
+        return replace(batch, views=views, ahead=ahead)
     return replace(batch, views=views)
 
 
@@ -46,18 +55,21 @@ def with_second_views(
     return replace(batch, second_views=augment(raw, config, generator, rows).views)
 
 
-def _augmented(view: ViewBatch, config: AugmentConfig, generator: Generator | None, rank: int, world: int) -> ViewBatch:
-    count, height, width = view.image.shape[:3]
+def _cut(images: Tensor, config: AugmentConfig, generator: Generator | None, rank: int, world: int) -> ImageMap | None:
+    """Return the map that cuts each image (B, H, W, 3) to the encoder's input size; None if it has that size."""
+    count, height, width = images.shape[:3]
     slack = 2 * config.shift_px
-    if slack:
-        origin = _origins(count * world, slack, generator)[rank::world].to(view.image.device)
-        cut = ImageMap.identity(width, height).crop(origin[:, 0], origin[:, 1], width - slack, height - slack)
-        image, box = cut.apply_to_image(view.image), cut.apply_to_box(view.box.double()).to(view.box.dtype)
-        other = view.other_box
-        other = None if other is None else cut.apply_to_box(other.double()).to(other.dtype)
-        visible = view.visible & _in_sight(box, image)
-        view = replace(view, image=image, box=box, visible=visible, other_box=other)
-    return view if generator is None else replace(view, image=_recolour(view.image, config, generator, rank, world))
+    if not slack:
+        return None
+    origin = _origins(count * world, slack, generator)[rank::world].to(images.device)
+    return ImageMap.identity(width, height).crop(origin[:, 0], origin[:, 1], width - slack, height - slack)
+
+
+def _moved(view: ViewBatch, cut: ImageMap) -> ViewBatch:
+    image, box = cut.apply_to_image(view.image), cut.apply_to_box(view.box.double()).to(view.box.dtype)
+    other = view.other_box
+    other = None if other is None else cut.apply_to_box(other.double()).to(other.dtype)
+    return replace(view, image=image, box=box, visible=view.visible & _in_sight(box, image), other_box=other)
 
 
 def _in_sight(box: Tensor, images: Tensor) -> Tensor:

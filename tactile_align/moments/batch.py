@@ -7,6 +7,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from tactile_align.geometry.images import ImageMap
+from tactile_align.moments.ahead import moved
+
 
 @dataclass(frozen=True, eq=False)
 class ViewBatch:
@@ -37,6 +40,36 @@ class ViewBatch:
     def __post_init__(self) -> None:
         shapes = {"image": (None, None, None, 3), "box": (None, 4), "visible": (None,)}
         _require(self, {**shapes, "sigma": (None, 2), "other_box": (None, 4)})
+
+
+@dataclass(frozen=True, eq=False)
+class AheadBatch:
+    """Next K contacts of one view's sensor in B moments, the nearest first; see `Ahead`.
+
+    | field | shape | meaning |
+    |---|---|---|
+    | points | (B, K, 2) float32 | place of the contact in the image of the view, px; nan where `known` is False |
+    | known | (B, K) bool | whether there is a k-th contact within the horizon and its place has a pixel in the image |
+    | done | (B, K) bool | whether there is no k-th contact within the horizon; False where `done_known` is False |
+    | done_known | (B, K) bool | whether the recording tells if there is a k-th contact within the horizon |
+
+    Raises:
+        ValueError: A tensor has another shape.
+    """
+
+    points: Tensor
+    known: Tensor
+    done: Tensor
+    done_known: Tensor
+
+    def __post_init__(self) -> None:
+        flags = dict.fromkeys(("known", "done", "done_known"), (None, None))
+        _require(self, {"points": (None, None, 2), **flags})
+
+    def through(self, image_map: ImageMap) -> "AheadBatch":
+        """Return the contacts in the images that `image_map` makes; a point that leaves its image becomes unknown."""
+        points, known = moved(self.points, self.known, image_map)
+        return replace(self, points=points, known=known)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -164,6 +197,7 @@ class MomentBatch(ObservationBatch):
     | level | (B, S) float32 | uniform random numbers in 0..1 that choose a denoiser's noise levels |
     | order | (B,) float32 | random numbers by which touches are exchanged, for hsa.pairs = "permuted" |
     | second_views | as `views` | another random augmentation of the same views, for hsa.pairs = "two_crops" |
+    | ahead | mapping from the key of a view | see `AheadBatch`; the views of the contact pointer |
 
     A policy draws `noise` and `level` itself where they are None.
     """
@@ -178,6 +212,7 @@ class MomentBatch(ObservationBatch):
     level: Tensor | None = None
     order: Tensor | None = None
     second_views: Mapping[str, ViewBatch] = field(default_factory=dict)
+    ahead: Mapping[str, AheadBatch] = field(default_factory=dict)
 
 
 def camera_key(camera: str) -> str:

@@ -14,13 +14,14 @@ from torch.utils.data import Dataset
 from tactile_align.datasets.episodes import Episode, open_episode
 from tactile_align.errors import InputError
 from tactile_align.files import read_npz
-from tactile_align.moments.batch import MomentBatch, TouchBatch, ViewBatch
+from tactile_align.moments.ahead import Ahead
+from tactile_align.moments.batch import AheadBatch, MomentBatch, TouchBatch, ViewBatch
 from tactile_align.moments.cache import REFERENCE, Job, content_hash_of, prepare, read_packed
 from tactile_align.moments.facts import TouchFacts, ViewFacts
 from tactile_align.moments.inputs import Input, frame_of, input_image, window
 from tactile_align.moments.normalisation import Statistics
 
-Facts = TypeVar("Facts", ViewFacts, TouchFacts)
+Facts = TypeVar("Facts", ViewFacts, TouchFacts, Ahead)
 
 
 class Moments(Dataset[MomentBatch]):
@@ -40,6 +41,8 @@ class Moments(Dataset[MomentBatch]):
         statistics: Statistics that normalise qpos and action. None: both are returned as recorded. See `normalised`.
         views: `ViewFacts` about all N moments, by the key of the view.
         touches: `TouchFacts` about all N moments, by sensor name.
+        ahead: `Ahead`, the contacts ahead of all N moments in px of the input image, by the key of each view that has
+            `Input.contacts`. Its onsets are rows of the episode.
         hashes: `Episode.content_hash` of each episode.
 
     Raises:
@@ -77,8 +80,9 @@ class Moments(Dataset[MomentBatch]):
         self._starts = np.concatenate([[0], np.cumsum(lengths)])
         names = sorted(set(self._facts[0]) - {"qpos", "action"})
         table = {name: np.concatenate([f[name] for f in self._facts]) for name in names}
-        keys = (entry.key for entry in self.jobs[0].inputs if entry.sensor is not None)
-        self.views = {key: _facts(ViewFacts, table, key) for key in keys}
+        inputs = self.jobs[0].inputs
+        self.views = {entry.key: _facts(ViewFacts, table, entry.key) for entry in inputs if entry.sensor is not None}
+        self.ahead = {entry.key: _facts(Ahead, table, entry.key) for entry in inputs if entry.contacts}
         sensors = (name.removeprefix("contact/") for name in names if name.startswith("contact/"))
         self.touches = {sensor: _facts(TouchFacts, table, sensor) for sensor in sensors}
         self._episodes: dict[int, Episode] = {}
@@ -152,6 +156,7 @@ class Moments(Dataset[MomentBatch]):
             qpos_raw=torch.from_numpy(raw),
             action=torch.from_numpy(action.astype(np.float32)),
             is_pad=torch.from_numpy(is_pad),
+            ahead={key: AheadBatch(**_rows(facts, chosen)) for key, facts in self.ahead.items()},
             episode=torch.from_numpy(episode),
             time=torch.from_numpy(time),
         )
@@ -190,8 +195,9 @@ def _facts(kind: type[Facts], table: dict[str, np.ndarray], name: str) -> Facts:
     return kind(*(table.get(f"{field.name}/{name}") for field in fields(kind)))  # type: ignore[arg-type]  # all fields that are not optional exist
 
 
-def _rows(facts: ViewFacts | TouchFacts, chosen: np.ndarray) -> dict[str, Tensor]:
+def _rows(facts: ViewFacts | TouchFacts | Ahead, chosen: np.ndarray) -> dict[str, Tensor]:
     """Return the facts of the chosen moments that a batch contains, as tensors; float64 becomes float32."""
-    arrays = {field.name: getattr(facts, field.name) for field in fields(facts) if field.name != "frame_box"}
+    kept = (field.name for field in fields(facts) if field.name not in ("frame_box", "onsets", "depth"))
+    arrays = {name: getattr(facts, name) for name in kept}
     rows = {name: array[chosen] for name, array in arrays.items() if array is not None}
     return {name: torch.from_numpy(a.astype(np.float32) if a.dtype == np.float64 else a) for name, a in rows.items()}

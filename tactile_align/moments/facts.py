@@ -12,6 +12,7 @@ from tactile_align.datasets.episodes import Episode
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import Array
 from tactile_align.geometry.images import ImageMap
+from tactile_align.moments.ahead import contacts_ahead
 from tactile_align.moments.inputs import Input
 from tactile_align.projection.episode_boxes import (
     contact_flags,
@@ -63,7 +64,8 @@ def moment_facts(episode: Episode, rig: Rig, inputs: Sequence[Input]) -> dict[st
     """Return the facts about all moments of an episode, by their names in the files of the cache.
 
     The names are qpos, action, FIELD/KEY for each field of `ViewFacts` (KEY is the key of the view), and FIELD/SENSOR
-    for each field of `TouchFacts` (SENSOR is the name of the sensor).
+    for each field of `TouchFacts` (SENSOR is the name of the sensor). Where `Input.contacts` is set, FIELD/KEY for each
+    field of `Ahead` follow, in px of the input image.
 
     Raises:
         InputError: The joints or gripper readings do not fit the rig. The message states the file and the key.
@@ -101,6 +103,11 @@ def moment_facts(episode: Episode, rig: Rig, inputs: Sequence[Input]) -> dict[st
             arrays["sigma"] = np.stack([np.abs(m.scale) * s for m, s in zip(maps, view.sigma_px, strict=True)])
         if entry.other_finger:
             arrays["other_box"] = _mapped(maps, view.other_finger.box)
+        if entry.contacts:
+            ahead = contacts_ahead(
+                view, qpos, contact[entry.sensor], horizon=entry.horizon, most=entry.contacts, complete=entry.complete
+            )
+            arrays |= vars(ahead.through(entry.image_map(width, height)))
         facts |= {f"{name}/{entry.key}": array for name, array in arrays.items()}
     return facts
 

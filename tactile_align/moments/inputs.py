@@ -39,9 +39,13 @@ class Input:
         other_finger: Whether the box of the other finger is computed.
         ahead_m: Distance by which the box is moved forward from the sensor's pad, along the pad's normal, m.
         earlier: Ages of the earlier images of a window of touches, frames, increasing; empty: the present image alone.
+        contacts: Number of contacts ahead whose places in the image are computed; 0: none. See `contacts_ahead`, also
+            for the next two.
+        horizon: Number of rows in which such a contact must begin.
+        complete: Whether the recording ends because the task is done.
 
     Raises:
-        InputError: `zoom` is below 1 or has no sensor.
+        InputError: `zoom` is below 1 or has no sensor, or `contacts` is set without a sensor or with `zoom`.
     """
 
     key: str
@@ -56,12 +60,20 @@ class Input:
     other_finger: bool = False
     ahead_m: float = 0.0
     earlier: tuple[int, ...] = ()
+    contacts: int = 0
+    horizon: int = 0
+    complete: bool = False
 
     def __post_init__(self) -> None:
         if self.zoom is not None and (self.sensor is None or self.zoom < 1.0):
             fault = "zoom was set without a sensor, around whose box to crop. Set sensor, or omit zoom"
             small = f"zoom must be at least 1; got {self.zoom}. Increase zoom, or omit zoom to use the whole frame"
             raise InputError(f"input {self.key}: {fault if self.sensor is None else small}")
+        if self.contacts and (self.sensor is None or self.zoom is not None):
+            raise InputError(
+                f"input {self.key}: contacts ahead need a sensor and the whole frame; got sensor = {self.sensor} and "
+                f"zoom = {self.zoom}. Set sensor and omit zoom, or omit contacts"
+            )
 
     def image_map(self, width: int, height: int, box: Array | None = None) -> ImageMap:
         """Return the map from pixels of a width x height frame to pixels of this input image.

@@ -60,6 +60,7 @@ class BatchFeatures:
         frames: (B, K, D) K tokens of the whole frame in each of B moments, each of length D, by camera.
         beside: Features of additional regions in the images, by view key; for `Alignment.region_negatives`.
         second: (B, dim) feature of the image region in `MomentBatch.second_views`, by view key.
+        whole: (B, rows, columns, D) all tokens of the image of a view, by view key; for the contact pointer.
     """
 
     regions: dict[str, Features] = field(default_factory=dict)
@@ -67,6 +68,7 @@ class BatchFeatures:
     frames: dict[str, Tensor] = field(default_factory=dict)
     beside: dict[str, "Beside"] = field(default_factory=dict)
     second: dict[str, Tensor] = field(default_factory=dict)
+    whole: dict[str, Tensor] = field(default_factory=dict)
 
 
 class RegionNegatives(NamedTuple):
@@ -154,11 +156,11 @@ class Alignment(nn.Module):
         self.memory = Memory(hsa, self.towers, len(views)) if remembers else None
 
     def freeze_unread(self, vision: bool, touch: bool) -> None:
-        """Freeze what gets no gradient without the alignment loss: temperature, heads, and towers that no policy uses.
+        """Freeze what gets no gradient without the alignment loss: temperature, heads, and unused towers.
 
         Args:
-            vision: Whether a policy uses tokens of the vision tower.
-            touch: Whether a policy uses tokens of the touch tower.
+            vision: Whether a policy or a pointer uses tokens of the vision tower.
+            touch: Whether a policy or a pointer uses tokens of the touch tower.
         """
         self.temperature.requires_grad_(False)
         for name, part in self.towers.named_children():
@@ -202,6 +204,7 @@ class Alignment(nn.Module):
         frames: Mapping[str, str] | None = None,
         beside: bool = True,
         towers: Towers | None = None,
+        whole: Sequence[str] = (),
     ) -> BatchFeatures:
         """Return the features of a batch; each tower runs once over all its images, and once over the second views.
 
@@ -213,6 +216,7 @@ class Alignment(nn.Module):
             beside: Whether to compute the features of the additional regions that the config uses as negatives, and
                 those of the second views.
             towers: Towers that compute the features, such as a copy of the model's; None: the model's towers.
+            whole: Keys of the views of whose images all tokens are returned.
         """
         towers, frames = towers or self.towers, frames or {}
         encoded = BatchFeatures()
@@ -224,13 +228,14 @@ class Alignment(nn.Module):
                 vector = self.opening_region(required(batch.touches[view.sensor].opening, f"opening/{view.sensor}"))
                 encoded.regions[view.key] = Features(vector, vector[:0, None])
         regions = regions and self.opening_region is None
-        keys = list(dict.fromkeys([*(view.key for view in self.views if regions), *frames.values()]))
+        keys = list(dict.fromkeys([*(view.key for view in self.views if regions), *frames.values(), *whole]))
         if not keys:
             return encoded
         shown = batch.images()
         every = towers.vision.tokens(torch.cat([shown[key] for key in keys]))
         tokens = dict(zip(keys, every.chunk(len(keys)), strict=True))
         encoded.frames.update({camera: towers.of_frame(tokens[key]) for camera, key in frames.items()})
+        encoded.whole.update({key: tokens[key] for key in whole})
         for view in self.views if regions else ():
             sigma = self.sigma(batch, view)
             encoded.regions[view.key] = towers.at_box(tokens[view.key], self.finite_box(batch, view), sigma)

@@ -19,8 +19,9 @@ from tactile_align.facts import parse
 from tactile_align.features.encoder import SCRATCH, encoder_of
 from tactile_align.features.tensor_files import header_of, require_finite
 from tactile_align.features.weights import QUICK, TOWER, input_size_of, uses_quick_gelu
+from tactile_align.geometry.images import ImageMap
 from tactile_align.moments.augment import augment
-from tactile_align.moments.batch import MomentBatch, camera_key
+from tactile_align.moments.batch import AheadBatch, MomentBatch, camera_key
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.inputs import Input
 from tactile_align.policies.act import read_resnet18_weights
@@ -61,7 +62,10 @@ def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
             entry = Input(
                 named.key, view.camera, width, height, vision.fit, view.sensor, view.zoom, ahead_m=view.ahead_m
             )
-            inputs.append(replace(entry, uncertain=uncertain, other_finger=other_finger))
+            entry = replace(entry, uncertain=uncertain, other_finger=other_finger)
+            if (pointer := config.pointer) is not None and view.key in pointer.views:
+                entry = replace(entry, contacts=pointer.most, horizon=pointer.horizon, complete=pointer.complete)
+            inputs.append(entry)
         width, height = input_size_of(touch.model, touch.image_size)
         differs = config.features.touch_input == "difference"
         for name in dict.fromkeys(view.sensor for view in config.views):
@@ -97,6 +101,7 @@ def make_model(config: TrainConfig, state_dim: int, action_dim: int, fill: bool 
         policy=config.policy if config.train_policy else None,
         features=config.features,
         hsa=config.hsa,
+        pointer=config.pointer,
         views=views_of(config),
         state_dim=state_dim,
         action_dim=action_dim,
@@ -104,6 +109,20 @@ def make_model(config: TrainConfig, state_dim: int, action_dim: int, fill: bool 
         stop_gradient=config.alignment.mode == "stop_gradient",
         fill=fill,
     )
+
+
+def set_pointer_rates(model: AlignedPolicy, train: Moments) -> None:
+    """Set the chance levels of the model's pointer, and the weight of done, from the moments of the training split."""
+    if model.pointer is None:
+        return
+    for number, key in enumerate(model.pointed_keys):
+        entry = next(entry for entry in train.jobs[0].inputs if entry.key == key)
+        width, height = model.pointer.input_size
+        left, top = (entry.width - width) // 2, (entry.height - height) // 2  # the cut of `augment` without a generator
+        cut = ImageMap.identity(entry.width, entry.height).crop(left, top, width, height)
+        shown = train.ahead[key].through(cut)
+        flags = (torch.from_numpy(getattr(shown, name)) for name in ("known", "done", "done_known"))
+        model.pointer.set_rates(number, AheadBatch(torch.from_numpy(shown.points).float(), *flags))
 
 
 def check_weights(config: TrainConfig) -> None:
@@ -118,7 +137,7 @@ def check_weights(config: TrainConfig) -> None:
         load_checkpoint(initial_checkpoint(config.init))
     policy = config.policy if config.train_policy else None
     reads = policy is not None and (policy.vision == "tower" or policy.region_tokens or policy.touch_tokens)
-    if config.views and (config.hsa.weight > 0 or reads):
+    if config.views and (config.hsa.weight > 0 or reads or config.pointer is not None):
         for encoder in dict.fromkeys((config.features.vision, config.features.touch)):
             if encoder is not None and encoder.pretrained != SCRATCH:
                 origin = encoder_of(encoder).origin

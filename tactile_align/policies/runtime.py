@@ -401,7 +401,8 @@ class Policy:
 
     def _uses(self, entry: Input) -> bool:
         if entry.sensor is not None:
-            return bool(self.views) or entry.key in self.model.frame_keys.values()
+            pointed = self.model.reads_points and entry.key in self.model.pointed_keys
+            return bool(self.views) or pointed or entry.key in self.model.frame_keys.values()
         return self.model.reads_touches or entry.key not in self.model.sensors
 
     def _needs(self, sizes: Mapping[str, tuple[int, int]]) -> Needs:

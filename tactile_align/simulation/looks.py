@@ -91,6 +91,17 @@ def object_parts(kind: str, scale: float = 1.0) -> list[Part]:
     return [replace(part, size=part.size * scale, centre=part.centre * scale) for part in _KINDS[kind]]
 
 
+def lowest(part: Part) -> float:
+    """Return the height of the lowest point of a part, metres, in the frame of the part's centre."""
+    down = part.R[2]
+    if part.kind == BOX:
+        return float(part.centre[2] - np.abs(down) @ part.size)
+    radius, half = float(part.size[0]), float(part.size[1])
+    if part.kind == CYLINDER:
+        return float(part.centre[2] - radius * np.sqrt(max(1 - down[2] ** 2, 0.0)) - half * abs(down[2]))
+    return float(part.centre[2] - radius - (half * abs(down[2]) if part.kind == CAPSULE else 0.0))
+
+
 SCALES = (0.75, 1.3)  # a wide range, so that the gripper's opening alone does not identify the object
 
 
@@ -158,6 +169,21 @@ def draw_look(rng: np.random.Generator, kind: str | None = None, scale: float | 
     colour, other = rng.uniform(0.05, 0.95, (2, 3)).astype(F)
     bench = Paint(colour, other, PATTERNS[rng.integers(len(PATTERNS))], float(rng.uniform(3, 14)))
     return Look(kind, scale, paint, bench, lamp / np.linalg.norm(lamp), tuple(lying))
+
+
+def draw_standing(rng: np.random.Generator, place: Floats, yaw: float) -> tuple[tuple[Part, ...], Floats]:
+    """Return a random object that stands on the bench, as parts in the world frame, and its pose (4, 4) there.
+
+    Args:
+        rng: Random generator of the object's kind, size and colours.
+        place: (2,) position on the bench, metres.
+        yaw: Rotation about world z, rad.
+    """
+    parts, paint = object_parts(KINDS[rng.integers(len(KINDS))], float(rng.uniform(*SCALES))), _mild(rng)
+    R = np.asarray(rotation_from_rpy(np.array([0.0, 0.0, yaw])))
+    at = np.array([*place, -min(lowest(part) for part in parts)])
+    moved = (replace(part, centre=R @ part.centre + at, R=R @ part.R, paint=paint) for part in parts)
+    return tuple(moved), np.asarray(pose(R, at))
 
 
 def plain(*rgb: float) -> Paint:

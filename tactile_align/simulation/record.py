@@ -36,7 +36,7 @@ from tactile_align.workers import in_processes
 Reading = Literal["commanded", "measured"]
 TOUCH_QUALITY, CAMERA_QUALITY = 95, 90  # touches need fine texture; a lower quality of camera frames saves space
 _PLAY = "-play"
-_FPS = {"expert": tasks.LIFT_FPS, **dict.fromkeys(TASKS, STEP_HZ)}
+_FPS = {"expert": tasks.LIFT_FPS, "tour": tasks.TOUR_FPS, **dict.fromkeys(TASKS, STEP_HZ)}
 _EXPERT_EVERY = 4  # in a mixed recording, every fourth episode is an expert episode
 
 
@@ -88,14 +88,17 @@ def simulate(
         episodes: Number of episodes in the folder after the call.
         seed: The same seed gives the same bytes on the same machine with the same versions, whatever `processes` is.
         task: expert: grasp and lift with physics, 10 frames per second. regrasp: contacts in set poses, without
-            physics, 5 frames per second. mixed: every fourth episode is expert, the others are regrasp. lift, feel,
+            physics, 5 frames per second. tour: two to four objects stand on the bench and are touched once each, from
+            left to right in the view of the camera "top", then the hand goes back; without physics, 10 frames per
+            second; the attribute `objects` is their number, and `thing` the place of the one that is touched now or
+            next. mixed: every fourth episode is expert, the others are regrasp. lift, feel,
             look, sort: demonstrations of a closed-loop task, see `cell_tasks`, 10 frames per second. look-play and
             sort-play: regrasp with the objects of that task, whose marks are visible. Episode i of a closed-loop task
             shows an object of the class i % classes; it is stored in the attribute `cls`. With the option `two_ways`,
             the attribute `way` is 0 or 1, see `Cell.demonstrate`.
         gripper: Content of the last column of qpos. commanded: the last command, as in X-Trainer recordings. measured:
             the true opening.
-        options: Options of the cell; expert, regrasp and mixed have the option `relaxation` only. None: the defaults.
+        options: Options of the cell; the first four tasks have the option `relaxation` only. None: the defaults.
         processes: Number of processes; None: one per core. A script that uses several processes must call this function
             under `if __name__ == "__main__":`, because every process starts a new interpreter.
         progress: Whether to show a progress bar on stderr.
@@ -212,14 +215,17 @@ def _record(job: _Job) -> Path:
 def _write_episode(job: _Job) -> Path:
     looks, motion, gel = (np.random.default_rng(s) for s in np.random.SeedSequence([job.seed, job.index]).spawn(3))
     rig = _rig(job.gripper)
-    look = draw_look(looks)
+    look, objects = draw_look(looks), tuple[Floats, ...]()
+    if job.task == "tour":
+        look, objects = tasks.draw_objects(looks, look, rig)
     world = World(rig, look, relaxation=Relaxation.draw(gel) if job.options.relaxation else None)
-    script = tasks.Expert(world, motion) if job.task == "expert" else tasks.Regrasp(world, motion)
-    return _write(job, rig, world, script.steps(), lambda: {"success": _success(script)})
-
-
-def _success(script: tasks.Expert | tasks.Regrasp) -> bool:
-    return script.success() if isinstance(script, tasks.Expert) else True
+    if job.task == "tour":
+        tour = tasks.Tour(world, motion, objects).steps()
+        return _write(job, rig, world, tour, lambda: {"success": True, "objects": len(objects)})
+    if job.task == "expert":
+        expert = tasks.Expert(world, motion)
+        return _write(job, rig, world, expert.steps(), lambda: {"success": expert.success()})
+    return _write(job, rig, world, tasks.Regrasp(world, motion).steps(), lambda: {"success": True})
 
 
 def _write_cell_episode(job: _Job, name: str) -> Path:

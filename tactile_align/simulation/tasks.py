@@ -1,14 +1,16 @@
-"""Scripted tasks: an expert that grasps and lifts with physics, and repeated grips of an object in set poses."""
+"""Scripted tasks: an expert that grasps and lifts with physics, and grips in set poses, of one object or of several."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tactile_align.calibration.rig import Rig
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import invert, pose, rotation_from_rpy
+from tactile_align.simulation.looks import Look, draw_standing
 from tactile_align.simulation.raycast import Floats
 from tactile_align.simulation.world import CONTROL_HZ, HOME, SQUEEZE_M, Step, World, tool_pose
 
@@ -126,6 +128,19 @@ class Grip:
         return np.asarray(pose(roll @ lean, np.array([self.offset[0], 0, self.offset[1]])))
 
 
+def reached(world: World, T_hand: Floats, q: Floats) -> Floats:
+    """Return joints (n,), rad, that reach a tool pose (4, 4), from the joints `q` (n,).
+
+    Raises:
+        InputError: The arm cannot reach the pose.
+    """
+    joints, close = world.reach(T_hand, q)
+    if not close:
+        place = T_hand[:3, 3].round(3).tolist()
+        raise InputError(f"the arm cannot reach a tool pose with the position {place} m. Choose another seed")
+    return joints
+
+
 class Regrasp:
     """Script of one episode in which the hand repeatedly grips the object in a fixture.
 
@@ -154,7 +169,7 @@ class Regrasp:
         wide = float(rng.uniform(0.030, self.world.hand.stroke[1]))
         yield self._free(T_before, wide, "approach")
         yield self._free(T_hand, wide, "surround")
-        self._reach(T_hand)
+        self.q = reached(self.world, T_hand, self.q)
         reach = max(self._thickness(grip))
         if rng.random() < 0.6 and wide > reach + 0.003:
             yield self._free(T_hand, float(rng.uniform(reach + 0.001, wide)), "close")
@@ -212,15 +227,9 @@ class Regrasp:
         world.settle()
         return world.thickness()
 
-    def _reach(self, T_hand: Floats) -> None:
-        self.q, reached = self.world.reach(T_hand, self.q)
-        if not reached:
-            place = T_hand[:3, 3].round(3).tolist()
-            raise InputError(f"the arm cannot reach a tool pose with the position {place} m. Choose another seed")
-
     def _free(self, T_hand: Floats, opening: float, phase: str) -> Step:
         """Return the step in which the fingers are apart and the object rests in its fixture."""
-        self._reach(T_hand)
+        self.q = reached(self.world, T_hand, self.q)
         self._place(opening, self.T_world_thing)
         self.world.wait(1 / REGRASP_FPS)
         return Step(self.world.observe(self.rng), np.append(self.q, opening), phase, -1)
@@ -233,7 +242,7 @@ class Regrasp:
     def _press(self, grip: Grip, depth: float, squeeze: float, contact: int) -> Step:
         """Return the step in which the fingers press the object `depth` metres deep into the gel."""
         world = self.world
-        self._reach(self.T_world_thing @ invert(grip.T_hand_thing))
+        self.q = reached(self.world, self.T_world_thing @ invert(grip.T_hand_thing), self.q)
         one, two = self._thickness(grip)
         opening = (one + two - depth) / 2
         # The fixture moves along the closing axis until the stiff pad just touches and the gel is indented by `depth`.
@@ -244,3 +253,104 @@ class Regrasp:
         moment = world.observe(self.rng)
         command = max(opening - squeeze, world.hand.stroke[0])
         return Step(moment, np.append(self.q, command), "press", contact)
+
+
+TOUR_FPS = 10.0
+OBJECTS = (2, 4)  # smallest and largest number of objects of a tour
+TOP = "top"  # camera in whose view the objects are touched from left to right
+_NEAR, _FAR = np.array([0.33, -0.16]), np.array([0.46, 0.16])  # corners of the area in which objects stand, metres
+_APART_M, _APART_PX = 0.062, 8.0  # smallest distance of two objects along y, and along u in the view of TOP
+_BACK = np.array([0.27, 0.0, 0.30])  # at the start and at the end, where the hand hides no object
+_OVER_M, _PACE_M = 0.07, 0.045  # height above an object, and largest movement from one frame to the next, metres
+
+
+def draw_objects(rng: np.random.Generator, look: Look, rig: Rig) -> tuple[Look, tuple[Floats, ...]]:
+    """Return a look with objects that stand on the bench, and the pose (4, 4) of each object in the world frame.
+
+    The poses are in the order of the objects in the view of the rig's camera TOP, from left to right. The objects are
+    parts of one thing, whose frame is the world's.
+    """
+    count, mounted = int(rng.integers(OBJECTS[0], OBJECTS[1] + 1)), rig.camera(TOP)
+    while True:
+        places = rng.uniform(_NEAR, _FAR, (count, 2))
+        seen = (
+            np.concatenate([places, np.zeros((count, 1)), np.ones((count, 1))], axis=1)
+            @ invert(mounted.T_parent_this).T
+        )
+        u = np.asarray(mounted.stored.project(seen[:, :3])[0])[:, 0]
+        if np.diff(np.sort(places[:, 1])).min() > _APART_M and np.diff(np.sort(u)).min() > _APART_PX:
+            break
+    objects = [draw_standing(rng, place, np.pi / 2 + rng.uniform(-0.25, 0.25)) for place in places[np.argsort(u)]]
+    parts = tuple(part for parts, _ in objects for part in parts)
+    return replace(look, kind="tour", scale=1.0, made_of=parts, lying=()), tuple(T for _, T in objects)
+
+
+class Tour:
+    """Script of one episode in which the hand touches each of several objects once, in a fixed order, and goes back.
+
+    The truth about the object is that of the object which is touched now or next.
+
+    Args:
+        world: The cell with a look of `draw_objects`, set to poses without physics.
+        rng: Random generator for grips, depths and noise.
+        objects: (4, 4) pose of each object in the world frame, in the order in which they are touched.
+    """
+
+    def __init__(self, world: World, rng: np.random.Generator, objects: Sequence[Floats]) -> None:
+        self.world, self.rng, self.objects, self.q = world, rng, tuple(objects), HOME.copy()
+        world.place_thing(np.eye(4))
+
+    def steps(self) -> Iterator[Step]:
+        """Yield the recorded steps of the episode, TOUR_FPS per second."""
+        rng, wide = self.rng, float(self.rng.uniform(0.030, self.world.hand.stroke[1]))
+        back = _BACK + rng.uniform(-0.02, 0.02, 3)
+        place, yaw = back, np.pi / 2 + float(rng.uniform(-0.2, 0.2))
+        self._reach(place, yaw)
+        yield self._step(wide, wide, "approach", self.objects[0])
+        for contact, T in enumerate(self.objects):
+            turn, aim = float(np.arctan2(T[1, 0], T[0, 0])), T[:3, 3] + np.array([0, 0, rng.uniform(-0.002, 0.004)])
+            aim[2] = max(aim[2], _TIP)
+            over = aim + np.array([*rng.uniform(-0.01, 0.01, 2), _OVER_M + rng.uniform(-0.01, 0.01)])
+            yield from self._move(place, over, yaw, turn, wide, "approach", T)
+            yield from self._move(over, aim, turn, turn, wide, "surround", T)
+            yield from self._touch(aim, turn, wide, contact, T)
+            yield from self._move(aim, over, turn, turn, wide, "release", T)
+            place, yaw = over, turn
+        yield from self._move(place, back, yaw, np.pi / 2, wide, "release", self.objects[-1])
+        yield self._step(wide, wide, "release", self.objects[-1])
+
+    def _move(
+        self, a: Floats, b: Floats, yaw: float, turn: float, wide: float, phase: str, T: Floats
+    ) -> Iterator[Step]:
+        count = max(2, int(np.ceil(np.linalg.norm(b - a) / _PACE_M)))
+        for share in np.arange(1, count + 1) / count:
+            self._reach((1 - share) * a + share * b, (1 - share) * yaw + share * turn)
+            yield self._step(wide, wide, phase, T)
+
+    def _touch(self, aim: Floats, yaw: float, wide: float, contact: int, T: Floats) -> Iterator[Step]:
+        """Close the hand on the object, press and open again; the hand moves along the closing axis, not the object."""
+        world, frames = self.world, int(self.rng.integers(FRAMES[0], FRAMES[1] + 1))
+        world.place_arm(self.q, world.hand.stroke[1])
+        world.settle()
+        one, two = world.thickness()
+        depth = self.rng.uniform(*PRESS_M) * np.clip(np.linspace(0.75, 1.2, frames), 0, 1)
+        for opening in np.linspace(wide, (one + two) / 2, 3)[1:-1]:
+            yield self._step(opening, opening, "close", T)
+        for deep in depth:
+            shift = world.hand.outwards * (two - one + deep) / 2
+            self._reach(aim - tool_pose(aim, yaw)[:3, 1] * shift, yaw)
+            opening = (one + two - deep) / 2
+            yield self._step(opening, max(opening - SQUEEZE_M, world.hand.stroke[0]), "press", T, contact)
+        self._reach(aim, yaw)
+
+    def _reach(self, place: Floats, yaw: float) -> None:
+        self.q = reached(self.world, tool_pose(place, yaw), self.q)
+
+    def _step(self, opening: float, command: float, phase: str, T: Floats, contact: int = -1) -> Step:
+        world = self.world
+        world.place_arm(self.q, opening)
+        world.settle()
+        world.wait(1 / TOUR_FPS)
+        moment = world.observe(self.rng)
+        moment.truth.thing = T[:3, 3].copy()
+        return Step(moment, np.append(self.q, command), phase, contact)

@@ -25,7 +25,7 @@ from tactile_align.moments.batch import MomentBatch, collate
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.sampling import MomentSampler
 from tactile_align.policies.aligned import AlignedPolicy
-from tactile_align.policies.build import check_weights, make_model, start_from
+from tactile_align.policies.build import check_weights, make_model, set_pointer_rates, start_from
 from tactile_align.policies.checkpoint import Measure, later_best
 from tactile_align.training.data import (
     STATISTICS,
@@ -195,16 +195,14 @@ def _run(
         loaded = time.perf_counter()
         batch = batch.to(group.device)
         every = config.alignment.cosine_every
-        cosine = trainer.cosine(batch, step) if every and step % every == 0 else None
+        cosines = trainer.cosines(batch, step) if every and step % every == 0 else {}
         parts = trainer.step(batch, step)
         bar.update()
         done = course.step = step + 1
         last = done == config.steps
         if logs_at(config, step):
-            record = trainer.reduced(parts)
+            record = trainer.reduced(parts) | cosines
             record |= {"data_s": loaded - began, "step_s": time.perf_counter() - began}
-            if cosine is not None:
-                record["gradient_cosine"] = cosine
             sinks.write({"kind": "train", "step": done, **record})
             bar.set_postfix(_shown(record))
             if step == 0 and group.leads:
@@ -256,6 +254,8 @@ def make_trainer(config: TrainConfig, data: Data, group: Group | None = None, fi
     group = group or Group(0, 1, torch.device("cpu"))
     model = make_model(config, *data.train.state_width, fill=fill)
     origins = start_from(model, config) if fill else {}
+    if fill:
+        set_pointer_rates(model, data.train)
     for what, names in origins.items() if group.leads else ():
         logger.info(f"init {config.init}: {what} ({len(names)} tensors): {', '.join(names) or 'none'}")
     model.to(group.device)
@@ -265,7 +265,7 @@ def make_trainer(config: TrainConfig, data: Data, group: Group | None = None, fi
     mean = None if config.optimiser.ema is None else RunningMean(model, config.optimiser.ema)
     # Only plain joint training gives every parameter a gradient at every step.
     staged = config.alignment.mode != "joint" or config.alignment.final == 0
-    unused = staged or config.region == "opening" or config.hsa.weight == 0
+    unused = staged or config.region == "opening" or config.hsa.weight == 0 or config.pointer is not None
     return Trainer(config, model, group.share(model, unused), optimiser, schedule, mean, group, data)
 
 
@@ -273,6 +273,7 @@ def build_model(config: TrainConfig, moments: Moments) -> AlignedPolicy:
     """Return the model with which a run of a config starts; equal seeds give equal weights."""
     model = make_model(config, *moments.state_width)
     start_from(model, config)
+    set_pointer_rates(model, moments)
     return model
 
 
@@ -309,7 +310,8 @@ def _report(checks: list[Check], step: int, sinks: Sinks, config: TrainConfig, g
 
 
 def _shown(record: dict[str, float]) -> dict[str, str]:
-    shown: dict[str, str] = {name: f"{record[name]:.3f}" for name in ("loss", "l1", "kl", "hsa") if name in record}
+    losses = ("loss", "l1", "kl", "hsa", "pointer")
+    shown: dict[str, str] = {name: f"{record[name]:.3f}" for name in losses if name in record}
     if "denoise" in record:
         shown["denoise"] = f"{record['denoise']:.3f} (chance {record['denoise_chance']:.2f})"
     for label, prefix in (("chance", "chance/"), ("R@1", "r1/")):

@@ -26,8 +26,8 @@ DECAYED = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
 def make_optimiser(model: AlignedPolicy, config: TrainConfig) -> tuple[torch.optim.Optimizer, Schedule]:
     """Return an AdamW optimiser of all trainable parameters, and its schedule: a warm-up, then a cosine decay to zero.
 
-    Each part of the model has its own learning rate: ACT, its ResNet, the towers, the temperature, and all other
-    layers, which always start from random weights. See `OptimiserConfig`.
+    Each part of the model has its own learning rate: ACT, its ResNet, the towers, the temperature, the pointer, and all
+    other layers, which always start from random weights. See `OptimiserConfig`.
 
     Raises:
         InputError: layer_decay is below 1, and no tower is pretrained and has trained transformer blocks.
@@ -49,6 +49,8 @@ def make_optimiser(model: AlignedPolicy, config: TrainConfig) -> tuple[torch.opt
         part, rate = "heads", o.lr_head
         if name.startswith("alignment.temperature."):
             part, rate = "temperature", o.lr_temperature
+        elif name.startswith("pointer."):
+            part, rate = "pointer", o.lr_pointer
         elif TOWER.match(name):
             part, rate = "towers", o.lr_tower * factors.get(id(p), 1.0)
         decay = o.weight_decay if id(p) in matrices else 0.0

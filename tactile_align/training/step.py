@@ -29,9 +29,16 @@ SUMMED = (
     "excluded/",
     "no_negative/",
     "no_partner/",
+    "point",
+    "targets/",
+    "done_targets/",
 )
-MEANS = ("hsa/", "chance/", "negatives/", "negatives_from/", "r1/", "bank_share/")
-"""Logged means over the pairs of a view."""
+MEANS = {
+    "pairs/": ("hsa/", "chance/", "negatives/", "negatives_from/", "r1/", "bank_share/"),
+    "targets/": ("point_map/", "point_offset/", "point_map_chance/", "point_map_flat/", "point_px/"),
+    "done_targets/": ("point_done/", "point_done_chance/", "point_said_done/", "point_is_done/"),
+}
+"""Logged means of a view, by the name of the number of pairs or entries over which they are taken."""
 
 
 @dataclass
@@ -133,29 +140,40 @@ class Trainer:
             parts["loss"] = total_loss(parts, self.model)
         return {name: float(value) for name, value in measured(parts).items()}
 
-    def cosine(self, batch: MomentBatch, step: int) -> float | None:
-        """Return the cosine between the encoder gradients of the action loss and of the alignment loss.
+    def cosines(self, batch: MomentBatch, step: int) -> dict[str, float]:
+        """Return the cosines between the gradients of two losses on the encoders that both use, by name in the log.
 
-        A negative cosine means that the losses pull the encoders in opposite directions. The result is None if one of
-        the losses has no gradient on the encoders.
+        A negative cosine means that the losses pull the encoders in opposite directions. gradient_cosine is that of the
+        action loss and the alignment loss. gradient_cosine/pointer-LOSS is that of the pointer's loss and the loss
+        LOSS, on the vision encoder. A pair is missing if one of its losses has no gradient there.
         """
         devices = [self.group.device] if self.group.device.type == "cuda" else []
         self._at_step(step)
         with torch.random.fork_rng(devices=devices), self._autocast():
-            action, alignment, *_ = self.model.train().losses(self.prepared(batch, step), weights_at(self.config, step))
-        if self.model.alignment is None or action is None or alignment is None:
-            return None
-        if not (action.requires_grad and alignment.requires_grad):
-            return None
-        weights = [p for p in self.model.alignment.towers.parameters() if p.requires_grad]
-        of_action, of_alignment = (
-            torch.cat(
+            losses = self.model.train().losses(self.prepared(batch, step), weights_at(self.config, step))
+        if self.model.alignment is None:
+            return {}
+        towers = self.model.alignment.towers
+        vision = [p for p in towers.vision.parameters() if p.requires_grad]
+        others = {id(p) for p in towers.parameters() if p.requires_grad} - {id(p) for p in vision}
+        weights = [*vision, *(p for p in towers.parameters() if id(p) in others)]
+        shared = sum(p.numel() for p in vision)
+        gradients = {
+            name: torch.cat(
                 [g.flatten() for g in torch.autograd.grad(loss, weights, retain_graph=True, materialize_grads=True)]
             )
-            for loss in (action, alignment)
-        )
-        lengths = float(of_action.norm()), float(of_alignment.norm())
-        return None if min(lengths) == 0 else float(of_action @ of_alignment) / (lengths[0] * lengths[1])
+            for name, loss in losses.terms.items()
+            if loss.requires_grad and weights
+        }
+        pairs: dict[str, tuple[str, str, int | None]] = {"gradient_cosine": ("action", "alignment", None)}
+        pairs |= {f"gradient_cosine/pointer-{name}": ("pointer", name, shared) for name in ("action", "alignment")}
+        found: dict[str, float] = {}
+        for pair, (a, b, count) in pairs.items():
+            if a in gradients and b in gradients:
+                one, two = gradients[a][:count], gradients[b][:count]
+                length = float(one.norm()) * float(two.norm())
+                found |= {pair: float(one @ two) / length} if length else {}
+        return found
 
     def _at_step(self, step: int) -> None:
         if self.model.alignment is not None:
@@ -206,17 +224,19 @@ def total_loss(parts: Mapping[str, Tensor], model: AlignedPolicy) -> Tensor:
         total = model.act.total(parts)
     if "hsa" in parts:
         total = total + parts["hsa_weight"] * parts["hsa"]
+    if model.pointer is not None:
+        total = total + model.pointer.options.weight * parts["pointer"]
     return total
 
 
 def measured(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the values of a batch without means over nothing: a view without pairs, a noise level never drawn."""
-    empty = tuple(
-        name.removeprefix("pairs") for name, pairs in parts.items() if name.startswith("pairs/") and not pairs
-    )
-    kept = {name: value for name, value in parts.items() if not (name.startswith(MEANS) and name.endswith(empty))}
-    if empty and not any(name.startswith("hsa/") for name in kept):
-        kept.pop("hsa", None)
+    kept = dict(parts)
+    for count, means in MEANS.items():
+        empty = tuple(name.removeprefix(count[:-1]) for name, n in parts.items() if name.startswith(count) and not n)
+        kept = {name: value for name, value in kept.items() if not (name.startswith(means) and name.endswith(empty))}
+        if empty and count == "pairs/" and not any(name.startswith("hsa/") for name in kept):
+            kept.pop("hsa", None)
     return {name: v for name, v in kept.items() if not (name.startswith("denoise/") and bool(torch.isnan(v)))}
 
 

@@ -25,6 +25,11 @@ LIMITS = {
         why="a module that the loss does not reach never learns"),
     "denoiser-at-chance": Limit("Denoising loss divided by chance", 0.97, math.inf, form=".2f",
         why="the denoiser does no better than an output of 0, so it has learnt nothing"),
+    "pointer-at-chance": Limit("Map loss of the pointer in {} divided by chance", 0.97, math.inf, form=".2f",
+        why="the pointer does no better than the mean map of the training episodes, so it has learnt no place"),
+    "done-one-class": Limit("Rarer class of done that the pointer predicts in {}, divided by that in the targets", 0.05,
+        -math.inf, form=".2f",
+        why="the pointer predicts one class for every moment, although both occur"),
     "data-starvation": Limit("Fraction of the step time spent waiting for data", 0.3, math.inf, form=".0%",
         why="training is slower than it could be"),
     "pairs-without-negatives": Limit("Pairs without a negative in their batch", 0.2, math.inf, form=".0%",
@@ -83,6 +88,7 @@ class Watch:
             checks += [
                 *self._flat(step),
                 *self._undenoised(step),
+                *self._unpointed(step),
                 *self._starved(),
                 *self._lonely(),
                 *_no_pairs("train", self._recent),
@@ -131,6 +137,27 @@ class Watch:
         advice = "Raise optimiser.lr, and run `doctor` on this config: its row initial-loss names other causes"
         yield graded(LIMITS, "denoiser-at-chance", ratio, measured=measured, advice=advice)
 
+    def _unpointed(self, step: int) -> Iterator[Check]:
+        if step <= max(100, PATIENCE * self.config.steps):
+            return
+        names = {name for record in self._recent for name in record}
+        for view in sorted(n.removeprefix("point_done/") for n in names if n.startswith("point_done/")):
+            maps, chances, said, true = (
+                [r[name] for r in self._recent if (name := f"point_{what}/{view}") in r]
+                for what in ("map", "map_chance", "said_done", "is_done")
+            )
+            if maps:
+                ratio = float(np.mean(maps) / np.mean(chances))
+                advice = "Raise optimiser.lr_pointer, and run `doctor` on this config"
+                measured = f"{ratio:.2f} over the last {WINDOW} records"
+                yield graded(LIMITS, "pointer-at-chance", ratio, view, measured=measured, advice=advice)
+            if true and 0 < np.mean(true) < 1:
+                own, share = float(np.mean(said)), float(np.mean(true))
+                rarer = min(own, 1 - own) / min(share, 1 - share)
+                measured = f"done predicted in {own:.0%}, true in {share:.0%}, over the last {WINDOW} records"
+                advice = "Run `doctor` on this config: its row done-classes shows how often each class is drawn"
+                yield graded(LIMITS, "done-one-class", rarer, view, measured=measured, advice=advice)
+
     def _overfit(self, record: Mapping[str, float]) -> Iterator[Check]:
         ratios = _of_chance(record)
         trained = [ratio for recent in self._recent for ratio in _of_chance(recent)]
@@ -155,7 +182,10 @@ class Watch:
         if self.config.hsa.pairs == "two_crops":
             acts |= {name for name in norms if name.startswith("towers.touch.")}
         acting = "l1" in record or "denoise" in record
-        expected = {name for name in norms if (acting if name in acts else aligns)} - {"temperature"}
+        points = {name for name in norms if name.split(".")[0] == "pointer"}
+        pointing = any(n.startswith("targets/") and v > 0 for n, v in record.items())
+        reached = dict.fromkeys(acts, acting) | dict.fromkeys(points, pointing)
+        expected = {name for name in norms if reached.get(name, aligns)} - {"temperature"}
         silent = [name for name, norm in norms.items() if norm == 0 and name in expected]
         if norms:
             measured = f"{len(silent)} of {len(norms)}: {', '.join(silent[:5])}"

@@ -21,7 +21,9 @@ def simulate(
     out: Positional[Path],
     episodes: int,
     seed: int = 0,
-    task: Literal["expert", "regrasp", "mixed", "lift", "feel", "look", "sort", "look-play", "sort-play"] = "regrasp",
+    task: Literal[
+        "expert", "regrasp", "mixed", "tour", "lift", "feel", "look", "sort", "look-play", "sort-play"
+    ] = "regrasp",
     gripper: Literal["commanded", "measured"] = "commanded",
     relaxation: bool = False,
     processes: int | None = None,
@@ -33,6 +35,7 @@ def simulate(
         episodes: Number of episodes.
         seed: Random seed; the same seed gives the same files.
         task: expert: reach, close until contact, lift. regrasp: 10 to 20 contacts per episode. mixed: episodes of both.
+            tour: touch two to four objects once each, from left to right in the view of camera top, and go back.
             lift, feel, look, sort: demonstrations of the tasks of `rollout`. look-play, sort-play: regrasp with the
             objects of that task.
         gripper: Opening that qpos records. commanded: the last command. measured: the measured opening.

@@ -1,13 +1,16 @@
 """Commands for training runs, from `train` to `demo`. Each command imports its heavy modules only when it runs."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
-from tyro.conf import Positional, arg
+from tyro.conf import AvoidSubcommands, Positional, arg
 
 from tactile_align.verbs import GOOD, UNUSABLE, show
+
+logger = logging.getLogger(__name__)
 
 TRAIN_USAGE = """usage: tactile-align train CONFIG.toml [--resume [--skip-damaged]] [--FIELD VALUE ...]
 
@@ -38,7 +41,9 @@ def train(argv: Sequence[str]) -> int:
             f"{rest[0]}: this file names a preset; got the flag --policy.head, which comes too late for it. State "
             f"policy.head in the file, whose preset depends on it"
         )
-    config = tyro.cli(TrainConfig, default=default, args=rest[1:], prog="tactile-align train CONFIG")
+    # Fields of a table that may be missing, such as [pointer], are flags if the file has the table.
+    named, flat = "tactile-align train CONFIG", (AvoidSubcommands,)
+    config = tyro.cli(TrainConfig, default=default, args=rest[1:], prog=named, config=flat)
     resume, skip_damaged = (word in argv for word in own)
     out = run_training(config, resume=resume, skip_damaged=skip_damaged)
     print(f"run folder: {out}. Evaluate it with: tactile-align evaluate {out}")
@@ -75,6 +80,42 @@ def evaluate(
     alone = judge(run, processes=processes, baseline_rates=rates) if not others else None
     result = alone or compare((run, *others), processes=processes, baseline_rates=rates)
     print(json_of(result) if as_json else result.text())
+    return GOOD
+
+
+def point(
+    run: Positional[Path],
+    episode: Positional[str],
+    out: Path | None = None,
+    rig: str | None = None,
+    layout: str | None = None,
+    frames: int = 12,
+    overwrite: bool = False,
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> int:
+    """Draw where the contact pointer of a run points in an episode, beside the true places, and print its errors.
+
+    The errors stand beside those of controls that do not look at the image. They are fitted to the training episodes of
+    the run, which must still exist.
+
+    Args:
+        run: Run folder.
+        episode: Episode file; FILE#NAME if the file holds several episodes.
+        out: Folder for one PNG file per view; default: RUN/points.
+        rig: Name or path of the rig; default: the run's rig.
+        layout: Name or path of the episode layout; default: detect the layout.
+        frames: Number of evenly spaced frames to draw.
+        overwrite: Replace existing files.
+        as_json: Print the result as JSON, with all places and probabilities.
+    """
+    from tactile_align.diagnostics.summary import json_of
+    from tactile_align.viz.points import point_sheets
+
+    options: dict[str, Any] = {"rig": rig, "layout": layout, "frames": frames, "overwrite": overwrite}
+    result, files = point_sheets(run, episode, out=out, **options)
+    print(json_of(result) if as_json else result.text())
+    for file in files:
+        logger.info(f"wrote {file}")
     return GOOD
 
 

@@ -150,7 +150,8 @@ def test_unknown_rows_and_studies_are_refused_with_the_known_ones(tmp_path: Path
         study("alignment", tmp_path / "out", ["gird"])
     assert not (tmp_path / "out").exists(), "nothing was recorded"
     with pytest.raises(
-        InputError, match=r"'alinment': no such study.*alignment, closed_loop, closed_loop_quick, heads, policy, recipe"
+        InputError,
+        match=r"'alinment': no such study.*alignment, closed_loop, closed_loop_quick, heads, pointer, policy, recipe",
     ):
         load_study("alinment")
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from tactile_align.calibration.rig import Verified, load_rig
+from tactile_align.datasets.contact import contacts
 from tactile_align.datasets.episodes import open_episode
+from tactile_align.projection.episode_boxes import contact_flags
 from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.simulation.record import simulate
 
@@ -122,3 +124,12 @@ def test_what_is_no_episode_behind_an_episodes_name_is_named(tmp_path: Path) -> 
     (tmp_path / "episode_init_0.hdf5").write_text("not HDF5")
     with pytest.raises(ValueError, match=r"episode_init_0\.hdf5.*not a readable HDF5 file"):
         simulate(tmp_path, episodes=1, processes=1, progress=False)
+
+
+def test_a_recorded_tour_has_as_many_felt_contacts_as_objects(tmp_path: Path) -> None:
+    (path,) = simulate(tmp_path, episodes=1, seed=3, task="tour", gripper="measured", processes=1, progress=False)
+    with open_episode(path) as episode, h5py.File(path) as file:
+        rig = load_rig(tmp_path / "rig.toml")
+        felt, thing = contacts(contact_flags(episode, rig, "tactile1")), file["truth/thing"][:]
+        assert episode.attributes["objects"] == 2 == felt.max() + 1 == len(np.unique(thing, axis=0))
+        assert np.array_equal(felt, file["truth/contact_index"][:]) and episode.fps == 10

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from tactile_align.calibration.rig import load_rig
-from tactile_align.simulation.looks import KINDS, SCALES, draw_look
+from tactile_align.simulation.looks import KINDS, SCALES, draw_look, draw_standing
+from tactile_align.simulation.raycast import BOX, CYLINDER
 from tactile_align.simulation.scene import TIMESTEP_S
-from tactile_align.simulation.tasks import CONTROL_HZ, PRESS_M, Expert, Regrasp
+from tactile_align.simulation.tasks import CONTROL_HZ, PRESS_M, Expert, Regrasp, Tour, draw_objects
 from tactile_align.simulation.world import Step, World
 
 RIG = load_rig("cell")
@@ -87,3 +88,40 @@ def test_looks_span_all_kinds_and_the_whole_range_of_scales() -> None:
     assert {look.kind for look in looks} == set(KINDS)
     assert scales.min() < SCALES[0] + 0.03 and scales.max() > SCALES[1] - 0.03
     assert (scales >= SCALES[0]).all() and (scales <= SCALES[1]).all()
+
+
+def test_a_tour_touches_every_object_once_from_left_to_right_and_goes_back() -> None:
+    rng = np.random.default_rng(2)
+    look, objects = draw_objects(rng, draw_look(rng), RIG)
+    world = World(RIG.with_camera("left_wrist", image_map=(("resize", 64, 48),)), look)
+    steps = list(Tour(world, rng, objects).steps())
+    index = np.array([step.contact for step in steps])
+    assert len(objects) == 4 and np.array_equal(np.unique(index), np.arange(-1, 4))
+    assert [step.moment.truth.contact for step in steps] == (index >= 0).tolist()
+    # MuJoCo's masks tell where the hand is in the view, whatever the order of the script rests on.
+    seen = np.array([step.moment.truth.box["top"][[0, 2]].mean() for step in steps])
+    assert (np.diff([seen[index == k].mean() for k in range(4)]) > 3).all()
+    assert abs(seen[0] - seen[-1]) < 10 and (np.diff(index[index >= 0]) >= 0).all()
+    things = np.array([step.moment.truth.thing for step in steps])[index >= 0]
+    assert len(np.unique(things, axis=0)) == 4 and (np.diff(things[:, 1]) != 0).sum() == 3
+    depths = np.array([step.moment.truth.indentation for step in steps])[index >= 0]
+    assert 0.7 * PRESS_M[0] <= depths.min() and depths.max() <= PRESS_M[1]
+
+
+@pytest.mark.parametrize("seed", range(len(KINDS)))
+def test_an_object_stands_on_the_bench(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    parts, T = draw_standing(rng, np.array([0.4, 0.1]), 0.3)
+    low = []
+    for part in parts:
+        way = rng.normal(size=(20000, 3))
+        if part.kind == BOX:
+            surface = np.sign(way) * part.size
+        elif part.kind == CYLINDER:
+            ring = way[:, :2] / np.linalg.norm(way[:, :2], axis=1, keepdims=True) * part.size[0]
+            surface = np.concatenate([ring, np.sign(way[:, 2:]) * part.size[1]], axis=1)
+        else:  # a sphere is a capsule of length 0
+            surface = way / np.linalg.norm(way, axis=1, keepdims=True) * part.size[0]
+            surface[:, 2] += np.sign(way[:, 2]) * part.size[1]
+        low.append((surface @ part.R.T + part.centre)[:, 2].min())
+    assert -1e-9 < min(low) < 1e-4 and T[:2, 3].tolist() == [0.4, 0.1]

@@ -33,6 +33,9 @@ def free_port() -> int:
         return port
 
 
+SHORT = {"steps": 2, "validate_every": 2, "save_every": 2}
+TOP = [{"camera": "top", "sensor": "tactile1"}]
+POINTER = {"views": ["top-tactile1"], "most": 2, "width": 16, "touch": True, "memory": True}
 COMPARED = (
     "loss",
     "l1",
@@ -46,6 +49,13 @@ COMPARED = (
     "negatives_from",
     "bank_share",
     "excluded",
+    "pointer",
+    "point_map",
+    "point_map_chance",
+    "point_offset",
+    "point_done",
+    "point_px",
+    "targets",
 )
 """Names of the log before the first slash that are compared."""
 
@@ -84,10 +94,10 @@ def compare(alone: Path, together: Path, least: int) -> None:
     [
         {},
         {"hsa": {"symmetric": True, "region_negatives": 2, "finger_negative": True, "bank": 18, "touch_ceiling": 0.98}},
-        {"hsa": {"kind": "mse", "learn_temperature": False}, "steps": 2, "validate_every": 2, "save_every": 2},
-        {"hsa": {"pairs": "two_crops"}, "train_policy": False, "steps": 2, "validate_every": 2, "save_every": 2},
+        {"hsa": {"kind": "mse", "learn_temperature": False}, **SHORT},
+        {"hsa": {"pairs": "two_crops"}, "train_policy": False, "views": TOP, "pointer": POINTER, **SHORT},
     ],
-    ids=["plain", "all negatives", "mse", "two crops"],
+    ids=["plain", "all negatives", "mse", "two crops and a pointer"],
 )
 def test_two_processes_equal_one(small_config: Maker, changes: dict[str, object]) -> None:
     # float32 sums in another order differ; a wrong gradient would differ by a factor, not by rounding.

@@ -29,6 +29,12 @@ def health(touch: tuple[float, float] = (6.0, 0.5), region: tuple[float, float] 
     }
 
 
+def pointing(**values: float) -> dict[str, float]:
+    """A training record of a pointer in the view v."""
+    healthy = {"map": 2.0, "map_chance": 4.0, "done": 0.3, "said_done": 0.4, "is_done": 0.4}
+    return {f"point_{name}/v": value for name, value in (healthy | values).items()}
+
+
 def reported(watch: Watch, kind: str, records: list[dict[str, Any]], every: int = 10) -> list[tuple[int, Check]]:
     """Return each check with its step."""
     steps = range(every, (len(records) + 1) * every, every)
@@ -44,6 +50,7 @@ def watch(small_config: Maker) -> Watch:
 def test_a_healthy_course_is_met_with_silence(watch: Watch) -> None:
     falling = [record(hsa__v=2.8 * 0.99**i, gradient_cosine=0.1) for i in range(100)]
     falling = [one | {"denoise": 0.99**i, "denoise_chance": 1.0} for i, one in enumerate(falling)]
+    falling = [one | pointing(map=4.0 * 0.99**i, said_done=0.1) for i, one in enumerate(falling)]
     assert reported(watch, "train", falling) == []
     assert reported(watch, "validation", [health() | {"loss": 3 - 0.1 * i} for i in range(10)]) == []
 
@@ -53,6 +60,9 @@ def test_a_healthy_course_is_met_with_silence(watch: Watch) -> None:
     [
         ("train", [record(hsa__v=2.79)] * 60, "flat-at-chance", 210),
         ("train", [record(denoise=1.26, denoise_chance=1.27)] * 60, "denoiser-at-chance", 210),
+        ("train", [record() | pointing(map=3.99)] * 60, "pointer-at-chance/v", 210),
+        ("train", [record() | pointing(said_done=0.0)] * 60, "done-one-class/v", 210),
+        ("train", [record() | pointing(said_done=1.0)] * 60, "done-one-class/v", 210),
         ("train", [record(data_s=0.5)] * 40, "data-starvation", 100),
         ("train", [record()] * 5 + [record(temperature=0.01)] * 5, "temperature-at-bound", 60),
         ("train", [record(gradient_cosine=-0.5)] * 8, "gradient-conflict", 30),

@@ -29,7 +29,9 @@ def convert(
         layout: Layout of the source; recognised from the files when None.
         fps: Frames per second, if the recording does not state the rate; required for lerobot.
         overwrite: Whether existing files may be replaced.
-        cameras, touches, touch_group: As for `export_lerobot`, only for lerobot; None: its defaults.
+        cameras: As for `export_lerobot`, only for lerobot; None: its default.
+        touches: As for `export_lerobot`, only for lerobot; None: its default.
+        touch_group: As for `export_lerobot`, only for lerobot; None: its default.
 
     Raises:
         InputError: Raw X-Trainer recordings are to become something other than xtrainer, or an option of lerobot is

@@ -12,6 +12,7 @@ import torch
 from tactile_align.checks import Check, Status
 from tactile_align.datasets.episodes import Episode, open_episode
 from tactile_align.datasets.stream_faults import colours, look_at, stored_quality
+from tactile_align.diagnostics.doctor import pointer
 from tactile_align.diagnostics.doctor.limits import judged, stated
 from tactile_align.diagnostics.doctor.subject import Subject, sampler_of
 from tactile_align.evenly import evenly
@@ -33,7 +34,7 @@ def data_checks(subject: Subject) -> Iterator[Check]:
     """Yield all checks of the data and of the pairs (touch image, image region), in the order of the report."""
     for checks in (policy_sees, box_jitter, streams, door, colour_order, touch_storage, moving_actions, statistics):
         yield from checks(subject)
-    for checks in (rigs, grippers, pads, boxes_and_contacts, negatives_in_batches, false_negatives):
+    for checks in (rigs, grippers, pads, boxes_and_contacts, negatives_in_batches, false_negatives, pointer.targets):
         yield from checks(subject)
 
 
@@ -49,6 +50,7 @@ def policy_sees(subject: Subject) -> Iterator[Check]:
     seen += [f"whole frame of {camera} through its ResNet" for camera in model.act.config.cameras]
     shown = [f"region {view.key}" for view in model.views if model.reads_regions]
     shown += [f"touch {sensor}" for sensor in model.sensors if model.reads_touches]
+    shown += [f"predicted point {key}" for key in model.pointed_keys if model.reads_points]
     yield stated(
         "policy-sees",
         "pass" if seen else "warn",

@@ -129,8 +129,11 @@ def ablate(config: TrainConfig, *, data: Data | None = None, progress: bool = Fa
 HSA: dict[str, Any] = {"weight": 0.0, "symmetric": False, "region_negatives": 0, "bank": 0, "touch_ceiling": None}
 HSA |= {"hardness": 0.0, "finger_negative": False, "camera_negative": False, "hardest": None}
 HSA |= {"learn_temperature": False, "temperature_final": None}
-OFF = {"policy": {"vision": "none", "region_tokens": False, "touch_tokens": False}, "hsa": HSA}
-"""Value of each config field before the ablation adds it, by section of the config, in the order of addition."""
+POLICY: dict[str, Any] = {"vision": "none", "region_tokens": False, "touch_tokens": False, "pointer_token": False}
+POINTER: dict[str, Any] = {"history": False, "touch": False, "memory": False}
+OFF = {"policy": POLICY, "hsa": HSA, "pointer": POINTER}
+"""Value of each config field before the ablation adds it, by section of the config, in the order of addition. Tokens of
+the pointer are added last."""
 
 
 def grown(config: TrainConfig) -> Iterator[tuple[str, object, TrainConfig]]:
@@ -143,14 +146,19 @@ def grown(config: TrainConfig) -> Iterator[tuple[str, object, TrainConfig]]:
         config: The complete training config.
     """
     joint = config.alignment.model_copy(update={"mode": "joint", "pretrain_steps": 0})
-    bare = {section: getattr(config, section).model_copy(update=values) for section, values in OFF.items()}
-    now = config.model_copy(update={**bare, "alignment": joint})
+    used = {section: part for section in OFF if (part := getattr(config, section)) is not None}
+    bare = {section: part.model_copy(update=OFF[section]) for section, part in used.items()}
+    now = config.model_copy(update={**bare, "alignment": joint, "pointer": None})
     if config.train_policy:
         yield "train_policy", "true, on joints alone", now
-    fields = [(section, name, off) for section, values in OFF.items() for name, off in values.items()]
-    for section, name, off in fields:
-        value = getattr(getattr(config, section), name)
-        if value != off and (section != "policy" or config.train_policy):
+    fields = [(section, name) for section in used for name in OFF[section]]
+    fields.sort(key=lambda field: field == ("policy", "pointer_token"))
+    for section, name in fields:
+        if section == "pointer" and now.pointer is None:
+            now = now.model_copy(update={"pointer": bare["pointer"]})
+            yield "pointer", f"views {', '.join(bare['pointer'].views)}", now
+        value = getattr(used[section], name)
+        if value != OFF[section][name] and (section != "policy" or config.train_policy):
             part = getattr(now, section).model_copy(update={name: value})
             now = now.model_copy(update={section: part})
             yield f"{section}.{name}", value, now

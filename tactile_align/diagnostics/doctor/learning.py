@@ -10,6 +10,7 @@ import torch
 
 from tactile_align.checks import Check
 from tactile_align.config.policy import QUARTERS
+from tactile_align.diagnostics.doctor import pointer
 from tactile_align.diagnostics.doctor.limits import judged
 from tactile_align.diagnostics.doctor.subject import Subject, total_of
 from tactile_align.features.health import effective_rank, eigenvalue_ratio, spread
@@ -86,6 +87,7 @@ def learning_checks(subject: Subject) -> list[Check]:
         *one_step(subject, start, first, full),
         overfit(start[1], late, best, factor),
         *notices(subject, best.model),
+        *pointer.predictions(subject, best.model),
         *uses_observations(subject),
     ]
 
@@ -111,12 +113,13 @@ class _Lesson:
             self.optimiser.step()
         return self
 
-    def losses(self) -> tuple[float, float]:
-        """Return the total loss and the alignment loss of the batch; without alignment, the total loss twice."""
+    def losses(self) -> tuple[float, float, float]:
+        """Return the total loss, and the those of alignment and pointer, which are the total without this part."""
         with torch.no_grad():
             losses = self.subject.losses(self.subject.few, self.model)
         total = float(total_of(losses))
-        return total, total if losses.alignment is None else float(losses.alignment)
+        alignment, pointer = (total if part is None else float(part) for part in (losses.alignment, losses.pointer))
+        return total, alignment, pointer
 
     def judged_by(self) -> float:
         """Return the second loss of `losses`, or infinity if that loss is non-finite."""
@@ -134,21 +137,23 @@ class _Lesson:
 
 
 def one_step(
-    subject: Subject, before: tuple[float, float], first: dict[float, tuple[float, float]], full: float
+    subject: Subject, before: tuple[float, float, float], first: dict[float, tuple[float, float, float]], full: float
 ) -> Iterator[Check]:
     """Yield the checks that the first step lowers the loss of its own batch, with and without warm-up.
 
     Args:
         subject: The run.
-        before: Total and alignment loss before any step.
-        first: Total and alignment loss after one step, by a factor on the learning rate. The learning rate of the run's
-            first step, which includes warm-up, was multiplied by this factor.
+        before: Losses before any step, as `_Lesson.losses` returns them.
+        first: Losses after one step, by a factor on the learning rate. The learning rate of the run's first step, which
+            includes warm-up, was multiplied by this factor.
         full: Total loss after one step at the full learning rate, without warm-up. The first Adam step moves every
             weight by the full rate, so this loss may rise slightly.
     """
     rates, ramped = subject.config.optimiser, ramp(subject)
     ratios = [after / start for after, start in zip(first[1.0], before, strict=True) if start > 0]
-    shown = "; ".join(f"x{factor:g}: {total:.4g} ({aligned:.4g})" for factor, (total, aligned) in first.items())
+    shown = "; ".join(f"x{factor:g}: {total:.4g} ({aligned:.4g})" for factor, (total, aligned, _) in first.items())
+    if subject.model.pointer is not None:
+        shown += f"; the pointer's loss {before[2]:.4g} becomes {first[1.0][2]:.4g}"
     yield judged(
         "first-step",
         float(np.max(ratios or [math.nan])),

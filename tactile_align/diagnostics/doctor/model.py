@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tactile_align.checks import Check, Table
 from tactile_align.config.train import TrainConfig
+from tactile_align.diagnostics.doctor import pointer
 from tactile_align.diagnostics.doctor.data import lower_gap
 from tactile_align.diagnostics.doctor.limits import judged, stated
 from tactile_align.diagnostics.doctor.subject import Subject, total_of
@@ -45,7 +46,9 @@ def model_checks(subject: Subject) -> Iterator[Check]:
     """Yield all checks of the model, in the order of the report."""
     for checks in (weights, inputs, pairing, trainable, new_part_rates, gradients):
         yield from checks(subject)
-    for checks in (shared, validation, padding, outputs, denoiser, large_loss, clipping, lonely_pairs):
+    for checks in (shared, validation, padding, outputs, denoiser, pointer.rate_and_outputs):
+        yield from checks(subject)
+    for checks in (large_loss, clipping, lonely_pairs):
         yield from checks(subject)
 
 

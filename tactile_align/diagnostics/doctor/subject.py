@@ -43,7 +43,7 @@ class Subject:
     wide: MomentBatch
 
     def losses(self, batch: MomentBatch, model: AlignedPolicy | None = None) -> Losses:
-        """Return the action loss and the alignment loss of a batch, computed in eval mode, i.e. without dropout.
+        """Return the losses of a batch, computed in eval mode, i.e. without dropout.
 
         Args:
             batch: The batch.
@@ -87,6 +87,5 @@ def _at_the_door(batch: MomentBatch, config: TrainConfig, model: AlignedPolicy) 
 
 
 def total_of(losses: Losses) -> Tensor:
-    """Return the sum of the action loss and the alignment loss, as far as they were computed."""
-    parts = [part for part in (losses.action, losses.alignment) if part is not None]
-    return torch.stack(parts).sum()
+    """Return the sum of the losses that were computed."""
+    return torch.stack([*losses.terms.values()]).sum()

@@ -1,0 +1,153 @@
+"""Does a contact pointer see what the joints do not tell? Run from the root of the repository:
+
+    python -m tests.benchmarks.pointer RECORDING          # controls on held-out episodes of a simulated recording
+    python -m tests.benchmarks.pointer --runs RUN...      # pointers of runs beside the controls, on their test episodes
+
+Prints the median error of each contact, px of the stored image and mm, by rows since the start of the episode, with
+95 % intervals by a bootstrap over episodes, and the difference to `linear in joints`, which may have a regression of
+its own for each of the first five rows. "linear, all rows" has one for all rows. "object" is the true centre of the
+object that is touched next, which only a recording with ground truth tells. "images exchanged" is the pointer with the
+images of another episode. For runs, the F1 of done follows.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tactile_align.calibration.rig import load_rig
+from tactile_align.config.train import load_config
+from tactile_align.datasets.episodes import list_episodes, open_episode
+from tactile_align.datasets.truth import read_truth
+from tactile_align.diagnostics import pointing
+from tactile_align.diagnostics.pointing import LINEAR, PERIODS, POINTER, Pointed, controls, donors, pointed, predictions
+from tactile_align.geometry.frames import invert
+from tactile_align.moments.cache import Job
+from tactile_align.moments.dataset import Moments
+from tactile_align.moments.inputs import Input
+from tactile_align.policies.build import LoadedRun
+from tactile_align.training.data import load_data
+
+DRAWS, HORIZON = 2000, 60
+OBJECT, POOLED, EXCHANGED = "object", "linear, all rows", "images exchanged"
+ROWS = {"0 to 4": (0, 5), **PERIODS}
+
+
+def recording(folder: Path, cameras: Sequence[str], held_out: float, most: int = 1) -> tuple[Moments, Moments]:
+    """Return moments of the training and of the held-out episodes, with whole frames as inputs; no frame is decoded."""
+    rig, inputs = load_rig(folder / "rig.toml"), []
+    (sensor,) = rig.sensors
+    for name in cameras:
+        width, height = rig.camera(name).stored.width, rig.camera(name).stored.height
+        ahead = {"contacts": most, "horizon": HORIZON, "complete": True}
+        inputs.append(Input(f"{name}-{sensor}", name, width, height, "stretch", sensor, **ahead))  # type: ignore[arg-type]
+    inputs.append(Input(sensor, rig.sensor(sensor).stream, 30, 40))
+    jobs = [Job(ref, rig.for_episode(ref.path), tuple(inputs), False) for ref in list_episodes(folder)]
+    stop = len(jobs) - round(held_out * len(jobs))
+    parts = (jobs[:stop], jobs[stop:])
+    train, held = (Moments(part, chunk=1, cache=folder / "cache", progress=False) for part in parts)
+    return train, held
+
+
+def object_centre(moments: Moments, key: str) -> np.ndarray | None:
+    """Return the pixel of the next object's true centre, (N, K, 2) px of the input image; None without ground truth.
+
+    It is nan for the contacts after the next one.
+    """
+    entry = next(e for e in moments.jobs[0].inputs if e.key == key)
+    uv = []
+    for job, (qpos, _) in zip(moments.jobs, moments.low_dim(), strict=True):
+        with open_episode(job.ref) as episode:
+            thing = read_truth(episode, "thing", 3)
+        if thing is None:
+            return None
+        mounted = job.rig.camera(entry.stream)
+        T = invert(mounted.T_parent_this) @ job.rig.T_from_to(mounted.parent, "world", qpos)
+        seen = np.asarray(mounted.stored.project((T[:, :3, :3] @ thing[..., None])[..., 0] + T[:, :3, 3])[0])
+        uv.append(entry.image_map(mounted.stored.width, mounted.stored.height).apply(seen))
+    centre = np.full(moments.ahead[key].points.shape, np.nan)
+    centre[:, 0] = np.concatenate(uv)
+    return centre
+
+
+def bootstrap(values: np.ndarray, episode: np.ndarray) -> tuple[float, float, float]:
+    """Return the median over N values, or over each column's difference of (N, 2), with its 95 % interval."""
+    rng = np.random.default_rng(0)
+    groups = [values[episode == e] for e in np.unique(episode)]
+
+    def statistic(rows: np.ndarray) -> float:
+        medians = np.nanmedian(rows, axis=0)
+        return float(medians if rows.ndim == 1 else medians[0] - medians[1])
+
+    drawn = [
+        statistic(np.concatenate([groups[i] for i in rng.integers(0, len(groups), len(groups))])) for _ in range(DRAWS)
+    ]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return statistic(values), float(low), float(high)
+
+
+def table(result: Pointed, k: int = 0) -> list[str]:
+    """Return the rows of a Markdown table of one view's errors of the k-th contact."""
+    lines = []
+    for period, limits in ROWS.items():
+        rows = result.of(*limits, k)
+        for name in result.predicted if len(rows) else ():
+            px, mm, base = result.px[name][rows, k], result.mm[name][rows, k], result.px[LINEAR][rows, k]
+            if np.isnan(px).all():
+                continue
+            cells = [
+                f"{m:.1f} [{low:.1f}, {high:.1f}]"
+                for m, low, high in (bootstrap(v, result.episode[rows]) for v in (px, mm))
+            ]
+            m, low, high = bootstrap(np.stack([px, base], axis=1), result.episode[rows])
+            apart = "-" if name == LINEAR else f"{m:+.1f} [{low:+.1f}, {high:+.1f}]"
+            episodes = len(np.unique(result.episode[rows]))
+            head = f"| {result.view} | {k + 1} | {period} | {name} | {len(rows)} of {episodes} episodes"
+            lines.append(f"{head} | {' | '.join(cells)} | {apart} |")
+    return lines
+
+
+def judged(train: Moments, moments: Moments, key: str) -> dict[str, np.ndarray]:
+    """Return what all predictors without a model give, by name."""
+    centre = object_centre(moments, key)
+    rows = controls(train, moments, key) | {POOLED: pointing.linear(train, moments, key, ())}
+    return rows if centre is None else rows | {OBJECT: centre}
+
+
+def runs(folders: Sequence[Path]) -> None:
+    """Print the errors of the pointers of runs on their test episodes."""
+    for folder in folders:
+        config = load_config(folder / "config.toml")
+        data = load_data(config, progress=False, run=folder)
+        run = LoadedRun.load(folder, config, data.judged, "retrieval")
+        own, exchanged = predictions(run), predictions(run, donors(run.moments))
+        print(f"\n{folder}, {run.selected}, {data.judged_on} episodes", flush=True)
+        for key, (points, done) in own.items():
+            named = {POINTER: points, EXCHANGED: exchanged[key][0]} | judged(data.train, data.judged, key)
+            result = pointed(data.judged, key, named, done)
+            print(*(line for k in range(points.shape[1]) for line in table(result, k)), sep="\n")
+            print(f"{key}: F1 of done {result.done_f1():.3f} over {int(result.done_known.sum())} entries", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the mode that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recording", nargs="?", type=Path)
+    parser.add_argument("--runs", nargs="+", type=Path, default=[])
+    parser.add_argument("--cameras", nargs="+", default=["top", "left_wrist"])
+    parser.add_argument("--held-out", type=float, default=0.25)
+    parser.add_argument("--most", type=int, default=1, help="number of contacts ahead; 4 for tours")
+    given = parser.parse_args(argv)
+    print("| view | contact | rows | predictor | moments | median px | median mm | px minus linear in joints |")
+    print("|---|---:|---|---|---|---|---|---|")
+    if given.recording is not None:
+        train, held = recording(given.recording, given.cameras, given.held_out, given.most)
+        for key in held.ahead:
+            result = pointed(held, key, judged(train, held, key))
+            print(*(line for k in range(given.most) for line in table(result, k)), sep="\n", flush=True)
+    runs(given.runs)
+
+
+if __name__ == "__main__":
+    main()
