@@ -22,6 +22,8 @@ WHAT: dict[Kind, str] = {"kinematics": "an arm file", "calibration": "a rig file
 Model = TypeVar("Model", bound=BaseModel)
 UNKNOWN = "?"
 """Value of a key in a draft that the user must replace."""
+MOST_KEYS = 3
+"""Number of keys with the value UNKNOWN that an error names; `init` lists all of them."""
 
 
 class Strict(BaseModel):
@@ -94,12 +96,13 @@ def parse(model: type[Model], data: Any, source: str) -> Model:
 
     Raises:
         FactError: A key is unknown, missing or wrong; the message has one line per key, with file and key. Or values
-            are still UNKNOWN; one line lists their keys.
+            are still UNKNOWN; one line names the first keys.
     """
     if unknown := unknown_keys(data):
+        more = f" and {len(unknown) - MOST_KEYS} more" if len(unknown) > MOST_KEYS else ""
         raise FactError(
-            f'{source}: {", ".join(unknown)}: the value is still "{UNKNOWN}". A draft of `init` has "{UNKNOWN}" where '
-            f"the recording does not contain the value. Replace each by the value; the comment above it explains it"
+            f'{source}: still "{UNKNOWN}": {", ".join(unknown[:MOST_KEYS])}{more}. `init` drafts "{UNKNOWN}" where the '
+            f"recording does not contain the value. Replace each by the value; the comment above it explains it"
         )
     try:
         return model.model_validate(data)

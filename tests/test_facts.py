@@ -38,12 +38,14 @@ def test_an_unknown_key_names_the_one_that_was_meant(data: dict, message: str) -
     assert str(caught.value) == message
 
 
-def test_question_marks_of_a_draft_are_one_error_that_names_every_key() -> None:
+def test_question_marks_of_a_draft_are_one_short_error_that_names_the_first_keys() -> None:
     data = {"name": "?", "parts": {"a": {"size_m": "?"}}, "rows": ["?", {"size_m": 1}], "colour": 1}
     with pytest.raises(FactError) as caught:
         parse(Whole, data, "rig.toml")
-    assert str(caught.value).startswith('rig.toml: name, parts.a.size_m, rows: the value is still "?". ')
+    assert str(caught.value).startswith('rig.toml: still "?": name, parts.a.size_m, rows. ')
     assert "\n" not in str(caught.value)
+    with pytest.raises(FactError, match=r": still \"\?\": name, parts\.a\.size_m, parts\.b\.size_m and 2 more\. "):
+        parse(Whole, {"name": "?", "parts": {key: {"size_m": "?"} for key in "abc"}, "rows": ["?"]}, "rig.toml")
     assert parse(Whole, {"name": "who?", "state": "??"}, "rig.toml").name == "who?"
 
 

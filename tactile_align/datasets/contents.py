@@ -12,7 +12,17 @@ from tactile_align.datasets import hdf5
 from tactile_align.datasets.containers import tree
 from tactile_align.datasets.layout import Layout
 from tactile_align.datasets.refs import episode_groups, guess_layout, how_it_fits, stated_layout
-from tactile_align.datasets.roles import Array, Role, arrays_of, episode_pattern, words
+from tactile_align.datasets.roles import (
+    GRIPPER_WORDS,
+    JOINT_WORDS,
+    POSE_WORDS,
+    SPEED_WORDS,
+    Array,
+    Role,
+    arrays_of,
+    episode_pattern,
+    words,
+)
 from tactile_align.datasets.streams import Found, frame_places
 from tactile_align.errors import EpisodeError
 from tactile_align.kinematics.arm_files import Links
@@ -20,6 +30,9 @@ from tactile_align.kinematics.arm_files import Links
 NUMBERS = ("joints", "gripper", "state", "velocities", "action", "pose", "time")
 WRIST_WORDS = {"wrist", "hand", "eye"}
 WIDTH_WORDS = {"width", "opening", "aperture"}
+RATE_WORDS = {"fps", "hz", "rate", "framerate", "freq", "frequency"}
+PLAIN_RATE_WORDS = RATE_WORDS | {"control", "frame", "loop", "record", "recording", "sample", "sampling", "step", "row"}
+"""Words of which the name of a rate consists if the rate is that of the rows, and not that of one stream."""
 
 
 @dataclass
@@ -32,7 +45,8 @@ class Contents:
         pattern: Pattern of the groups that are one episode each; "" if the file is one episode.
         arrays: The arrays that the episode contains.
         values: (T, D) numbers of the arrays of numbers, by path.
-        rated: Whether the file states its rate.
+        rated: Whether the file states its rate in the attribute fps.
+        rates: Other numbers of the file that may be its rate, Hz, by their names.
         container: Format of the recording.
         numbers: Scalars and small arrays, by the path of their holder, then by their name in lower case.
     """
@@ -43,6 +57,7 @@ class Contents:
     arrays: tuple[Array, ...]
     values: dict[str, np.ndarray]
     rated: bool
+    rates: dict[str, float]
     container: tree.Container
     numbers: dict[str, dict[str, Any]]
 
@@ -80,7 +95,18 @@ def contents_of(file: h5py.File, path: Path) -> Contents:
             rows = tree.read_low_dim(data, path, array.key).astype(np.float64)
             values[array.key] = rows.reshape(len(rows), -1)
     rated = any("fps" in holder.attrs for holder in (file, group))
-    return Contents(path, layout, pattern, arrays, values, rated, tree.container_of(file), _numbers(group, path))
+    numbers = _numbers(group, path)
+    rates = _rates(_small_attributes(file, path) | numbers.get("", {}))
+    return Contents(path, layout, pattern, arrays, values, rated, rates, tree.container_of(file), numbers)
+
+
+def _rates(numbers: dict[str, Any]) -> dict[str, float]:
+    rates: dict[str, float] = {}
+    for name, value in numbers.items():
+        inside, number = set(words(name)), tree.one_number(value)
+        if RATE_WORDS & inside and inside <= PLAIN_RATE_WORDS and number is not None:
+            rates[name] = number
+    return rates
 
 
 def _fitting(file: h5py.File, path: Path) -> Layout | None:
@@ -120,8 +146,7 @@ def _numbers(group: h5py.Group, path: Path) -> dict[str, dict[str, Any]]:
     for key, item in [("", group), *tree.below(group, path, "", set())]:
         if item is None:
             continue
-        values = {name.lower(): value for name, value in tree.attributes(item, path).items()}
-        found[key] = {_lens_name(name): value for name, value in values.items() if _is_small(value)}
+        found[key] = {_lens_name(name): value for name, value in _small_attributes(item, path).items()}
         if tree.is_array(item) and item.dtype.kind in "iuf":
             value, parent, name = _constant(group, key, path), *_split(key)
             if value is not None and _lens_name(name) in ("k", "d"):
@@ -129,6 +154,10 @@ def _numbers(group: h5py.Group, path: Path) -> dict[str, dict[str, Any]]:
             elif value is not None:
                 found[parent][name] = value
     return {key: numbers for key, numbers in found.items() if numbers}
+
+
+def _small_attributes(item: h5py.Group | h5py.Dataset, path: Path) -> dict[str, Any]:
+    return {name.lower(): value for name, value in tree.attributes(item, path).items() if _is_small(value)}
 
 
 def _split(key: str) -> tuple[str, str]:
@@ -217,6 +246,14 @@ class StateColumns:
         """Number of joints of the URDF's arm."""
         return None if self.links is None or self.links.arm is None else self.links.arm.dof
 
+    @property
+    def same_columns(self) -> bool:
+        """Whether the arrays of action match those of qpos one by one, by their names and numbers of columns."""
+        pairs = list(zip(self.qpos, self.action, strict=False))
+        return len(self.qpos) == len(self.action) and all(
+            q.columns == a.columns and q.side == a.side and q.role == _column_role(a) for q, a in pairs
+        )
+
     def _joints(self) -> list[Array]:
         contents = self.contents
         joints = contents.of("joints") or contents.of("state")
@@ -301,6 +338,13 @@ class StateColumns:
             names = [name if side in words(name) else f"{side}_{name}" for side, name in zip(each, names, strict=True)]
         if all(names) and len(set(names)) == len(names):
             self.names = tuple(names)
+
+
+def _column_role(action: Array) -> Role:
+    inside = set(words(action.name))
+    if (POSE_WORDS | SPEED_WORDS) & inside or {"delta", "deltas"} & set(words(action.key)):
+        return "action"
+    return "gripper" if GRIPPER_WORDS & inside else "joints" if JOINT_WORDS & inside else "action"
 
 
 def _by_side(main: list[Array], grippers: list[Array]) -> list[Array]:

@@ -10,7 +10,7 @@ import re
 import textwrap
 import tomllib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,17 @@ STEP_S = (0.004, 0.5)
 """Range of the time between two rows, s."""
 CENTRED = 0.15
 """Largest distance of a principal point from the image's centre, as a share of the image, for which K may fit it."""
+AGREE = 0.05
+"""Largest difference of a stated rate from the rate that the times of the rows show, as a share."""
+EQUAL, FOLLOWS = 0.02, 0.7
+"""Largest difference of a reading from the scaled command, as a share of the readings' range, at which both are equal;
+smallest correlation at which a reading follows the command."""
+LATER = (0, 1, 2)
+"""Rows by which a command may precede its copy in the readings."""
+FEW, MANY = 0.01, 0.2
+"""Share of rows that differ from the command, up to which a reading is a copy of it, and from which it is measured."""
+PLAIN_FOLDERS = {"data", "dataset", "datasets", "demos", "episodes", "h5", "hdf5", "raw", "recordings", "records"}
+"""Names of folders that do not name a robot or a lab."""
 THIRD_PERSON = 0.5
 """Weight of a view whose camera is not on the hand."""
 MODELS = {"plumb_bob": "brown", "rational_polynomial": "rational", "equidistant": "fisheye"}
@@ -148,7 +159,8 @@ def _key(name: str) -> str:
 
 def _name(contents: Contents) -> str:
     stem = re.sub(r"[\W\d_]+$", "", contents.path.stem)
-    return re.sub(r"\W+", "_", contents.path.resolve().parent.name).strip("_") or stem or "lab"
+    folders = (re.sub(r"\W+", "_", folder.name).strip("_") for folder in contents.path.resolve().parents)
+    return next((name for name in folders if name and name.lower() not in PLAIN_FOLDERS), stem or "lab")
 
 
 def _layout(contents: Contents, state: StateColumns) -> str:
@@ -174,9 +186,27 @@ def _layout(contents: Contents, state: StateColumns) -> str:
 
 
 def _rate(contents: Contents) -> tuple[float | None, str]:
-    """Return the rate that the times of the rows show, Hz, and where it comes from or why it is unknown."""
+    """Return the rate that a number of the file or the times of the rows show, Hz, and why, or why it is unknown."""
     if contents.rated:
         return None, "The files state their rate in the attribute fps."
+    timed, why = _timed_rate(contents)
+    stated = {name: rate for name, rate in contents.rates.items() if STEP_S[0] * rate <= 1 <= STEP_S[1] * rate}
+    if len(set(stated.values())) == 1:
+        name, rate = next(iter(stated.items()))
+        if timed is None or abs(timed - rate) <= AGREE * rate:
+            return rate, f"A guess: {name} in the file is {rate:g}" + (
+                "; the times of the rows agree." if timed else "."
+            )
+    elif not stated and timed is not None:
+        return timed, why
+    shown = ", ".join(f"{name} = {rate:g}" for name, rate in stated.items()) + (
+        f", times of {timed:g}" if timed else ""
+    )
+    text = f"The file contains different rates ({shown})" if stated else "The recording does not state its rate"
+    return None, f"{text}. If you know it, write it here: fps = 30.0"
+
+
+def _timed_rate(contents: Contents) -> tuple[float | None, str]:
     for array in contents.of("time"):
         steps = np.diff(contents.values[array.key][:, 0])
         if len(steps) < 2 or not np.all(steps > 0):
@@ -186,7 +216,7 @@ def _rate(contents: Contents) -> tuple[float | None, str]:
         if unit is not None and np.abs(steps - step).max() < step:
             name = {1.0: "s", 1e3: "ms", 1e9: "ns"}[unit]
             return round(unit / step, 2), f"A guess: the median step of {array.key} is {step:.4g}, taken as {name}."
-    return None, "The recording does not state its rate. If you know it, write it here: fps = 30.0"
+    return None, ""
 
 
 def _put_state(text: _Text, contents: Contents, state: StateColumns) -> None:
@@ -195,6 +225,8 @@ def _put_state(text: _Text, contents: Contents, state: StateColumns) -> None:
     if state.names:
         text.put("qpos_names", state.names)
     text.put("action", [array.key for array in state.action] or UNKNOWN, state.others.get("action", ""))
+    if state.names and state.same_columns:
+        text.put("action_names", state.names, "A guess: the arrays match those of qpos, so the columns do.")
     for array in (*state.qpos, *state.action):
         if " float" not in array.shown and array.columns > 1:
             text.comment(f"{array.shown} is not floating-point, which the reader needs: write it again as float32.")
@@ -270,13 +302,15 @@ def _put_streams(text: _Text, contents: Contents) -> None:
     if kinds:
         text.table("channels")
     if "raw" in kinds:
-        text.put("raw", "rgb", "A guess: the order of most recorders. If an overlay shows red as blue, write bgr.")
+        why = "A guess: the order of most recorders. Frames as OpenCV grabs them (VideoCapture, imread) are bgr."
+        text.put("raw", "rgb", why)
     encoded = [array for array in every if array.kind != "raw"]
     if encoded and all(re.search(r" \|S\d+$", array.shown) for array in encoded):
         why = "A guess: RoboTwin and UniVTAC type encoded rows as text, and pass RGB to an encoder that expects BGR."
         text.put("encoded", "bgr", f"{why} If an overlay shows red as blue, write rgb.")
     elif encoded:
-        text.put("encoded", "rgb", "A guess: the order of most recorders. If an overlay shows red as blue, write bgr.")
+        why = "A guess: JPEG or PNG made by cv2.imencode from frames as OpenCV grabs them. From RGB frames: bgr."
+        text.put("encoded", "rgb", why)
 
 
 def _rig(contents: Contents, state: StateColumns, links: Links | None, model: str | None) -> str:
@@ -285,7 +319,9 @@ def _rig(contents: Contents, state: StateColumns, links: Links | None, model: st
     if contents.layout is not None and contents.layout.name in fact_names("calibration"):
         text.comment(f'The shipped rig "{contents.layout.name}" has nominal values of this robot.')
     text.put("name", _name(contents))
-    text.put("status", "nominal")
+    text.put(
+        "status", "nominal", 'From drawings. Write "calibrated" when each pose is measured (a sensor by tape will do).'
+    )
     for number, arm in enumerate(state.arms):
         _put_arm(text, contents, state, arm, links, model, first=number == 0)
     cameras, touches, unsure = contents.streams
@@ -293,7 +329,7 @@ def _rig(contents: Contents, state: StateColumns, links: Links | None, model: st
     for name, camera in named.items():
         _put_camera(text, contents, state, name, camera)
     for name, touch in _named(touches).items():
-        _put_sensor(text, state, name, touch)
+        _put_sensor(text, state, name, touch, links)
     if unsure:
         text.comment(listed("Add a table under cameras or sensors for each of these", unsure))
     return str(text)
@@ -310,11 +346,21 @@ def _put_arm(
 ) -> None:
     text.table("arms", arm.name)
     shipped = ", ".join(fact_names("kinematics"))
-    text.put("model", model or UNKNOWN, "" if model else f"Path of the arm's URDF, or one of: {shipped}.")
+    why = "Paths in a rig file start at its folder."
+    text.put(
+        "model", model or UNKNOWN, why if model else f"Path of the arm's URDF from this folder, or one of: {shipped}."
+    )
     if links is not None and (links.tip is None or len(links.tips) != 1 or links.finger_axis):
         names = ", ".join(links.tips) or "the file has no single arm"
-        why = "A guess: the link that carries the fingers." if links.tip else "The link to which the hand is attached."
-        text.put("tip", links.tip or UNKNOWN, f"{why} All poses at the flange are in its frame. Links: {names}.")
+        if links.tip:
+            text.comment(f"A guess: the link that carries the fingers; {arm.name}/flange is its frame. Links: {names}.")
+        else:
+            ur = ", on a UR often tool0" if "tool0" in links.tips else ""
+            text.comment(
+                f"{arm.name}/flange is the frame of this link: the parent of your hand-eye calibration{ur}.",
+                f"Links at one point may be turned, so the name flange is no reason to choose it. Links: {names}.",
+            )
+        text.put("tip", links.tip or UNKNOWN)
     if links is not None and links.base is None:
         text.put("base", UNKNOWN, "The first link of the arm; the file has several roots.")
     text.put("parent", "world")
@@ -364,11 +410,10 @@ def _put_gripper(text: _Text, contents: Contents, state: StateColumns, arm: ArmC
     text.comment(f"Readings from {low:.4g} to {high:.4g} are recorded.")
     text.put("open", round(high, 6) if wide else UNKNOWN, "A guess: the largest recorded width." if wide else "")
     text.put("closed", 0.0 if wide else UNKNOWN, "A guess: a width is 0 when closed." if wide else "")
-    text.put(
-        "reading",
-        "measured" if wide else UNKNOWN,
-        "A guess: a width is measured. If it is the last command: commanded." if wide else "measured or commanded?",
-    )
+    value, why = _compared_reading(contents, state, arm)
+    if value == UNKNOWN and wide:
+        value, why = "measured", "A guess: a width is measured. If it is the last command: commanded."
+    text.put("reading", value, why)
     axis = links.finger_axis if links is not None else None
     if axis is not None:
         text.comment("axis: that of the first finger of the URDF, in the frame of `tip`.")
@@ -387,6 +432,29 @@ def _put_gripper(text: _Text, contents: Contents, state: StateColumns, arm: ArmC
     else:
         text.comment("open_m: ONE finger's distance from the tool axis when fully open, m.")
     text.put("law", {"kind": "linear", "axis": list(axis) if axis else UNKNOWN, "closed_m": 0.0, "open_m": open_m})
+
+
+def _compared_reading(contents: Contents, state: StateColumns, arm: ArmColumns) -> tuple[str, str]:
+    """Return whether readings are measured or commanded, and the evidence, from the array of the gripper's commands."""
+    commands = [a for a in state.action if a.columns == 1 and "gripper" in words(a.name)]
+    commands = [a for a in commands if len(state.arms) == 1 or a.side == arm.name]
+    reading = contents.joined(array.key for array in state.qpos)[:, arm.gripper]
+    unknown = UNKNOWN, "measured or commanded?"
+    if len(commands) != 1 or len(contents.values[commands[0].key]) != len(reading):
+        return unknown
+    key, least, most = commands[0].key, 1.0, 0.0
+    for later in LATER:
+        command, read = contents.values[key][: len(reading) - later, 0], reading[later:]
+        if len(command) < 3 or not np.all(np.isfinite([command, read])) or 0 in (np.ptp(command), np.ptp(read)):
+            return unknown
+        slope, offset = np.polyfit(command, read, 1)
+        differs = np.abs(slope * command + offset - read) > EQUAL * np.ptp(reading)
+        least, most = min(least, float(differs.mean())), max(most, abs(float(np.corrcoef(command, read)[0, 1])))
+    if least <= FEW:
+        return "commanded", f"A guess: it equals {key} up to scale. If that was made from the readings: measured."
+    if least >= MANY and most >= FOLLOWS:
+        return "measured", f"A guess: it follows {key}, but differs in {least:.0%} of the rows. If not: commanded."
+    return unknown
 
 
 def _arm_of(state: StateColumns, array: Array) -> str:
@@ -417,7 +485,10 @@ def _put_camera(text: _Text, contents: Contents, state: StateColumns, name: str,
     text.put("parent", parent, why)
     poses = [key for key in _holders(contents, name) if "extrinsic" in key.lower()]
     stored = f" The file contains {poses[0]}, but not from which frame to which." if poses else ""
-    text.comment(f"Measured, or solved by: tactile-align calibrate.{stored}")
+    text.comment(
+        f"Measured, or solved by: tactile-align calibrate.{stored}",
+        "As ROS publishes it from the parent to the optical frame, but ROS prints x y z w: move w to the front.",
+    )
     text.put("translation_m", UNKNOWN)
     text.put("quat_wxyz", UNKNOWN)
     _put_lens(text, contents, name, camera)
@@ -501,21 +572,48 @@ def _intrinsics(numbers: Mapping[str, Any]) -> list[list[float]] | None:
     return K.tolist() if plain else None
 
 
-def _put_sensor(text: _Text, state: StateColumns, name: str, touch: Array) -> None:
+def _put_sensor(text: _Text, state: StateColumns, name: str, touch: Array, links: Links | None) -> None:
     arm = _arm_of(state, touch)
     text.table("sensors", name)
-    text.put("parent", UNKNOWN, f"{arm}/finger1 or {arm}/finger2. finger1 moves along the law's axis as it opens.")
-    text.comment("The pose on the finger. A sensor that faces an equal one has a half turn about the tool axis more.")
-    text.put("translation_m", UNKNOWN)
-    text.put("quat_wxyz", UNKNOWN)
+    one = (
+        f"{arm}/finger1 or {arm}/finger2; finger1 opens along `axis`. With one sensor, let `axis` point to its finger."
+    )
+    text.put("parent", UNKNOWN, one)
+    flush = (
+        "Middle of the gel, from the flange, fingers closed. Flush with the pads: [0.0, 0.0, distance along the tool]."
+    )
+    text.put("translation_m", UNKNOWN, flush)
+    text.put(
+        "quat_wxyz",
+        UNKNOWN,
+        "finger1, axes of the flange: [1, 0, 0, 0]. finger2, facing it: [0, 0, 0, 1], half a turn.",
+    )
     text.put("stream", name)
-    text.put("body", UNKNOWN, "[{ center_m = [x, y, z], size_m = [a, b, c] }]: boxes around the sensor, in its frame.")
-    text.put("pad", UNKNOWN, "{ center_m = [x, y, z], size_m = [a, b, c], normal = [x, y, z] }: the face that touches.")
+    axis, centre, thick, flat, normal = _along(links.finger_axis if links is not None else None)
+    body, pad = f"[{{ center_m = {centre}, size_m = {thick} }}]", f"size_m = {flat}, normal = {normal}"
+    text.put("body", UNKNOWN, f"Housing without cables, t thick; `axis` {axis}: {body}.")
+    text.put("pad", UNKNOWN, f"Gel, w wide, l long; `axis` {axis}: {{ center_m = [0, 0, 0], {pad} }}.")
+
+
+def _along(axis: tuple[float, float, float] | None) -> tuple[str, ...]:
+    """Return an axis of the flange, x if none is known, and a sensor's centre, sizes and normal on finger1."""
+    i, sign = next(((i, int(axis[i])) for i in (0, 1) if axis and abs(axis[i]) == 1), (0, 1))
+    names = ["w", "w", "l"]
+
+    def row(value: str, others: Sequence[str]) -> str:
+        return f"[{', '.join([*others[:i], value, *others[i + 1 :]])}]"
+
+    zeros = ["0", "0", "0"]
+    half = "t/2" if sign > 0 else "-t/2"
+    return ("-" * (sign < 0) + "xy"[i], row(half, zeros), row("t", names), row("0", names), row(str(-sign), zeros))
 
 
 def _run(contents: Contents, recording: Path, out: Path) -> str:
     text = _Text()
-    text.comment('Draft of a training config. For a first try on a CPU add: preset = "tiny"')
+    text.comment(
+        'Draft of a training config. For a first try on a CPU add: preset = "tiny"',
+        "Relative paths in a training config start at the folder in which you run the command.",
+    )
     text.put("out", f"runs/{_name(contents)}")
     streams, touches, _ = contents.streams
     cameras = [name for name, camera in _named(streams).items() if camera.role == "camera"]

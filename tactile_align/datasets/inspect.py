@@ -1,6 +1,8 @@
 """Inspection of recordings (one episode, a file with several, or a folder): their facts and their faults."""
 
 import os
+import re
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -97,10 +99,10 @@ class EpisodeFacts:
 
     `faults` make the episode unusable; `remarks` are worth knowing, but the episode remains usable. `untaken` lists
     HDF5 datasets that look like streams but are not part of the layout. `columns` describes the columns of "qpos" and
-    "action". `tree` lists the arrays of the first episode of an unknown layout with their probable roles. `distinct` is
-    the largest share, over the cameras, of sampled frames that differ from each other. `items_a_second` is how many
-    moments are decoded per second of CPU time, and `slowest` the slowest stream with its share of that time; both are
-    None if not measured.
+    "action". `tree` lists the arrays of an episode of an unknown layout with their probable roles; `same_arrays` is the
+    name of an earlier episode whose tree shows the same arrays, of other lengths. `distinct` is the largest share, over
+    the cameras, of sampled frames that differ from each other. `items_a_second` is how many moments are decoded per
+    second of CPU time, and `slowest` the slowest stream with its share of that time; both are None if not measured.
     """
 
     name: str
@@ -113,6 +115,7 @@ class EpisodeFacts:
     qvel: bool = False
     columns: dict[str, list[ColumnFacts]] = field(default_factory=dict)
     tree: list[str] = field(default_factory=list)
+    same_arrays: str | None = None
     streams: list[StreamFacts] = field(default_factory=list)
     depth: list[str] = field(default_factory=list)
     untaken: list[str] = field(default_factory=list)
@@ -147,12 +150,14 @@ class Inspection:
     def report(self) -> Report:
         """Report with one check per fault, whose id is "KIND/FILE/KEY/ROW", and one check per remark of the inspection.
 
+        Episodes of an unknown layout with the same arrays share the check of the first.
         The JSON form also contains the facts of each episode, as `episodes`.
         """
         checks, times = [self._summary()], Counter[str]()
-        parts: list[EpisodeFacts | Inspection] = [*self.episodes, self]
+        parts: list[EpisodeFacts | Inspection] = [*(e for e in self.episodes if e.same_arrays is None), self]
         for part in parts:
-            for check in (*map(self._check_of, part.faults), *part.remarks):
+            others = self._same_arrays(part) if isinstance(part, EpisodeFacts) else 0
+            for check in (*(self._check_of(fault, others) for fault in part.faults), *part.remarks):
                 times[check.id] += 1
                 same = f"/{times[check.id]}" if times[check.id] > 1 else ""
                 checks.append(replace(check, id=check.id + same))
@@ -162,8 +167,13 @@ class Inspection:
 
     def text(self) -> str:
         """Return the facts of the episodes and the report as text."""
-        lines = [line for episode in self.episodes for line in _episode_lines(episode)] + self._column_lines()
-        return "\n".join([*lines, "", self.report.text()])
+        shown = [episode for episode in self.episodes if episode.same_arrays is None]
+        lines = [line for episode in shown for line in _episode_lines(episode, self._same_arrays(episode))]
+        return "\n".join([*lines, *self._column_lines(), "", self.report.text()])
+
+    def _same_arrays(self, first: EpisodeFacts) -> int:
+        """Number of further episodes of an unknown layout whose arrays are those of an episode."""
+        return sum(episode.same_arrays == first.name for episode in self.episodes)
 
     def _column_lines(self) -> list[str]:
         """Return one table of columns for all episodes whose columns have the same names."""
@@ -183,7 +193,11 @@ class Inspection:
                 lines.append(f"  {i:6} {printable(name):{width}} {low:10.4g} {high:10.4g}  {shown}")
         return lines
 
-    def _check_of(self, fault: Fault) -> Check:
+    def _check_of(self, fault: Fault, others: int) -> Check:
+        if others:
+            # `init` reads the first episode of the folder, so one draft is enough for all of them.
+            text = fault.text.replace(shlex.quote(str(fault.file)), shlex.quote(str(self.path)))
+            fault = replace(fault, text=f"of this and {others} more episodes {text}")
         place = (place_below(self.root, fault.file), fault.key.lstrip("/"), "" if fault.row is None else str(fault.row))
         title = f"Fault: {fault.kind.replace('-', ' ')}"
         return Check("/".join((fault.kind, *map(printable, filter(None, place)))), title, "fail", fault.sentence)
@@ -203,11 +217,12 @@ def place_below(root: Path, place: str | Path) -> str:
     return printable(Path(os.path.relpath(place, root)).as_posix())
 
 
-def _episode_lines(e: EpisodeFacts) -> list[str]:
+def _episode_lines(e: EpisodeFacts, others: int) -> list[str]:
     rate = f"{e.fps:g} fps" if e.fps else "rate unknown"
     lines = [e.name, f"  {e.title}; {e.steps} steps, {rate}, {e.joints} joint numbers, {e.actions} action numbers"]
     if e.layout is None:
-        lines = [e.name, f"  {e.title}", *(f"    {line}" for line in e.tree)]
+        first = f"{e.name} and {others} more with the same arrays" if others else e.name
+        lines = [first, f"  {e.title}", *(f"    {line}" for line in e.tree)]
     for s in e.streams:
         coded = s.codec if s.quality is None else f"{s.codec} of quality {s.quality}"
         shown = f"  {s.role:6} {s.name:12} {s.width}x{s.height} {s.kind} {coded} {s.channels} {s.kb_a_frame:g} kB"
@@ -284,9 +299,13 @@ def _inspect(
         episode, examined = examine_episode(ref, layout)
     except EpisodeError as error:
         result.faults.extend(error.faults)
-        if error.faults[0].kind == "layout" and not any(other.tree for other in inspection.episodes):
+        if error.faults[0].kind == "layout":
             with open_file(error.faults[0].file) as file:
                 result.tree = list(array_lines(file, error.faults[0].file))
+            arrays = _without_lengths(result.tree)
+            shown = (other for other in inspection.episodes if other.tree and _without_lengths(other.tree) == arrays)
+            if first := next(shown, None):
+                result.tree, result.same_arrays = [], first.name
         return result
     with episode:
         result.layout, result.title = episode.layout.name, episode.layout.title
@@ -310,7 +329,8 @@ def _inspect(
             measured = (
                 "not recorded" if stated is None else printable(f"the attribute fps = {stated!r} is not one number")
             )
-            result.remark("rate", "Rate", measured, "Give --fps to each command that needs the rate.", info=True)
+            advice = "Write `fps = ...` into the layout file, or give --fps to each command that needs the rate."
+            result.remark("rate", "Rate", measured, advice, info=True)
         usable.append(episode)
         what: Literal["qpos", "action"]
         for what in ("qpos", "action"):
@@ -322,6 +342,10 @@ def _inspect(
         if _look(episode, result, contact) and timing:
             result.items_a_second, result.slowest = _measure(episode)
     return result
+
+
+def _without_lengths(tree: list[str]) -> list[str]:
+    return [re.sub(r"\(\d+", "(", line) for line in tree]
 
 
 def _columns(episode: Episode, what: Literal["qpos", "action"]) -> list[ColumnFacts]:

@@ -218,7 +218,7 @@ def _role_of_numbers(key: str, shape: tuple[int, ...]) -> Role:
     every, last = set(words(key)), set(words(key.rpartition("/")[2]))
     if OTHER_WORDS & every or len(shape) > 2:
         return "numbers"
-    if TIME_WORDS & last:
+    if TIME_WORDS & last or (last == {"t"} and len(shape) == 1):
         return "time"
     if ACTION_WORDS & every:
         return "action"

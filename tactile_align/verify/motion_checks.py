@@ -477,8 +477,8 @@ def _pattern(rig: Rig, arm: str, judged: dict[tuple[str, str | None], tuple[Chec
         if off & stills:
             advice = (
                 f"The arm does not move the hand as the frames show. Check columns, unit and joint order of "
-                f"arms.{arm}, and `tip` of its URDF: poses on the hand are in the frame of the tip, and on a Panda, "
-                f"panda_link8 and panda_hand differ by 45 deg."
+                f"arms.{arm}, and `tip` of its URDF: poses on the hand are in the frame of the tip. Links at one point "
+                f"may be turned: panda_link8 and panda_hand by 45 deg, flange and tool0 of a UR by 120 deg."
             )
             if not off & far:
                 advice += f" Or check the orientation of {_cameras(off)}."

@@ -1,5 +1,6 @@
 """Drafts of a layout, a rig and a config: true, called a guess, or "?", whatever the file looks like."""
 
+import json
 import re
 import tomllib
 from collections.abc import Callable, Iterator
@@ -163,6 +164,7 @@ ODD: dict[Callable[[h5py.File], None], dict[str, Any]] = {
         "layout fps": 15.0,
         "layout state.qpos": ["obs/joint_pos", "obs/gripper_width"],
         "layout state.action_is": ["delta"] * 6 + ["absolute"],
+        "layout state.action_names": None,
         "layout cameras.names": ["scene", "wrist"],
         "layout touches.names": ["gel_left", "gel_right"],
         "rig arms.arm.joints": {"columns": [*SIX, 6], "unit": "rad"},
@@ -188,7 +190,11 @@ ODD: dict[Callable[[h5py.File], None], dict[str, Any]] = {
         "layout state.action": [
             f"action/{side}_{part}" for side in ("left", "right") for part in ("joints", "gripper")
         ],
+        "layout state.action_names": [
+            f"{side}_{name}" for side in ("left", "right") for name in (*(f"joint{i + 1}" for i in SIX), "gripper")
+        ],
         "layout storage.kind": "vlen_jpeg",
+        "rig arms.left.gripper.reading": "commanded",
         "layout channels.encoded": "rgb",
         "rig arms.left.joints": {"columns": SIX, "unit": "deg"},
         "rig arms.right.joints": {"columns": [7, 8, 9, 10, 11, 12], "unit": "deg"},
@@ -254,7 +260,8 @@ ODD: dict[Callable[[h5py.File], None], dict[str, Any]] = {
     robotwin: {"layout channels.encoded": "bgr", "layout channels.raw": None},
     numbers_of_no_camera: {"rig cameras.wrist.K": "?", "layout touches.names": "?", "rig sensors.left.stream": "left"},
 }
-GUESSED = {"fps", "episode_group", "action_is", "raw", "encoded", "open", "closed", "model", "parent"}
+GUESSED = {"fps", "episode_group", "action_is", "action_names", "raw", "encoded", "open", "closed", "reading"}
+GUESSED |= {"model", "parent"}
 """Keys that no recording of these states; where a draft has a value, it is a guess."""
 
 
@@ -301,7 +308,8 @@ def test_a_draft_of_an_unknown_file_is_true_or_a_guess_or_a_question(tmp_path: P
     drafts = draft(path, tmp_path)
     assert {place: value_at(drafts, place) for place in ODD[build]} == ODD[build]
     for name, message in loads(drafts, tmp_path).items():
-        assert message.startswith(f"{tmp_path / name}: {', '.join(drafts.unknown[name])}: ") and "\n" not in message
+        first = ", ".join(drafts.unknown[name][:3])
+        assert message.startswith(f'{tmp_path / name}: still "?": {first}') and "\n" not in message
     if not drafts.unknown["layout.toml"]:
         where = f"{path}#data/demo_1" if build is demonstrations else path
         with open_episode(where, tmp_path / "layout.toml") as episode:
@@ -309,6 +317,108 @@ def test_a_draft_of_an_unknown_file_is_true_or_a_guess_or_a_question(tmp_path: P
             assert sorted(episode.sensors) == sorted((value_at(drafts, "layout touches") or {"names": []})["names"])
     for line, comments in stated(drafts):
         assert "guess" in comments.lower(), f"not called a guess: {line}"
+
+
+def limited(command: np.ndarray) -> np.ndarray:
+    """Return the readings of a gripper that follows a command at 20 a row and is stopped by an object at 150."""
+    reading = np.zeros(len(command))
+    for t in range(1, len(command)):
+        reading[t] = min(reading[t - 1] + np.clip(command[t - 1] - reading[t - 1], -20, 20), 150)
+    return reading
+
+
+STEPS = np.repeat([0.0, 200.0, 0.0, 235.0], 12)
+
+
+@pytest.mark.parametrize(
+    ("command", "reading", "drafted", "why"),
+    [
+        (STEPS, limited(STEPS), "measured", r"# A guess: it follows cmd/gripper, but differs in \d\d% of the rows\."),
+        (STEPS, 1 - np.r_[0, STEPS[:-1]] / 255, "commanded", r"# A guess: it equals cmd/gripper up to scale\."),
+        (np.sign(STEPS - 1), np.cumsum(np.sign(STEPS - 1)), "?", "# measured or commanded\\?"),
+        (np.full(48, 255.0), limited(STEPS), "?", "# measured or commanded\\?"),
+    ],
+    ids=["measured", "copied", "velocity", "constant"],
+)
+def test_a_gripper_reading_is_compared_with_its_commands(
+    tmp_path: Path, command: np.ndarray, reading: np.ndarray, drafted: str, why: str
+) -> None:
+    with h5py.File(tmp_path / "e0.h5", "w") as file:
+        file["robot/q"], file["cmd/q"] = np.zeros((48, 6)), np.zeros((48, 6))
+        file["robot/gripper_pos"], file["cmd/gripper"] = reading, command
+        file["top"], file["digit"] = frames(1, 48), frames(2, 48)
+    drafts = draft(tmp_path, tmp_path)
+    assert value_at(drafts, "rig arms.arm.gripper.reading") == drafted
+    assert re.search(rf'{why}.*\nreading = "', drafts.files["rig.toml"])
+
+
+@pytest.mark.parametrize(
+    ("attributes", "rate", "why"),
+    [
+        ({"rate_hz": 15}, 15.0, "# A guess: rate_hz in the file is 15; the times of the rows agree."),
+        ({"touch_rate_hz": 60}, 15.0, "# A guess: the median step of t is"),
+        ({"control_freq": 30, "rate_hz": 0}, None, "different rates (control_freq = 30, times of 15)"),
+        ({"fps": 30}, None, "The files state their rate in the attribute fps."),
+    ],
+    ids=["agree", "of a stream", "differ", "read from the file"],
+)
+def test_a_rate_in_the_file_is_drafted_if_the_times_of_the_rows_agree(
+    tmp_path: Path, attributes: dict[str, float], rate: float | None, why: str
+) -> None:
+    with h5py.File(tmp_path / "e0.h5", "w") as file:
+        file["q"], file["action"], file["t"] = turning(6), turning(6), 1.7e9 + TIME
+        file["top"], file["digit"] = frames(1, T), frames(2, T)
+        file.attrs.update(attributes)
+    drafts = draft(tmp_path, tmp_path)
+    assert value_at(drafts, "layout fps") == rate and why in drafts.files["layout.toml"]
+
+
+@pytest.mark.parametrize(
+    ("key", "named"), [("q", True), ("joint_velocity", False), ("ee_q", False), ("delta/q", False)]
+)
+def test_actions_get_the_names_of_qpos_only_if_their_arrays_are_those_of_qpos(
+    tmp_path: Path, key: str, named: bool
+) -> None:
+    with h5py.File(tmp_path / "e0.h5", "w") as file:
+        file["robot/q"], file[f"cmd/{key}"] = turning(6), turning(6)
+        file["robot/gripper"], file["cmd/gripper"] = TIME, TIME
+        file["top"], file["digit"] = frames(1, T), frames(2, T)
+    drafts = draft(tmp_path, tmp_path)
+    assert value_at(drafts, "layout state.action") == [f"cmd/{key}", "cmd/gripper"]
+    names = value_at(drafts, "layout state.qpos_names")
+    assert len(names) == 7 and value_at(drafts, "layout state.action_names") == (names if named else None)
+
+
+def test_a_draft_is_named_after_the_lab_and_not_after_the_folder_of_recordings(tmp_path: Path) -> None:
+    (tmp_path / "lab 3" / "data" / "recordings").mkdir(parents=True)
+    with h5py.File(tmp_path / "lab 3" / "data" / "recordings" / "e0.h5", "w") as file:
+        counts(file)
+    drafts = draft(tmp_path / "lab 3" / "data", tmp_path)
+    assert [value_at(drafts, place) for place in ("layout name", "rig name", "run out")] == [
+        "lab_3",
+        "lab_3",
+        "runs/lab_3",
+    ]
+
+
+@pytest.mark.parametrize("axis", ["x", "y", "-y"])
+def test_the_sensor_that_the_comments_of_a_draft_describe_faces_the_tool_axis(tmp_path: Path, axis: str) -> None:
+    with h5py.File(tmp_path / "e0.h5", "w") as file:
+        counts(file)
+    path = None if axis == "x" else urdf(tmp_path)
+    if path is not None and axis == "-y":
+        path.write_text(re.sub('(name="left" .*?xyz="0 )1', r"\g<1>-1", path.read_text()))
+    comments = draft(tmp_path, tmp_path, path).files["rig.toml"].partition("[sensors.digit]")[2]
+    sizes = {"t/2": "0.009", "-t/2": "-0.009", "t": "0.018", "w": "0.02", "l": "0.027"}
+    filled = re.sub(r"-?t/2|\b[twl]\b(?=[,\]])", lambda found: sizes[found[0]], comments)
+    body, pad = (np.array(json.loads(row)) for row in re.findall(r"(?:center_m|normal) = (\[.*?\])", filled)[::2])
+    size, flat = (np.array(json.loads(row)) for row in re.findall(r"size_m = (\[.*?\])", filled))
+    along = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "-y": (0.0, -1.0, 0.0)}[axis]
+    assert f"`axis` {axis}: " in comments
+    np.testing.assert_allclose(body, 0.009 * np.array(along))  # from the gel outwards, half of the thickness
+    np.testing.assert_allclose(size[[abs(a) == 1 for a in along]], 0.018)
+    np.testing.assert_allclose(flat, size * [a == 0 for a in along])
+    assert pad.tolist() == [-a for a in along] and size[2] == 0.027
 
 
 @pytest.mark.parametrize("name", [layout.name for layout in all_layouts() if layout.writable])
@@ -503,7 +613,12 @@ def test_an_unknown_file_is_shown_with_a_guess_for_each_array(tmp_path: Path) ->
     for i in range(2):
         with h5py.File(tmp_path / f"e{i}.h5", "w") as file:
             demonstrations(file)
-    text = inspect_path(tmp_path, timing=False).text()
+    inspection = inspect_path(tmp_path, timing=False)
+    text = inspection.text()
+    assert text.startswith("e0.h5 and 1 more with the same arrays\n")
+    (check,) = (check for check in inspection.report.checks if check.status == "fail")
+    assert check.id == "layout/e0.h5" and check.measured.startswith("/ of this and 1 more episodes contains ")
+    assert f"tactile-align init {tmp_path}, " in check.measured and "e0.h5" not in check.measured
     assert "    episode_group data/demo_*? (3 groups); data/demo_0 contains:\n" in text
     assert "    obs/agentview_rgb (12, 48, 64, 3) uint8 -> camera?\n" in text
     assert "    obs/joint_states (12, 7) float64 -> state.qpos?\n" in text

@@ -121,13 +121,14 @@ function magnify(by, centre) {
   size(centre);
 }
 
-// Which sensor is meant: the part that carries it, its place, and where it moves, all of them by the rig.
+// Which sensor is meant: its finger if there are several sensors, its place, and where it moves, all by the rig.
 function which(f) {
   if (!(task.sensor in task.mounts)) { return "No rig was given, so the page does not know where " + task.sensor + " is."; }
   const others = Object.entries(task.mounts).filter(([name]) => name !== task.sensor);
-  const on = others.map(([name, parent]) => name + " on " + parent).join(", ");
-  return "By the rig, " + task.sensor + " is on " + task.mounts[task.sensor] + (on ? " (not: " + on + ")" : "") +
-    (f.place ? ", in this frame roughly inside the dashed ring" : ", in this frame outside the image or unknown") +
+  const not = others.map(([name, parent]) => name + " on " + parent).join(", ");
+  const on = not ? "on " + task.mounts[task.sensor] + " (not: " + not + "), in this frame " : "in this frame ";
+  return "By the rig, " + task.sensor + " is " + on +
+    (f.place ? "roughly inside the dashed ring" : "outside the image or unknown") +
     (f.moves ? ", and moves " + f.moves + " as the gripper opens" : "") + ". The rig may be wrong: draw what you see.";
 }
 

@@ -241,7 +241,7 @@ def test_the_place_by_the_rig_is_marked_until_it_is_switched_off(tmp_path: Path)
     """
     found = visit(page, tmp_path, HELP + ask)
     assert found["counts"] == [2, 0, 0, 2] and found["felt"] == "data:image/jpeg" and found["problems"] == []
-    assert "By the rig, tactile1 is on left/finger1, in this frame roughly inside the dashed ring" in found["text"]
+    assert "By the rig, tactile1 is in this frame roughly inside the dashed ring" in found["text"]
     opening = re.search(r"gripper: ([\d.]+) mm between fingers \(([\d.]+) each\)", found["text"])
     assert opening and float(opening[1]) == pytest.approx(2 * float(opening[2]), abs=0.11)
     assert found["csv"] == "episode,frame,camera,sensor,u0,v0,u1,v1\n"  # a ring is no box
