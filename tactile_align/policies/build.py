@@ -42,13 +42,23 @@ def views_of(config: TrainConfig) -> tuple[View, ...]:
     return tuple(View(v.key, v.camera, v.sensor, v.weight, v.zoom is not None) for v in config.views)
 
 
+def sensors_of(config: TrainConfig) -> tuple[str, ...]:
+    """Return the names of the touch sensors whose images the model of a config encodes."""
+    views = tuple(dict.fromkeys(view.sensor for view in config.views))
+    return views if config.pretrain is None else config.pretrain.sensors
+
+
 def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
     """Return the inputs of the model of a config, with the image sizes of its encoders.
+
+    In pretraining, one encoder gets all images.
 
     Raises:
         InputError: Two inputs have the same key.
     """
     vision, touch = config.features.vision, config.features.touch or config.features.vision
+    if config.pretrain is not None:
+        vision = touch
     inputs = []
     if config.views:
         width, height = (side + 2 * config.augment.shift_px for side in input_size_of(vision.model, vision.image_size))
@@ -59,9 +69,10 @@ def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
                 named.key, view.camera, width, height, vision.fit, view.sensor, view.zoom, ahead_m=view.ahead_m
             )
             inputs.append(replace(entry, uncertain=uncertain, other_finger=other_finger))
+    if sensors := sensors_of(config):
         width, height = input_size_of(touch.model, touch.image_size)
         differs = config.features.touch_input == "difference"
-        for name in dict.fromkeys(view.sensor for view in config.views):
+        for name in sensors:
             inputs.append(Input(name, rig.sensor(name).stream, width, height, touch.fit, difference=differs))
     policy = config.policy.vision if config.train_policy else "none"
     if policy == "tower":
@@ -114,6 +125,8 @@ def check_weights(config: TrainConfig) -> None:
         load_checkpoint(initial_checkpoint(config.init))
     policy = config.policy if config.train_policy else None
     reads = policy is not None and (policy.vision == "tower" or policy.region_tokens or policy.touch_tokens)
+    if config.pretrain is not None and (own := getattr(config.features, config.pretrained_side)).pretrained != SCRATCH:
+        encoder_of(own)
     if config.views and (config.hsa.weight > 0 or reads):
         for encoder in dict.fromkeys((config.features.vision, config.features.touch)):
             if encoder is not None and encoder.pretrained != SCRATCH:

@@ -24,7 +24,6 @@ from tactile_align.files import read_json, write_text_atomically
 from tactile_align.moments.batch import MomentBatch, collate
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.sampling import MomentSampler
-from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.build import check_weights, make_model, start_from
 from tactile_align.policies.checkpoint import Measure, later_best
 from tactile_align.training.data import (
@@ -41,6 +40,7 @@ from tactile_align.training.distributed import Group, joined
 from tactile_align.training.logs import Sinks, open_sinks, require_sinks, truncate_log
 from tactile_align.training.optimiser import RunningMean, averaged, make_optimiser
 from tactile_align.training.parameters import GRADIENT, parameter_table
+from tactile_align.training.pretraining import Model, Pretraining
 from tactile_align.training.state import (
     Progress,
     has_checkpoint,
@@ -189,6 +189,8 @@ def _run(
     config, data, group = trainer.config, trainer.data, trainer.group
     watch, checkpoints = Watch(config), Path(config.out) / "checkpoints"
     batches = iter(_loader(data, config, course.step, group))
+    if config.pretrain is not None and course.step == 0:
+        sinks.write({"kind": "validation", "step": 0, **validate(trainer.model, data.held_out, config, group.device)})
     for step in range(course.step, config.steps):
         began = time.perf_counter()
         batch = next(batches)
@@ -254,8 +256,7 @@ def make_trainer(config: TrainConfig, data: Data, group: Group | None = None, fi
             `init`. False is for a run whose checkpoint is loaded right after.
     """
     group = group or Group(0, 1, torch.device("cpu"))
-    model = make_model(config, *data.train.state_width, fill=fill)
-    origins = start_from(model, config) if fill else {}
+    model, origins = _model(config, data.train, fill)
     for what, names in origins.items() if group.leads else ():
         logger.info(f"init {config.init}: {what} ({len(names)} tensors): {', '.join(names) or 'none'}")
     model.to(group.device)
@@ -269,15 +270,24 @@ def make_trainer(config: TrainConfig, data: Data, group: Group | None = None, fi
     return Trainer(config, model, group.share(model, unused), optimiser, schedule, mean, group, data)
 
 
-def build_model(config: TrainConfig, moments: Moments) -> AlignedPolicy:
+def build_model(config: TrainConfig, moments: Moments) -> Model:
     """Return the model with which a run of a config starts; equal seeds give equal weights."""
-    model = make_model(config, *moments.state_width)
-    start_from(model, config)
-    return model
+    return _model(config, moments)[0]
 
 
-def _compile(model: AlignedPolicy) -> None:
+def _model(config: TrainConfig, moments: Moments, fill: bool = True) -> tuple[Model, dict[str, list[str]]]:
+    """Return the model with which a run of a config starts, and the result of `start_from`."""
+    if config.pretrain is not None:
+        torch.manual_seed(config.seed)
+        return Pretraining(config, fill), {}
+    model = make_model(config, *moments.state_width, fill=fill)
+    return model, start_from(model, config) if fill else {}
+
+
+def _compile(model: Model) -> None:
     """Compile ACT and the towers in place; the loss is not compiled, because its checks need plain Python."""
+    if isinstance(model, Pretraining):
+        model.tower.tokens = torch.compile(model.tower.tokens)  # type: ignore[method-assign]
     if model.act is not None:
         model.act.compile()
     if model.alignment is not None:
@@ -309,7 +319,7 @@ def _report(checks: list[Check], step: int, sinks: Sinks, config: TrainConfig, g
 
 
 def _shown(record: dict[str, float]) -> dict[str, str]:
-    shown: dict[str, str] = {name: f"{record[name]:.3f}" for name in ("loss", "l1", "kl", "hsa") if name in record}
+    shown: dict[str, str] = {name: f"{record[name]:.3f}" for name in ("loss", "l1", "kl", "hsa", "invariance", "sigreg") if name in record}
     if "denoise" in record:
         shown["denoise"] = f"{record['denoise']:.3f} (chance {record['denoise_chance']:.2f})"
     for label, prefix in (("chance", "chance/"), ("R@1", "r1/")):
