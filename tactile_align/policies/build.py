@@ -98,7 +98,15 @@ def make_model(config: TrainConfig, state_dim: int, action_dim: int, fill: bool 
         state_dim: Number of columns of qpos.
         action_dim: Number of columns of an action.
         fill: Whether to read pretrained weights; False is for models whose checkpoint is loaded right after.
+
+    Raises:
+        InputError: The config is that of a pretraining run, which has neither policy nor alignment.
     """
+    if config.pretrain is not None:
+        raise InputError(
+            f"{config.out}: a run with a policy or an alignment is needed; this is a pretraining run. See its results with "
+            f"tactile-align report, or train a run with features.touch.pretrained = '{config.out}/tower.safetensors'"
+        )
     torch.manual_seed(config.seed)
     return AlignedPolicy(
         policy=config.policy if config.train_policy else None,
@@ -197,6 +205,11 @@ def start_from(model: AlignedPolicy, config: TrainConfig) -> dict[str, list[str]
 
 def _require_like_encoders(theirs: TrainConfig, ours: TrainConfig, source: Path) -> None:
     """Check that the encoders of two runs compute equal tokens from equal weights."""
+    if theirs.pretrain is not None:
+        raise InputError(
+            f"init = '{ours.init}': this is a pretraining run, which has only a touch encoder. Omit init, and set "
+            f"features.touch.pretrained to its tower.safetensors"
+        )
     for side in ("vision", "touch"):
         a, b = (getattr(config.features, side) for config in (theirs, ours))
         if a is None or b is None or a.model.removesuffix(QUICK) != b.model.removesuffix(QUICK):

@@ -1,4 +1,4 @@
-"""Offline training of ACT with the HSA alignment loss on recorded episodes, in one or several processes."""
+"""Offline training of a policy with the alignment loss, or of a touch encoder alone, in one or several processes."""
 
 import json
 import logging
@@ -24,6 +24,7 @@ from tactile_align.files import read_json, write_text_atomically
 from tactile_align.moments.batch import MomentBatch, collate
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.sampling import MomentSampler
+from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.build import check_weights, make_model, start_from
 from tactile_align.policies.checkpoint import Measure, later_best
 from tactile_align.training.data import (
@@ -40,7 +41,7 @@ from tactile_align.training.distributed import Group, joined
 from tactile_align.training.logs import Sinks, open_sinks, require_sinks, truncate_log
 from tactile_align.training.optimiser import RunningMean, averaged, make_optimiser
 from tactile_align.training.parameters import GRADIENT, parameter_table
-from tactile_align.training.pretraining import Model, Pretraining
+from tactile_align.training.pretraining import Model, Pretraining, make_pretraining
 from tactile_align.training.state import (
     Progress,
     has_checkpoint,
@@ -79,7 +80,7 @@ def train(
     progress: bool = True,
     processes: int = 1,
 ) -> Path:
-    """Train a policy and return the path of the run folder.
+    """Train a policy, or with [pretrain] a touch encoder alone, and return the path of the run folder.
 
     The folder contains config.toml, rig.toml with copies of the no-contact images that it names, statistics.json,
     episodes.json, environment.txt, parameters.json (numbers, learning rate and first gradient of each module),
@@ -256,7 +257,13 @@ def make_trainer(config: TrainConfig, data: Data, group: Group | None = None, fi
             `init`. False is for a run whose checkpoint is loaded right after.
     """
     group = group or Group(0, 1, torch.device("cpu"))
-    model, origins = _model(config, data.train, fill)
+    model: Model
+    origins: dict[str, list[str]] = {}
+    if config.pretrain is not None:
+        model = make_pretraining(config, fill)
+    else:
+        model = make_model(config, *data.train.state_width, fill=fill)
+        origins = start_from(model, config) if fill else {}
     for what, names in origins.items() if group.leads else ():
         logger.info(f"init {config.init}: {what} ({len(names)} tensors): {', '.join(names) or 'none'}")
     model.to(group.device)
@@ -270,18 +277,11 @@ def make_trainer(config: TrainConfig, data: Data, group: Group | None = None, fi
     return Trainer(config, model, group.share(model, unused), optimiser, schedule, mean, group, data)
 
 
-def build_model(config: TrainConfig, moments: Moments) -> Model:
+def build_model(config: TrainConfig, moments: Moments) -> AlignedPolicy:
     """Return the model with which a run of a config starts; equal seeds give equal weights."""
-    return _model(config, moments)[0]
-
-
-def _model(config: TrainConfig, moments: Moments, fill: bool = True) -> tuple[Model, dict[str, list[str]]]:
-    """Return the model with which a run of a config starts, and the result of `start_from`."""
-    if config.pretrain is not None:
-        torch.manual_seed(config.seed)
-        return Pretraining(config, fill), {}
-    model = make_model(config, *moments.state_width, fill=fill)
-    return model, start_from(model, config) if fill else {}
+    model = make_model(config, *moments.state_width)
+    start_from(model, config)
+    return model
 
 
 def _compile(model: Model) -> None:
@@ -319,7 +319,9 @@ def _report(checks: list[Check], step: int, sinks: Sinks, config: TrainConfig, g
 
 
 def _shown(record: dict[str, float]) -> dict[str, str]:
-    shown: dict[str, str] = {name: f"{record[name]:.3f}" for name in ("loss", "l1", "kl", "hsa", "invariance", "sigreg") if name in record}
+    shown: dict[str, str] = {
+        name: f"{record[name]:.3f}" for name in ("loss", "l1", "kl", "hsa", "invariance", "sigreg") if name in record
+    }
     if "denoise" in record:
         shown["denoise"] = f"{record['denoise']:.3f} (chance {record['denoise_chance']:.2f})"
     for label, prefix in (("chance", "chance/"), ("R@1", "r1/")):

@@ -15,6 +15,8 @@ from tactile_align.moments.batch import MomentBatch, TouchBatch, ViewBatch
 from tactile_align.policies.aligned import AlignedPolicy, Weights
 from tactile_align.policies.alignment import CopyFeatures
 
+Z = "z/touch"
+"""End of the names of the values of `validate_pretraining` that describe z."""
 SUMMED = ("invariance", "sigreg")
 """Logged values of a step of which each process and micro-batch computes its share."""
 
@@ -82,6 +84,12 @@ class Pretraining(nn.Module):
         return self.objective.total(parts)
 
 
+def make_pretraining(config: TrainConfig, fill: bool = True) -> Pretraining:
+    """Return the model of a config with [pretrain]; the same seed gives the same weights. `fill` as for `Pretraining`."""
+    torch.manual_seed(config.seed)
+    return Pretraining(config, fill)
+
+
 def _images(touches: Mapping[str, TouchBatch], views: Mapping[str, ViewBatch]) -> Tensor:
     """Return images (N, H, W, 3) uint8: those of all touches, and those of the views whose box is visible."""
     return torch.cat([*(t.image for t in touches.values()), *(v.image[v.visible] for v in views.values())])
@@ -99,9 +107,9 @@ def validate_pretraining(model: Pretraining, batches: Iterable[MomentBatch]) -> 
     - `loss`, `invariance`, `sigreg`: terms of the objective, with fixed random augmentations and directions.
     - `invariance_chance`: the invariance of augmentations of different images. Equal features have neither.
     - `sigreg_gaussian`, `sigreg_point`: `sigreg` of standard normal features, and of features that all lie at 0.
-    - `rank/WHAT/touch`, `spread/WHAT/touch`, `eigenvalue_ratio/WHAT/touch`: health of the features of all images
-      without augmentation, where WHAT is `token`, the mean token, or `z`, its projection. Rank and eigenvalue ratio
-      depend on the encoder and the data: compare them with those of the random encoder, at step 0.
+    - `rank/WHAT/touch`, `spread/WHAT/touch`, `eigenvalue_ratio/WHAT/touch`: health of the features of one augmentation
+      of all images, where WHAT is `token`, the mean token, or `z`, its projection. Rank and eigenvalue ratio depend on
+      the encoder and the data: compare them with those of the random encoder, at step 0.
     - `std/z`: standard deviation of the elements of z over the images. SIGReg pulls it to 1.
     """
     model.eval()
@@ -109,19 +117,22 @@ def validate_pretraining(model: Pretraining, batches: Iterable[MomentBatch]) -> 
     read: dict[str, list[Tensor]] = {"token": [], "z": []}
     logs: list[dict[str, Tensor]] = []
     for batch in batches:
-        token = model.tower.tokens(_images(batch.touches, batch.views)).float().mean(dim=(1, 2))
-        read["token"].append(token)
-        read["z"].append(model.objective.project(token))
         crops = _two_crops(model.prepared(batch, generator))
         tokens = model.tower.tokens(crops.flatten(0, 1)).unflatten(0, crops.shape[:2])
-        z = model.objective.project(tokens.float().mean(dim=(-3, -2)))
+        token = tokens.float().mean(dim=(-3, -2))
+        z = model.objective.project(token)
+        read["token"].append(token[0])
+        read["z"].append(z[0])
         chance = invariance(torch.stack([z[0], z[1].roll(z.shape[1] // 2, 0)]))
         bounds = {"sigreg_gaussian": z.new_tensor(GAUSSIAN), "sigreg_point": z.new_tensor(POINT * z.shape[1])}
         logs.append({**model.objective.losses(tokens), "invariance_chance": chance, **bounds})
     means = {name: float(torch.stack([log[name] for log in logs]).mean()) for name in logs[0]}
     for what, parts in read.items():
         features = torch.cat(parts)
-        means |= {f"rank/{what}/touch": float(effective_rank(features)), f"spread/{what}/touch": float(spread(features))}
+        means |= {
+            f"rank/{what}/touch": float(effective_rank(features)),
+            f"spread/{what}/touch": float(spread(features)),
+        }
         if bool(torch.isfinite(features).all()):
             means[f"eigenvalue_ratio/{what}/touch"] = float(eigenvalue_ratio(features))
     return means | {"std/z": float(torch.cat(read["z"]).std(dim=0).mean())}
