@@ -74,8 +74,8 @@ def with_preset(data: Mapping[str, Any], source: str, head: str | None = None) -
     """Return the entries of a config merged with the entries of the preset that the key `preset` selects.
 
     Tables are merged key by key. If both the config and the preset have a key, the value of the config is used. With
-    policy.head = "flow" or "diffusion", the preset has Diffusion Policy's optimiser and no options of ACT. A config with
-    [pretrain] gets the entries of PRETRAINING in place of a preset.
+    policy.head = "flow" or "diffusion", the preset has Diffusion Policy's optimiser and no options of ACT. A config
+    with [pretrain] gets the entries of PRETRAINING in place of a preset.
 
     Args:
         data: The content of the config file.
@@ -83,14 +83,14 @@ def with_preset(data: Mapping[str, Any], source: str, head: str | None = None) -
         head: Action head that the entries get later, such as that of a study's row; None: the one that they state.
 
     Raises:
-        InputError: The preset does not exist (the message lists the existing presets), or the config has [pretrain], too.
+        InputError: The preset does not exist (the message lists the existing presets), or the config has [pretrain].
     """
     stated = {name: value for name, value in data.items() if name != "preset"}
     if "pretrain" in data:
         if "preset" in data:
             raise InputError(
-                f"{source}: a preset is for a run that trains a policy; got preset = {data['preset']!r} with [pretrain]. "
-                f"Remove the key `preset`"
+                f"{source}: a preset is for a run that trains a policy; got preset = {data['preset']!r} with "
+                f"[pretrain]. Remove the key `preset`"
             )
         return _over(PRETRAINING, stated)
     if "preset" not in data:

@@ -13,8 +13,8 @@ class PretrainConfig(Strict):
     sensors: Annotated[tuple[str, ...], Field(min_length=1)]
     """Touch sensors of the rig whose images the encoder is trained on."""
     regions: bool = False
-    """Also train on the images of [[views]], in moments in which the sensor's box is visible. Use views with zoom, whose
-    images are crops at the sensor."""
+    """Also train on the images of [[views]], in moments in which the sensor's box is visible. Use views with zoom,
+    whose images are crops at the sensor."""
     sigreg_weight: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Weight w of SIGReg in the loss (1 - w) invariance + w SIGReg. LeJEPA (arXiv 2511.08544) uses 0.02 to 0.05. 0:
     invariance alone, with which the features collapse to a point."""

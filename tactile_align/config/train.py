@@ -143,8 +143,8 @@ class TrainConfig(Strict):
     train_policy: bool = True
     """Train the policy. False: train only the encoders, with the alignment loss."""
     pretrain: PretrainConfig | None = None
-    """Train only the touch encoder, self-supervised, with `tactile-align pretrain`. None: train a policy, or encoders with
-    the alignment loss."""
+    """Train only the touch encoder, self-supervised, with `tactile-align pretrain`. None: train a policy, or encoders
+    with the alignment loss."""
     region: Literal["box", "opening"] = "box"
     """Source of h_w, the feature that is compared with a touch. box: the camera image at the sensor's box. opening:
     only the opening of the gripper, as a baseline for retrieval."""
@@ -161,8 +161,8 @@ class TrainConfig(Strict):
     batch, so small batches make it too easy. `doctor` measures the largest batch that fits."""
     contact_share: Annotated[float, Field(ge=0, le=1)] | Literal["auto", "natural"] = "auto"
     """Fraction of each batch that is drawn from moments in contact. natural: all moments have the same probability.
-    auto: 0.5 if the alignment loss is on and fewer than half of the moments are in contact, 0.9 with [pretrain], otherwise
-    natural."""
+    auto: 0.5 if the alignment loss is on and fewer than half of the moments are in contact, 0.9 with [pretrain],
+    otherwise natural."""
     steps: Annotated[int, Field(ge=1)] = 30000
     """Number of training steps."""
     held_out: Annotated[float, Field(gt=0)] = 0.1
@@ -228,8 +228,8 @@ class TrainConfig(Strict):
             )
         if bool(self.views) != self.pretrain.regions:
             raise InputError(
-                f"pretrain.regions = {str(self.pretrain.regions).lower()} with {len(self.views)} [[views]]: the images of "
-                f"views are trained on if regions = true, and are not read otherwise. Set regions = true and add "
+                f"pretrain.regions = {str(self.pretrain.regions).lower()} with {len(self.views)} [[views]]: the images "
+                f"of views are trained on if regions = true, and are not read otherwise. Set regions = true and add "
                 f"[[views]], or remove both"
             )
         side, encoder = self.pretrained_side, getattr(self.features, self.pretrained_side)

@@ -1,4 +1,4 @@
-"""LeJEPA: two augmentations of an image get near features, and features of different images are normally distributed."""
+"""LeJEPA: augmentations of one image get near features, while features of all images are normally distributed."""
 
 from collections.abc import Callable, Mapping
 

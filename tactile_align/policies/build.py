@@ -104,8 +104,9 @@ def make_model(config: TrainConfig, state_dim: int, action_dim: int, fill: bool 
     """
     if config.pretrain is not None:
         raise InputError(
-            f"{config.out}: a run with a policy or an alignment is needed; this is a pretraining run. See its results with "
-            f"tactile-align report, or train a run with features.touch.pretrained = '{config.out}/tower.safetensors'"
+            f"{config.out}: a run with a policy or an alignment is needed; this is a pretraining run. See its results "
+            f"with tactile-align report, or train a run with features.touch.pretrained = "
+            f"'{config.out}/tower.safetensors'"
         )
     torch.manual_seed(config.seed)
     return AlignedPolicy(

@@ -85,7 +85,7 @@ class Pretraining(nn.Module):
 
 
 def make_pretraining(config: TrainConfig, fill: bool = True) -> Pretraining:
-    """Return the model of a config with [pretrain]; the same seed gives the same weights. `fill` as for `Pretraining`."""
+    """Return the model of a config with [pretrain], see `Pretraining`; the same seed gives the same weights."""
     torch.manual_seed(config.seed)
     return Pretraining(config, fill)
 

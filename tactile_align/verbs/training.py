@@ -60,8 +60,8 @@ def _trained(verb: Literal["train", "pretrain"], usage: str, argv: Sequence[str]
     if (default.pretrain is not None) != (verb == "pretrain"):
         has, right = ("a", "pretrain") if verb == "train" else ("no", "train")
         raise InputError(
-            f"{rest[0]}: tactile-align {verb} trains {'a policy' if verb == 'train' else 'an encoder alone'}, but the file "
-            f"has {has} table [pretrain]. Run tactile-align {right} {rest[0]}, or change the file"
+            f"{rest[0]}: tactile-align {verb} trains {'a policy' if verb == 'train' else 'an encoder alone'}, but the "
+            f"file has {has} table [pretrain]. Run tactile-align {right} {rest[0]}, or change the file"
         )
     heads = [word for word in rest[1:] if word.partition("=")[0] == "--policy.head"]
     if heads and "preset" in read_toml(Path(rest[0])):

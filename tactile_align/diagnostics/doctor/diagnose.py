@@ -17,6 +17,7 @@ from tactile_align.diagnostics.doctor.learning import learning_checks
 from tactile_align.diagnostics.doctor.limits import folded, stated
 from tactile_align.diagnostics.doctor.memory import largest_batch
 from tactile_align.diagnostics.doctor.model import model_checks, parameters
+from tactile_align.diagnostics.doctor.pretraining import pretraining_checks
 from tactile_align.diagnostics.doctor.subject import examine
 from tactile_align.errors import InputError
 from tactile_align.policies.aligned import AlignedPolicy
@@ -50,7 +51,7 @@ def diagnose(
         config: Training config.
         data: Data already loaded for this config; None loads the data.
         model: Network to check, for example a trained one, which is not changed. None: a new network of the config.
-        parts: Parts to check. data: the data and pairs. model: the model before any step. learning: a few training
+        parts: Parts to check; of a pretraining run, all. data: the data and pairs. model: the model before any step. learning: a few training
             steps. memory: the largest batch that fits, on the run's device.
         progress: Show the progress on stderr: a bar while episodes are prepared, then a line for each part.
         processes: Number of processes that prepare episodes.
@@ -65,6 +66,9 @@ def diagnose(
             f"with hsa.pairs = 'true', then train the control"
         )
     data = data or load_data(config, processes, progress)
+    if config.pretrain is not None:
+        with torch.random.fork_rng(devices=[]):
+            return Report("doctor", f"pretraining run {config.out}", tuple(pretraining_checks(config, data)))
     network = build_model(config, data.train) if model is None else copy.deepcopy(model)
 
     def wanted(part: Part) -> bool:

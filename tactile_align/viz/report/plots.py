@@ -60,12 +60,7 @@ def curve_plots(runs: Sequence[Run]) -> list[Plot]:
         ),
         ("l1", "action loss", "L1, normalised units", _both("l1")),
         ("action_error", "action error, held out", "mean absolute error, normalised", _ACTION_ERRORS),
-        (
-            "invariance",
-            "invariance",
-            "mean squared difference of z",
-            (*_both("invariance"), ("validation", "invariance_chance", "chance")),
-        ),
+        ("invariance", "invariance", "mean squared difference of z", (*_both("invariance"), _INVARIANCE_CHANCE)),
         ("sigreg", "SIGReg", "distance of z from a normal distribution", (*_both("sigreg"), *_SIGREG)),
         ("std/z", "standard deviation of z", "standard deviation", _both("std/z")[1:]),
         *((key, f"effective rank of {what}", "rank", _both(key)[1:]) for key, what in _RANKS.items()),
@@ -79,6 +74,7 @@ def curve_plots(runs: Sequence[Run]) -> list[Plot]:
     return plots
 
 
+_INVARIANCE_CHANCE = ("validation", "invariance_chance", "augmentations of different images")
 _RANKS = {"rank/z/touch": "z", "rank/token/touch": "the mean token"}
 _SIGREG = (("validation", "sigreg_gaussian", "normal distribution"), ("validation", "sigreg_point", "all at one point"))
 _ACTION_ERRORS = (("validation", "action_error", "policy"), ("validation", "standing_still", "standing still"))
