@@ -1,10 +1,12 @@
 """LeJEPA: augmentations of one image get near features, while features of all images are normally distributed."""
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from tactile_align.losses.codebook import Codebook
 from tactile_align.losses.sigreg import random_directions, sigreg
 
 Encode = Callable[[Tensor], Tensor]
@@ -24,15 +26,21 @@ class LeJEPA(nn.Module):
         weight: Weight w of SIGReg, 0 to 1.
         directions: Number of random directions of SIGReg; new ones are drawn from torch's global generator at each
             call.
+        codebook: Codebook that replaces the tokens before their mean is projected, and whose commitment loss is added;
+            None: the tokens of the tower.
+
+    Attributes:
+        name: Name of the objective, with the kind of its codebook.
 
     Source: Balestriero and LeCun, LeJEPA, arXiv 2511.08544.
     """
 
-    name = "lejepa"
-
-    def __init__(self, width: int, hidden: int, dim: int, weight: float, directions: int) -> None:
+    def __init__(
+        self, width: int, hidden: int, dim: int, weight: float, directions: int, codebook: Codebook | None = None
+    ) -> None:
         super().__init__()
-        self.weight, self.directions, self.dim = weight, directions, dim
+        self.weight, self.directions, self.dim, self.codebook = weight, directions, dim, codebook
+        self.name = "lejepa" if codebook is None else f"lejepa+{codebook.config.kind}"
         self.projector = nn.Sequential(
             nn.Linear(width, hidden),
             nn.BatchNorm1d(hidden, track_running_stats=False),
@@ -47,26 +55,52 @@ class LeJEPA(nn.Module):
         """Return the loss of V augmentations of each of B images, (V, B, H, W, 3) uint8, as "loss", and its terms.
 
         invariance: mean squared difference between z of an augmentation and the mean z of its image. sigreg: see
-        `sigreg`, over the B images of each augmentation.
+        `sigreg`, over the B images of each augmentation. commitment: see `Codebook`; only with a codebook.
         """
-        return self.losses(encode(images.flatten(0, 1)).unflatten(0, images.shape[:2]))
-
-    def losses(self, tokens: Tensor) -> dict[str, Tensor]:
-        """Return the losses of `forward` from the tokens (V, B, rows, columns, D) of the images."""
+        tokens = encode(images.flatten(0, 1)).unflatten(0, images.shape[:2])
         with torch.autocast(device_type=tokens.device.type, enabled=False):
-            z = self.project(tokens.float().mean(dim=(-3, -2)))
-            directions = random_directions(self.dim, self.directions).to(z.device)
-            terms = {"invariance": invariance(z), "sigreg": sigreg(z, directions)}
-            return {"loss": self.total(terms), **terms}
+            return self.losses(self.embed(tokens.float()))
 
-    def project(self, features: Tensor) -> Tensor:
-        """Return z (..., dim) of features (..., D)."""
-        z: Tensor = self.projector(features.reshape(-1, features.shape[-1]))
-        return z.unflatten(0, features.shape[:-1])
+    def embed(self, tokens: Tensor) -> "Embedded":
+        """Return z and the codes of the tokens (V, B, rows, columns, D) of the images."""
+        index = commitment = None
+        if self.codebook is not None:
+            tokens, commitment, index = self.codebook(tokens)
+        features = tokens.mean(dim=(-3, -2))
+        z = self.projector(features.flatten(0, -2)).unflatten(0, features.shape[:-1])
+        return Embedded(z, commitment, index)
+
+    def losses(self, embedded: "Embedded") -> dict[str, Tensor]:
+        """Return the loss and its terms, as `forward`, from the result of `embed`."""
+        z = embedded.z
+        directions = random_directions(self.dim, self.directions).to(z.device)
+        terms = {"invariance": invariance(z), "sigreg": sigreg(z, directions)}
+        terms |= {} if embedded.commitment is None else {"commitment": embedded.commitment}
+        return {"loss": self.total(terms), **terms}
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """Return the loss from its terms."""
-        return (1 - self.weight) * terms["invariance"] + self.weight * terms["sigreg"]
+        loss = (1 - self.weight) * terms["invariance"] + self.weight * terms["sigreg"]
+        return loss + terms["commitment"] if "commitment" in terms else loss
+
+    def stepped(self) -> None:
+        """Update the codebook after an optimiser step."""
+        if self.codebook is not None:
+            self.codebook.stepped()
+
+
+class Embedded(NamedTuple):
+    """Projected features of images.
+
+    Attributes:
+        z: (V, B, dim) features that the loss compares.
+        commitment: Scalar, weighted commitment loss of the codebook; None without a codebook.
+        index: (V, B, rows, columns) index of the code of each token; None without a codebook.
+    """
+
+    z: Tensor
+    commitment: Tensor | None
+    index: Tensor | None
 
 
 def invariance(z: Tensor) -> Tensor:

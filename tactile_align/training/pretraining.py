@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from tactile_align.config.train import TrainConfig
 from tactile_align.features.encoder import encoder_of
 from tactile_align.features.health import effective_rank, eigenvalue_ratio, spread
+from tactile_align.losses.codebook import Codebook, usage
 from tactile_align.losses.lejepa import LeJEPA, invariance
 from tactile_align.losses.sigreg import GAUSSIAN, POINT
 from tactile_align.moments.augment import with_two_crops
@@ -17,7 +18,7 @@ from tactile_align.policies.alignment import CopyFeatures
 
 Z = "z/touch"
 """End of the names of the values of `validate_pretraining` that describe z."""
-SUMMED = ("invariance", "sigreg")
+SUMMED = ("invariance", "sigreg", "commitment")
 """Logged values of a step of which each process and micro-batch computes its share."""
 
 
@@ -46,8 +47,9 @@ class Pretraining(nn.Module):
         self.config, self.sensors = config.pretrain, config.pretrain.sensors
         self.differences = config.features.touch_input == "difference"
         self.tower = encoder_of(getattr(config.features, config.pretrained_side), fill)
-        c = config.pretrain
-        self.objective = LeJEPA(self.tower.width, c.projector_width, c.projector_dim, c.sigreg_weight, c.directions)
+        c, width = config.pretrain, self.tower.width
+        codebook = None if c.codebook is None else Codebook(width, c.codebook)
+        self.objective = LeJEPA(width, c.projector_width, c.projector_dim, c.sigreg_weight, c.directions, codebook)
 
     def counts(self, batch: MomentBatch) -> dict[str, Tensor]:
         """Return the number of rows of a batch, by which the shares of its parts are computed."""
@@ -111,21 +113,27 @@ def validate_pretraining(model: Pretraining, batches: Iterable[MomentBatch]) -> 
       of all images, where WHAT is `token`, the mean token, or `z`, its projection. Rank and eigenvalue ratio depend on
       the encoder and the data: compare them with those of the random encoder, at step 0.
     - `std/z`: standard deviation of the elements of z over the images. SIGReg pulls it to 1.
+    - `usage`, `perplexity`, `dead_codes`: use of the codebook by the tokens of all batches, see `usage`; not before its
+      codes are initialised.
     """
     model.eval()
     generator = torch.Generator().manual_seed(0)
     read: dict[str, list[Tensor]] = {"token": [], "z": []}
+    codebook = model.objective.codebook
+    counts = None if codebook is None or not codebook.ready else torch.zeros(codebook.size)
     logs: list[dict[str, Tensor]] = []
     for batch in batches:
         crops = _two_crops(model.prepared(batch, generator))
         tokens = model.tower.tokens(crops.flatten(0, 1)).unflatten(0, crops.shape[:2])
-        token = tokens.float().mean(dim=(-3, -2))
-        z = model.objective.project(token)
-        read["token"].append(token[0])
+        embedded = model.objective.embed(tokens.float())
+        z = embedded.z
+        read["token"].append(tokens[0].float().mean(dim=(-3, -2)))
         read["z"].append(z[0])
+        if counts is not None and embedded.index is not None:
+            counts += torch.bincount(embedded.index.flatten().cpu(), minlength=len(counts))
         chance = invariance(torch.stack([z[0], z[1].roll(z.shape[1] // 2, 0)]))
         bounds = {"sigreg_gaussian": z.new_tensor(GAUSSIAN), "sigreg_point": z.new_tensor(POINT * z.shape[1])}
-        logs.append({**model.objective.losses(tokens), "invariance_chance": chance, **bounds})
+        logs.append({**model.objective.losses(embedded), "invariance_chance": chance, **bounds})
     means = {name: float(torch.stack([log[name] for log in logs]).mean()) for name in logs[0]}
     for what, parts in read.items():
         features = torch.cat(parts)
@@ -135,6 +143,7 @@ def validate_pretraining(model: Pretraining, batches: Iterable[MomentBatch]) -> 
         }
         if bool(torch.isfinite(features).all()):
             means[f"eigenvalue_ratio/{what}/touch"] = float(eigenvalue_ratio(features))
+    means |= {} if counts is None else usage(counts)
     return means | {"std/z": float(torch.cat(read["z"]).std(dim=0).mean())}
 
 

@@ -98,6 +98,8 @@ class Trainer:
             raise DivergedError(non_finite({"gradient_norm": norm}, batch, self.data, step))
         self.optimiser.step()
         self.schedule.step()
+        if isinstance(model, Pretraining):
+            model.objective.stepped()
         if alignment is not None:
             alignment.remember(seen)
         if self.mean is not None:

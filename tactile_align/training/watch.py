@@ -41,6 +41,11 @@ LIMITS = {
             "nearly an argmax"),
     "gradient-conflict": Limit("Cosine between the gradients of action and alignment", -0.3, -math.inf, form=".2f",
         why="the two losses pull the encoders in opposite directions"),
+    "codebook-usage": Limit("Share of the codes of the codebook that occur", 0.05, -math.inf, form=".1%",
+        why="tokens that share a few codes carry hardly any information"),
+    "codebook-halved": Limit("Share of the codes that occur, divided by that of the validation pass before", 0.5,
+        -math.inf, form=".2f",
+        why="codes that no token uses any more are lost, unless they are replaced"),
     "validation-spike": Limit("Validation loss divided by the best so far", 1.5, math.inf, form=".1f",
         why="the run overfits or its learning rate is too high. The best weights are kept in checkpoints/"),
     "collapse": Limit("Rank and spread of the {} features of {}, divided by the collapse limits", 1.0, -math.inf,
@@ -73,6 +78,7 @@ class Watch:
         self._recent: deque[Mapping[str, float]] = deque(maxlen=WINDOW)
         self._cosines: deque[float] = deque(maxlen=3)
         self._best = self._lowest = float("inf")
+        self._usage: float | None = None
         self._expected = EXPECTED.get(config.hsa.pairs, ())
 
     def train(self, step: int, record: Mapping[str, float]) -> list[Check]:
@@ -100,6 +106,7 @@ class Watch:
             error: Error of the pass, by the measure that selects weights; None if no measure selects weights.
         """
         checks = [*self._collapse(record), *self._overfit(record), *_no_pairs("held_out", [record])]
+        checks += self._codes(record)
         if error is not None:
             checks += self._spike(error)
             self._best = min(self._best, error)
@@ -223,6 +230,19 @@ class Watch:
                 measured += f", SIGReg {near:.0%} of that of a point, standard deviation {record['std/z']:.3f}"
             share = float(np.min(shares))  # min() may drop a nan
             yield graded(LIMITS, "collapse", share, *name.split("/", 1), measured=measured, advice=advice)
+
+    def _codes(self, record: Mapping[str, float]) -> Iterator[Check]:
+        if "usage" in record:
+            now, before = record["usage"], self._usage
+            self._usage = now
+            advice = (
+                "Set refresh_every = 0 and expire_below = 0 of pretrain.codebook, lower commitment, or use kind = 'fsq'"
+            )
+            measured = f"{now:.1%}, perplexity {record['perplexity']:.1%} of the codes"
+            yield graded(LIMITS, "codebook-usage", now, measured=measured, advice=advice)
+            if before:
+                measured = f"{now:.1%} after {before:.1%}"
+                yield graded(LIMITS, "codebook-halved", now / before, measured=measured, advice=advice)
 
     def _new(self, checks: list[Check]) -> list[Check]:
         known = self._reported

@@ -212,18 +212,23 @@ def doctor(
     return show(diagnose(chosen, data=data, progress=True), as_json, everything)
 
 
-def ablate(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1) -> int:
+def ablate(
+    config: Positional[Path], steps: int = 300, as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1
+) -> int:
     """Start from a plain policy, add the parts of a config one by one, and report the first part that fails a check.
+
+    With [pretrain], the parts are those of the objective, and each is trained for some steps.
 
     Args:
         config: Training config (TOML).
+        steps: Number of training steps of each part of a config with [pretrain].
         as_json: Print the result as JSON.
         processes: Number of processes that prepare episodes.
     """
     from tactile_align.config.train import load_config
     from tactile_align.diagnostics.doctor.diagnose import ablate as rebuild
 
-    return show(rebuild(load_config(config), processes=processes), as_json)
+    return show(rebuild(load_config(config), steps=steps, processes=processes), as_json)
 
 
 def study(

@@ -1,18 +1,22 @@
-"""Doctor checks of a pretraining run: images, objective, gradients, and some steps on one batch."""
+"""Doctor checks of a pretraining run, and the pieces of its objective for an ablation."""
 
 from collections.abc import Iterator
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from torch import nn
 
 from tactile_align.checks import Check
-from tactile_align.config.train import TrainConfig
+from tactile_align.config.train import LogConfig, TrainConfig
 from tactile_align.diagnostics.doctor.data import stream_checks
 from tactile_align.diagnostics.doctor.limits import judged, stated
 from tactile_align.diagnostics.doctor.model import relative_gradients
+from tactile_align.errors import DivergedError
 from tactile_align.evenly import evenly
 from tactile_align.training.data import Data
+from tactile_align.training.logs import read_metrics
+from tactile_align.training.loop import train
 from tactile_align.training.optimiser import make_optimiser
 from tactile_align.training.parameters import parts_of
 from tactile_align.training.pretraining import make_pretraining
@@ -63,6 +67,55 @@ def pretraining_checks(config: TrainConfig, data: Data) -> Iterator[Check]:
         optimiser.step()
     measured = f"{losses[0]:.3f} to {losses[-1]:.3f} in {len(losses) - 1} steps"
     yield judged("one-batch-overfits", losses[-1] / losses[0], measured=measured)
+
+
+STEADY = {"refresh_every": 0, "expire_below": 0.0}
+"""Options of a codebook before an ablation adds them, in the order of addition: codes are never replaced."""
+
+
+def grown_objective(config: TrainConfig) -> Iterator[tuple[str, object, TrainConfig]]:
+    """Yield the steps of the ablation of a config with [pretrain]: (added field, its value, config so far)."""
+    assert config.pretrain is not None
+    whole = config.pretrain
+    now = whole.model_copy(update={"codebook": None})
+    yield "pretrain.sigreg_weight", whole.sigreg_weight, config.model_copy(update={"pretrain": now})
+    if whole.codebook is None:
+        return
+    codebook = whole.codebook.model_copy(update=STEADY)
+    additions = [("", whole.codebook.kind)]
+    additions += [(name, getattr(whole.codebook, name)) for name, off in STEADY.items()]
+    for name, value in additions:
+        if name and value == STEADY[name]:
+            continue
+        codebook = codebook.model_copy(update={name: value} if name else {})
+        now = now.model_copy(update={"codebook": codebook})
+        yield f"pretrain.codebook{name and '.'}{name}", value, config.model_copy(update={"pretrain": now})
+
+
+PASSES = 10
+"""Validation passes of a run of an ablation."""
+
+
+def breaks(config: TrainConfig, data: Data, steps: int) -> list[Check]:
+    """Train a config with [pretrain] for some steps in a temporary folder, and return what its watch finds."""
+    with TemporaryDirectory() as folder:
+        short = {
+            "out": f"{folder}/run",
+            "steps": steps,
+            "save_every": steps,
+            "log": LogConfig(every=max(1, steps // 50)),
+        }
+        part = config.model_copy(update={**short, "validate_every": max(1, steps // PASSES)})
+        try:
+            records = read_metrics(train(part, data=data, progress=False) / "metrics.jsonl")
+        except DivergedError as error:
+            return [Check("diverged", "Training", "fail", str(error), limit="finite losses", advice="Lower the rates")]
+    found = [record for record in records if record["kind"] == "finding" and record["id"].startswith(BROKEN)]
+    return [Check(r["id"], r["id"], "fail", f"step {r['step']}: {r['text']}", advice=r["advice"]) for r in found]
+
+
+BROKEN = ("collapse/", "codebook-", "validation-spike")
+"""Beginnings of the ids of the findings that show a broken objective."""
 
 
 def _rms(model: nn.Module) -> dict[str, float]:
