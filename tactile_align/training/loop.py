@@ -223,6 +223,7 @@ def _run(
             errors = errors_of(means, config, done)
             selected = measure if done > config.alignment.pretrain_steps else None
             error = None if selected is None else errors.get(selected)
+            error = error if config.pretrain is None else means["loss"]
             _report(watch.validation(means, error), done, sinks, config, group)
             for best in course.judge(errors, selected):
                 value = 1 - errors[best] if best == "retrieval" else errors[best]

@@ -55,11 +55,11 @@ def pretraining(recording: Path, out: Path, **changes: Any) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def whole(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished pretraining run with micro-batches and a running mean of the weights; read only."""
+    """A finished pretraining run with micro-batches, a running mean of the weights and a codebook; read only."""
     options = {"accumulate": 2, "ema": 0.9, **PRETRAINING["optimiser"]}
-    return train(
-        pretraining(regrasp_folder, tmp_path_factory.mktemp("pre") / "whole", optimiser=options), progress=False
-    )
+    pre = {"sensors": ["tactile1"], "codebook": {"size": 16, "refresh_every": 3, "refresh_below": 0.05}}
+    out = tmp_path_factory.mktemp("pre") / "whole"
+    return train(pretraining(regrasp_folder, out, optimiser=options, pretrain=pre), progress=False)
 
 
 def test_a_resumed_pretraining_equals_one_that_never_stopped_bit_for_bit(whole: Path, tmp_path: Path) -> None:
@@ -78,6 +78,9 @@ def test_a_resumed_pretraining_equals_one_that_never_stopped_bit_for_bit(whole: 
         for run in (whole, resumed)
     ]
     assert logs[0] == logs[1] and [r["step"] for r in logs[0] if r["kind"] == "validation"] == [0, 2, 4]
+    passes = [r for r in logs[0] if r["kind"] == "validation"]
+    assert "usage" not in passes[0] and all(0 < r["usage"] <= 1 for r in passes[1:])
+    assert all(r["commitment"] > 0 for r in logs[0] if r["kind"] == "train")
 
 
 def test_the_tower_states_its_origin_and_starts_a_policy_that_needs_no_file_of_the_pretraining(
@@ -88,13 +91,13 @@ def test_the_tower_states_its_origin_and_starts_a_policy_that_needs_no_file_of_t
     shutil.copy(whole / "tower.safetensors", moved)
     header = header_of(moved)
     assert header["model"] == "ViT-demo" and header["stem"] == "conv" and header["image_size"] == "[48, 32]"
-    assert (header["objective"], header["steps"], header["layers"]) == ("lejepa", "4", "[-1]")
+    assert (header["objective"], header["steps"], header["layers"]) == ("lejepa+vq", "4", "[-1]")
     assert len(json.loads(header["mean"])) == len(json.loads(header["std"])) == 3 and len(header["data"]) == 64
     touch = {**TOWER, "pretrained": str(moved)}
     config = small_config(features={"touch": touch}, steps=1)
     encoder = encoder_of(config.features.touch)
     mean = load_checkpoint(latest_checkpoint(whole / "checkpoints"))["mean"]["tensors"]
-    assert encoder.name == "ViT-demo (pretrained here: lejepa, 4 steps)" and not encoder.scratch
+    assert encoder.name == "ViT-demo (pretrained here: lejepa+vq, 4 steps)" and not encoder.scratch
     assert all(torch.equal(value, mean[f"tower.{name}"]) for name, value in encoder.state_dict().items())
     run = train(config, progress=False)
     shutil.rmtree(moved.parent)
