@@ -28,6 +28,8 @@ class Codebook(nn.Module):
     Source: van den Oord et al., VQ-VAE, arXiv 1711.00937; Mentzer et al., FSQ, arXiv 2309.15505.
     """
 
+    steps: Tensor
+
     def __init__(self, width: int, config: CodebookConfig) -> None:
         super().__init__()
         library = need("vector_quantize_pytorch", "pretrain.codebook", "vector-quantize-pytorch", "vq")

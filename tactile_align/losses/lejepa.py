@@ -63,12 +63,12 @@ class LeJEPA(nn.Module):
 
     def embed(self, tokens: Tensor) -> "Embedded":
         """Return z and the codes of the tokens (V, B, rows, columns, D) of the images."""
-        index = commitment = None
+        code = commitment = None
         if self.codebook is not None:
-            tokens, commitment, index = self.codebook(tokens)
+            tokens, commitment, code = self.codebook(tokens)
         features = tokens.mean(dim=(-3, -2))
         z = self.projector(features.flatten(0, -2)).unflatten(0, features.shape[:-1])
-        return Embedded(z, commitment, index)
+        return Embedded(z, commitment, code)
 
     def losses(self, embedded: "Embedded") -> dict[str, Tensor]:
         """Return the loss and its terms, as `forward`, from the result of `embed`."""
@@ -95,12 +95,12 @@ class Embedded(NamedTuple):
     Attributes:
         z: (V, B, dim) features that the loss compares.
         commitment: Scalar, weighted commitment loss of the codebook; None without a codebook.
-        index: (V, B, rows, columns) index of the code of each token; None without a codebook.
+        code: (V, B, rows, columns) index of the code of each token; None without a codebook.
     """
 
     z: Tensor
     commitment: Tensor | None
-    index: Tensor | None
+    code: Tensor | None
 
 
 def invariance(z: Tensor) -> Tensor:

@@ -129,8 +129,8 @@ def validate_pretraining(model: Pretraining, batches: Iterable[MomentBatch]) -> 
         z = embedded.z
         read["token"].append(tokens[0].float().mean(dim=(-3, -2)))
         read["z"].append(z[0])
-        if counts is not None and embedded.index is not None:
-            counts += torch.bincount(embedded.index.flatten().cpu(), minlength=len(counts))
+        if counts is not None and embedded.code is not None:
+            counts += torch.bincount(embedded.code.flatten().cpu(), minlength=len(counts))
         chance = invariance(torch.stack([z[0], z[1].roll(z.shape[1] // 2, 0)]))
         bounds = {"sigreg_gaussian": z.new_tensor(GAUSSIAN), "sigreg_point": z.new_tensor(POINT * z.shape[1])}
         logs.append({**model.objective.losses(embedded), "invariance_chance": chance, **bounds})
