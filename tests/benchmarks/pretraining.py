@@ -8,9 +8,9 @@
 the training episodes, and then trains the alignment from scratch, with a frozen random touch encoder, and with the
 pretrained one, at the same steps (and the pretrained one also at half the steps). One line a run: R@1 of 64, and probes
 of the touch encoder's mean token. Then, for each seed, the paired difference of R@1 to the run from scratch. Before
-them stand probes of encoders that no alignment trained. `collapse` prints the first collapsed pass and the first alarm of
-each run; healthy runs must have none. `codebook` prints the use of the codes. All runs are kept in --out, and a second
-call continues where the first stopped.
+them stand probes of encoders that no alignment trained. `collapse` prints the first collapsed pass and the first alarm
+of each run; healthy runs must have none. `codebook` prints the use of the codes. All runs are kept in --out, and a
+second call continues where the first stopped.
 """
 
 import argparse

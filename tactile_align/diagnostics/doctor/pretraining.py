@@ -82,7 +82,7 @@ def grown_objective(config: TrainConfig) -> Iterator[tuple[str, object, TrainCon
     if whole.codebook is None:
         return
     codebook = whole.codebook.model_copy(update=STEADY)
-    additions = [("", whole.codebook.kind)]
+    additions: list[tuple[str, object]] = [("", whole.codebook.kind)]
     additions += [(name, getattr(whole.codebook, name)) for name, off in STEADY.items()]
     for name, value in additions:
         if name and value == STEADY[name]:
