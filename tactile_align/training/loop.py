@@ -272,9 +272,9 @@ def make_trainer(config: TrainConfig, data: Data, group: Group | None = None, fi
         _compile(model)
     optimiser, schedule = make_optimiser(model, config)
     mean = None if config.optimiser.ema is None else RunningMean(model, config.optimiser.ema)
-    # Only plain joint training gives every parameter a gradient at every step.
+    # Only plain joint training and pretraining give every parameter a gradient at every step.
     staged = config.alignment.mode != "joint" or config.alignment.final == 0
-    unused = staged or config.region == "opening" or config.hsa.weight == 0
+    unused = config.pretrain is None and (staged or config.region == "opening" or config.hsa.weight == 0)
     return Trainer(config, model, group.share(model, unused), optimiser, schedule, mean, group, data)
 
 

@@ -144,7 +144,7 @@ def _episodes(run: Run) -> Iterator[Check]:
 
 def _views(run: Run) -> Iterator[Check]:
     views = run.summary.views if run.summary else {}
-    if not views:
+    if not views and run.config.get("pretrain") is None:
         advice = f"Measure it with: tactile-align evaluate {run.folder}"
         yield Check("retrieval", "Retrieval", "info", "not measured", advice=advice)
     for name, view in views.items():
