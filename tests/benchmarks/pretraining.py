@@ -85,6 +85,8 @@ def trained(config: TrainConfig, data: Data | None = None) -> Path:
     out = Path(config.out)
     if not finished(config):
         train(config, resume=(out / "metrics.jsonl").is_file(), data=data, progress=False)
+    if not finished(config):
+        raise SystemExit(f"{out}: stopped; run the same command again to continue")
     return out
 
 

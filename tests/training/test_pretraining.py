@@ -113,22 +113,12 @@ def test_a_tower_that_was_pretrained_on_held_out_episodes_is_refused(whole: Path
         train(small_config(features={"touch": touch}, split_seed=1), progress=False)
 
 
-def test_invariance_alone_collapses_and_the_watch_names_it_but_not_a_healthy_run(
-    regrasp_folder: Path, tmp_path: Path
-) -> None:
-    found: dict[float, set[str]] = {}
-    for weight in (0.0, 0.05):
-        config = pretraining(
-            regrasp_folder,
-            tmp_path / f"run{weight}",
-            pretrain={"sensors": ["tactile1"], "sigreg_weight": weight},
-            optimiser={"lr_tower": 2e-3, "lr_head": 2e-3, "warmup_steps": 2},
-            steps=12,
-            validate_every=12,
-        )
-        records = read_metrics(train(config, progress=False) / "metrics.jsonl")
-        found[weight] = {r["id"] for r in records if r["kind"] == "finding"}
-    assert "collapse/z/touch" in found[0.0] and not any("collapse" in name for name in found[0.05])
+def test_the_watch_is_silent_about_a_healthy_pretraining(regrasp_folder: Path, tmp_path: Path) -> None:
+    # That invariance alone is named, at the same rates and steps, is tested with the ablation of the doctor.
+    rates = {"lr_tower": 2e-3, "lr_head": 2e-3, "warmup_steps": 2, "weight_decay": 0.05}
+    config = pretraining(regrasp_folder, tmp_path / "run", optimiser=rates, steps=12, validate_every=4)
+    records = read_metrics(train(config, progress=False) / "metrics.jsonl")
+    assert [r["id"] for r in records if r["kind"] == "finding" and r["id"] != "data-starvation"] == []
 
 
 def test_micro_batches_are_shares_of_the_step_and_the_random_numbers_of_a_row_do_not_depend_on_processes(
