@@ -232,6 +232,11 @@ class TrainConfig(Strict):
                 f"of views are trained on if regions = true, and are not read otherwise. Set regions = true and add "
                 f"[[views]], or remove both"
             )
+        if self.pretrain.regions and self.features.stacked_frames > 1:
+            raise InputError(
+                f"pretrain.regions = true gives the encoder single images, but touch_frames = "
+                f"{self.features.touch_frames} stacks touches as channels. Set regions = false, or touch_frames = 1"
+            )
         side, encoder = self.pretrained_side, getattr(self.features, self.pretrained_side)
         if encoder.tune == "frozen":
             raise InputError(

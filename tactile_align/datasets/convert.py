@@ -152,11 +152,13 @@ class Converted:
         paths: The new files, including those that were kept.
         lossy: One sentence for each loss, such as data that the target format cannot store.
         kept: Number of files that already contained the converted episode and were therefore kept.
+        costs: One sentence for each stream of a LeRobotDataset: how it is stored, and how fast it is read.
     """
 
     paths: tuple[Path, ...]
     lossy: tuple[str, ...]
     kept: int = 0
+    costs: tuple[str, ...] = ()
 
 
 def convert_episodes(

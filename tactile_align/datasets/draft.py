@@ -259,7 +259,7 @@ def _put_streams(text: _Text, contents: Contents) -> None:
             'No name is that of a touch sensor. If there is one: [touches] groups = ["PATH"], names = ["NAME"]'
         )
     if ignored := contents.of("unreadable frames", "unreadable"):
-        text.comment(listed("Not read (frames must be uint8 (steps, height, width, 3), JPEG or PNG)", ignored))
+        text.comment(listed("Not read (frames must be (steps, height, width, 3), JPEG or PNG)", ignored))
     if depth := [a for a in contents.of("depth") if a.parent in {c.parent for c in cameras}]:
         text.table("depth")
         text.put("names", sorted({a.name for a in depth}))

@@ -14,7 +14,7 @@ from tactile_align.datasets.containers import tree
 from tactile_align.datasets.handles import HANDLES, Stamp, open_file
 from tactile_align.datasets.layout import Layout
 from tactile_align.datasets.refs import EpisodeRef, list_episodes, locate, parse_ref
-from tactile_align.datasets.streams import Found, Stream, find, present
+from tactile_align.datasets.streams import Found, Stream, find, frame_of_raw, present
 from tactile_align.datasets.writer import write_episode
 from tactile_align.errors import ColumnError, EpisodeError, Fault, InputError
 
@@ -198,8 +198,8 @@ class Episode:
         """
         stream, row = self.stream(name), self._row(name, t)
         if stream.kind == "raw":
-            frame = row[..., ::-1] if stream.channels == "bgr" else row
-            return np.ascontiguousarray(frame)
+            frame = frame_of_raw(row, self.path, stream.key, t)
+            return np.ascontiguousarray(frame[..., ::-1] if stream.channels == "bgr" else frame)
         try:
             width, height = codec.width_height(row)
             if (width, height) == (stream.width, stream.height):
@@ -261,7 +261,9 @@ class Episode:
         return int(t)
 
     def _row(self, name: str, t: int) -> np.ndarray:
-        return codec.octets(HANDLES.read_row(self._stamp, self.stream(name).key, self._index(t)))
+        stream = self.stream(name)
+        row = HANDLES.read_row(self._stamp, stream.key, self._index(t))
+        return row if stream.kind == "raw" else codec.octets(row)
 
 
 def read_attributes(group: h5py.Group, path: Path) -> dict[str, Any]:

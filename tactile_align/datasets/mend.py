@@ -16,7 +16,15 @@ from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.layout import Layout
 from tactile_align.datasets.refs import EpisodeRef, locate, parse_ref
 from tactile_align.datasets.stream_faults import true_runs
-from tactile_align.datasets.streams import Found, frame_places, kind_of, length_fault, rate_ratio, state_array
+from tactile_align.datasets.streams import (
+    Found,
+    frame_of_raw,
+    frame_places,
+    kind_of,
+    length_fault,
+    rate_ratio,
+    state_array,
+)
 from tactile_align.datasets.writer import ABOUT_STORAGE, write_episode
 from tactile_align.errors import EpisodeError, Fault, InputError
 
@@ -218,7 +226,8 @@ class _Source:
         for row in range(start, end):
             frame = hdf5.read_row(data, row, self.path, key)
             if raw:
-                yield frame[..., ::-1] if swap else frame
+                pixels = frame_of_raw(frame, self.path, key, row)
+                yield pixels[..., ::-1] if swap else pixels
                 continue
             try:
                 yield codec.without_padding(codec.octets(frame))

@@ -1,5 +1,6 @@
 """Functions that build the image inputs and the model of a training config, and that load a trained run."""
 
+import logging
 import os
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tactile_align.calibration.rig import Rig
+from tactile_align.config.features import EncoderConfig
 from tactile_align.config.train import TrainConfig, load_config
 from tactile_align.errors import InputError
 from tactile_align.facts import parse
@@ -36,6 +38,8 @@ from tactile_align.policies.checkpoint import (
     weights_of,
 )
 
+logger = logging.getLogger(__name__)
+
 
 def views_of(config: TrainConfig) -> tuple[View, ...]:
     """Return the views of a config in the form that the model uses."""
@@ -51,7 +55,7 @@ def sensors_of(config: TrainConfig) -> tuple[str, ...]:
 def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
     """Return the inputs of the model of a config, with the image sizes of its encoders.
 
-    In pretraining, one encoder gets all images.
+    In pretraining, one encoder gets all images, and touches are a window only if its images are stacked.
 
     Raises:
         InputError: Two inputs have the same key.
@@ -72,8 +76,10 @@ def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
     if sensors := sensors_of(config):
         width, height = input_size_of(touch.model, touch.image_size)
         differs = config.features.touch_input == "difference"
+        windowed = config.pretrain is None or config.features.stacked_frames > 1
         for name in sensors:
-            inputs.append(Input(name, rig.sensor(name).stream, width, height, touch.fit, difference=differs))
+            entry = Input(name, rig.sensor(name).stream, width, height, touch.fit, difference=differs)
+            inputs.append(replace(entry, earlier=config.features.touch_earlier if windowed else ()))
     policy = config.policy.vision if config.train_policy else "none"
     if policy == "tower":
         size = input_size_of(vision.model, vision.image_size)
@@ -134,12 +140,17 @@ def check_weights(config: TrainConfig) -> None:
         load_checkpoint(initial_checkpoint(config.init))
     policy = config.policy if config.train_policy else None
     reads = policy is not None and (policy.vision == "tower" or policy.region_tokens or policy.touch_tokens)
-    if config.pretrain is not None and (own := getattr(config.features, config.pretrained_side)).pretrained != SCRATCH:
-        encoder_of(own)
-    if config.views and (config.hsa.weight > 0 or reads):
-        for encoder in dict.fromkeys((config.features.vision, config.features.touch)):
-            if encoder is not None and encoder.pretrained != SCRATCH:
-                encoder_of(encoder)
+    features, frames = config.features, config.features.stacked_frames
+    encoders: dict[tuple[EncoderConfig | None, int], None] = {}
+    if config.pretrain is not None:
+        encoders = {(getattr(features, config.pretrained_side), frames): None}
+    elif config.views and (config.hsa.weight > 0 or reads):
+        encoders = dict.fromkeys(((features.vision, 1), (features.touch, frames)))
+    for encoder, stacked in encoders:
+        if encoder is not None and encoder.pretrained != SCRATCH:
+            origin = encoder_of(encoder, frames=stacked).origin
+            if origin is not None:
+                logger.info(origin)
     if policy is not None and policy.vision == "resnet18" and policy.vision_weights not in (None, SCRATCH):
         read_resnet18_weights(str(policy.vision_weights))
 

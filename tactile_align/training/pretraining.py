@@ -46,7 +46,7 @@ class Pretraining(nn.Module):
         assert config.pretrain is not None
         self.config, self.sensors = config.pretrain, config.pretrain.sensors
         self.differences = config.features.touch_input == "difference"
-        self.tower = encoder_of(getattr(config.features, config.pretrained_side), fill)
+        self.tower = encoder_of(getattr(config.features, config.pretrained_side), fill, config.features.stacked_frames)
         c, width = config.pretrain, self.tower.width
         codebook = None if c.codebook is None else Codebook(width, c.codebook)
         self.objective = LeJEPA(width, c.projector_width, c.projector_dim, c.sigreg_weight, c.directions, codebook)

@@ -122,7 +122,7 @@ def save_towers(trainer: Trainer, out: Path) -> None:
         seen = trainer.data.episodes.seen
         origin = {"objective": trainer.model.objective.name, "steps": str(state["step"]), SEEN: seen.model_dump_json()}
         data = hashlib.sha256(" ".join(sorted(seen.trained)).encode()).hexdigest()
-        save_tower(out / "tower.safetensors", own, {**trainer.model.tower.origin, **origin, "data": data})
+        save_tower(out / "tower.safetensors", own, {**trainer.model.tower.header, **origin, "data": data})
         return
     if alignment is None or config.region == "opening":
         return

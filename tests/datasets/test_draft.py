@@ -112,7 +112,7 @@ def counts(file: h5py.File) -> None:
 def odd_frames(file: h5py.File) -> None:
     file["state"], file["actions"] = turning(8), turning(8)
     file["rgb/front"] = frames(1, T)
-    file["rgb/planar"], file["rgb/grey"] = frames(2, T).transpose(0, 3, 1, 2), frames(3, T)[..., 0]
+    file["rgb/whole"], file["rgb/alpha"] = frames(2, T).astype(np.int32), frames(3, T)[..., [0, 1, 2, 0]]
     file["rgb/front_depth"] = np.ones((T, 48, 64), np.uint16)
 
 

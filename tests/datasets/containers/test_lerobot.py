@@ -1,6 +1,7 @@
 """LeRobotDataset v3.0 out, v2.1 and v3.0 in."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from tactile_align.cli import run
 from tactile_align.datasets.containers.lerobot import export_lerobot, import_lerobot
 from tactile_align.datasets.containers.lerobot_parquet import INFO_PATH, STATS_PATH, read_info
+from tactile_align.datasets.containers.lerobot_video import VideoReader, VideoWriter
 from tactile_align.datasets.episodes import open_episode, write_episode
 from tactile_align.errors import InputError
 from tests.datasets.making import frames, parts
@@ -58,6 +60,62 @@ def test_out_and_in_again_keeps_joints_and_touches_exact(tmp_path: Path, cameras
                 for name in source.cameras:
                     error = np.abs(episode.image(name, t).astype(int) - source.image(name, t))
                     assert error.max() == 0 if cameras == "image" else error.mean() < 3
+
+
+@pytest.mark.parametrize(("touches", "group"), [("lossless", "tactile"), ("video", "images")])
+def test_the_command_states_what_the_storage_of_touches_costs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], touches: str, group: str
+) -> None:
+    source = write_episode(tmp_path / "in" / "episode_init_0.hdf5", **{**parts(), "images": {"top": frames(1)}}, fps=20)
+    command = ["convert", str(tmp_path / "in"), str(tmp_path / "out"), "--to", "lerobot", "--cameras", "image"]
+    assert run([*command, "--touches", touches, "--touch-group", group]) == 0
+    told = capsys.readouterr().err
+    assert f"observation.{group}.tactile1" in read_info(tmp_path / "out").features
+    with open_episode(source) as episode, open_episode(f"{tmp_path / 'out'}#episode_0") as copy:
+        assert copy.sensors == episode.sensors
+        pairs = [(episode.image("tactile1", t), copy.image("tactile1", t)) for t in range(len(episode))]
+    loss = max(float(np.mean((a.astype(float) - b) ** 2)) for a, b in pairs)
+    if touches == "lossless":
+        assert loss == 0 and "not kept" not in told
+    else:
+        assert (
+            f"not kept: tactile1 is encoded as video (every frame keeps at least {-10 * np.log10(loss / 255**2):.1f} dB"
+            in told
+        )
+    form = {"lossless": "video without loss", "video": "video with a loss"}[touches]
+    assert re.search(rf"tactile1 is stored as {form}: \d+ frames a CPU-second", told)
+    assert re.search(
+        r"top is stored as PNG: \d+ frames .*\n.*LeRobot up to 0.6.1 decodes the PNG of every row", told, re.DOTALL
+    )
+
+
+def test_a_storage_of_lerobot_is_refused_for_another_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_episode(tmp_path / "in" / "e.hdf5", **parts())
+    command = ["convert", str(tmp_path / "in"), str(tmp_path / "out"), "--to", "aloha", "--touch-group", "tactile"]
+    assert run(command) == 2
+    assert "--touch-group state how a LeRobotDataset stores frames; got --to aloha" in capsys.readouterr().err
+
+
+def test_a_lossless_video_keeps_frames_of_odd_size(tmp_path: Path) -> None:
+    given = frames(1, 4, 35, 43)
+    with pytest.raises(InputError, match=r"frames are 35x43, but a video with loss needs even sizes"):
+        VideoWriter(tmp_path / "a.mp4", 10, 35, 43)
+    video = VideoWriter(tmp_path / "b.mp4", 10, 35, 43, lossless=True)
+    for frame in given:
+        video.add(frame)
+    video.close()
+    reader = VideoReader(tmp_path / "b.mp4", 10)
+    assert all(np.array_equal(reader.frame(t), given[t]) for t in (3, 0, 2, 1))
+
+
+def test_a_video_whose_header_names_no_codec_is_refused_by_name(tmp_path: Path) -> None:
+    video = VideoWriter(tmp_path / "a.mp4", 10, 32, 16)
+    video.add(frames(1, 1, 32, 16)[0])
+    video.close()
+    data = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "b.mp4").write_bytes(data.replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
+    with pytest.raises(InputError, match=r"b\.mp4: cannot be decoded \(its header names no known codec\)"):
+        VideoReader(tmp_path / "b.mp4", 10)
 
 
 def test_the_files_are_those_of_version_three(tmp_path: Path) -> None:
