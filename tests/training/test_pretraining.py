@@ -16,7 +16,7 @@ from tactile_align.config.train import TrainConfig, config_text, load_config
 from tactile_align.features.encoder import encoder_of
 from tactile_align.features.tensor_files import header_of
 from tactile_align.moments.augment import _crop_gain_noise, with_two_crops
-from tactile_align.policies.build import make_model
+from tactile_align.policies.build import check_weights, make_model
 from tactile_align.policies.checkpoint import latest_checkpoint, load_checkpoint
 from tactile_align.policies.runtime import Policy
 from tactile_align.training.data import contact_share, load_data
@@ -245,3 +245,19 @@ def test_a_config_file_gets_the_defaults_of_pretraining_and_each_verb_wants_its_
     file.write_text('preset = "tiny"\n[[data]]\npath = "r"\n[pretrain]\nsensors = ["a"]\n')
     with pytest.raises(ValueError, match="Remove the key `preset`"):
         load_config(file)
+
+
+def test_a_window_of_stacked_touches_is_pretrained_and_read_back(regrasp_folder: Path, tmp_path: Path) -> None:
+    window = {"touch": TOWER, "touch_frames": 2, "touch_stride": 3}
+    config = pretraining(regrasp_folder, tmp_path / "run", features=window, steps=1)
+    out = train(config, progress=False)
+    assert header_of(out / "tower.safetensors")["frames"] == "2"
+    touch = config.features.touch.model_copy(update={"pretrained": str(out / "tower.safetensors")})
+    again = config.model_copy(update={"features": config.features.model_copy(update={"touch": touch})})
+    check_weights(again)
+    encoder = encoder_of(touch, frames=2)
+    assert encoder.tokens(torch.zeros(1, 32, 48, 6, dtype=torch.uint8)).shape == (1, 4, 6, 96)
+    # With attention over time, the encoder gets each image alone, and so it is pretrained on single images.
+    alone = pretraining(regrasp_folder, tmp_path / "alone", features={**window, "touch_time": "last"})
+    (entry,) = load_data(alone, progress=False).train.jobs[0].inputs
+    assert entry.earlier == ()
