@@ -6,7 +6,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-import h5py
 import numpy as np
 
 from tactile_align.datasets import codec, hdf5
@@ -44,7 +43,7 @@ def examine_episode(where: EpisodeRef | str | Path, layout: str | Path | None = 
     with open_file(path) as file:
         stamp = Stamp.of(path.resolve())
         ref, known, holder = locate(file, where, layout)
-        attributes = read_attributes(holder, path)
+        attributes = tree.attributes(holder, path)
         contents = find(holder, known, path)
         fps = _fps(attributes, known, path, contents)
     return Episode(ref, known, stamp, contents, attributes, fps), contents
@@ -266,32 +265,13 @@ class Episode:
         return row if stream.kind == "raw" else codec.octets(row)
 
 
-def read_attributes(group: h5py.Group, path: Path) -> dict[str, Any]:
-    """Return the attributes of an episode, scalars as plain Python values."""
-    with hdf5.reading(path, f"{group.name} (attributes)"):
-        attributes = dict(group.attrs)
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in attributes.items()}
-
-
 def _fps(attributes: dict[str, Any], layout: Layout, path: Path, contents: Found) -> float | None:
     stated = attributes.get("fps")
     if stated is None:
         return layout.fps
-    rate = _one_number(stated)
+    rate = tree.one_number(stated)
     if rate is not None and not 0 < rate < np.inf:
         text = f"has the attribute fps = {stated!r}; expected a positive number. Correct or remove the attribute"
         contents.faults.append(Fault("attribute", path, "", text))
         return None
     return rate
-
-
-def _one_number(stated: Any) -> float | None:
-    """Return the number in an attribute, also if it is text or an array of equal numbers; None if it is no number."""
-    values = np.asarray(stated)
-    if values.dtype.kind not in "fiuSUO":
-        return None
-    try:
-        numbers = np.unique(values.astype(np.float64))
-    except (TypeError, ValueError):
-        return None
-    return float(numbers[0]) if len(numbers) == 1 and not np.isnan(numbers[0]) else None

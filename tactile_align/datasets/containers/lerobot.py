@@ -1,5 +1,6 @@
 """Export of LeRobotDataset v3.0, and import of v2.1 and v3, without the package `lerobot` (extra `lerobot`)."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -7,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tactile_align.datasets import codec
+from tactile_align.datasets.containers import tree
 from tactile_align.datasets.containers.lerobot_parquet import (
     ACTION,
     COUNTERS,
@@ -33,6 +35,8 @@ from tactile_align.datasets.writer import ABOUT_STORAGE
 from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
 from tactile_align.files import building
+
+logger = logging.getLogger(__name__)
 
 Form = Literal["video", "lossless", "image"]
 TouchGroup = Literal["images", "tactile"]
@@ -62,7 +66,7 @@ def export_lerobot(
         fps: Frames per second; the rate of the episodes when None.
         cameras: Storage of camera frames. video: H.264 with a loss, which the result states. lossless: H.264 that keeps
             every pixel. image: PNG, which keeps every pixel; LeRobot up to 0.6.1 decodes the PNG of every row of an
-            action chunk, but one frame of a video.
+            action chunk, but one frame of a video. Where width or height is odd, video becomes lossless.
         touches: Storage of touches, as for `cameras`.
         touch_group: images: touches become `observation.images.NAME`. tactile: they become `observation.tactile.NAME`.
         task: Description of the task; the episode's attribute `task` when None.
@@ -91,7 +95,8 @@ def export_lerobot(
                     if shapes != width_height or own_rate != rate:
                         text = f"has streams {shapes} at {own_rate} fps, {refs[0]} has {width_height}"
                         raise InputError(f"{ref} {text} at {rate} fps; both must be equal. Export the two separately")
-                    _add(writer, episode, keys, task or str(episode.attributes.get("task", "not described")))
+                    stated = tree.one_text(episode.attributes.get("task"))
+                    _add(writer, episode, keys, task or stated or "not described")
                     if episode.depth:
                         lossy[f"depth ({', '.join(episode.depth)}) is left out, because no depth is exported"] = None
                     lossy.update(dict.fromkeys(_left_out(episode)))
@@ -174,6 +179,10 @@ def _features(
     for name, key in keys.items():
         width, height = episode.width_height(name)
         form = touches if name in episode.sensors else cameras
+        if form == "video" and (width % 2 or height % 2):
+            why = f"its frames are {width}x{height}, but a video with loss needs even sizes"
+            logger.warning(f"{name} is stored as a lossless video: {why}")
+            form = "lossless"
         feature: dict[str, Any] = {"dtype": "image" if form == "image" else "video", "shape": [height, width, 3]}
         feature["names"] = ["height", "width", "channels"]
         if form != "image":
@@ -210,7 +219,8 @@ def _left_out(episode: Episode) -> Iterator[str]:
     """Yield a sentence for each kind of content of an episode, except depth, that a LeRobotDataset cannot contain."""
     if episode.carried:
         yield f"{', '.join(episode.carried)} is left out"
-    own = {"task", *ABOUT_STORAGE, *(["fps"] if episode.fps is not None else [])}
+    own = {*ABOUT_STORAGE, *(["fps"] if episode.fps is not None else [])}
+    own |= set() if tree.one_text(episode.attributes.get("task")) is None else {"task"}
     usual = {name: np.asarray(value) for name, value in episode.layout.attributes.items()}
     others = [(name, value) for name, value in episode.attributes.items() if name not in own]
     if names := [name for name, value in others if name not in usual or not np.array_equal(usual[name], value)]:

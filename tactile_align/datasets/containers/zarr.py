@@ -457,9 +457,9 @@ def _is_store(path: Path, *state: int) -> bool:
 
 
 def marks(folder: Path) -> tuple[Path, ...]:
-    """Return files and folders whose change shows that the list of episodes in a store changed."""
-    ends = folder / "meta" / "episode_ends"
-    return tuple(path for path in (*(folder / mark for mark in MARKS), ends, ends / ".zarray") if path.exists())
+    """Return files and folders whose change shows that the list of episodes or the attributes of a store changed."""
+    ends, places = folder / "meta" / "episode_ends", [folder / name for name in (*MARKS, ".zattrs")]
+    return tuple(path for path in (*places, ends, ends / ".zarray") if path.exists())
 
 
 open_recording = ZarrRecording

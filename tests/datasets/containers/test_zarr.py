@@ -312,6 +312,15 @@ def test_a_chunk_that_is_written_again_changes_the_stamp_of_its_episode(tmp_path
     assert Stamp.of_episode(path, "episode_0") != before
 
 
+def test_a_corrected_attribute_is_read_while_the_store_is_open(tmp_path: Path) -> None:
+    path = zarr_store(tmp_path / "a.zarr", arrays(), ENDS, attributes={"fps": 20})
+    with open_episode(f"{path}#episode_0") as episode:
+        assert episode.fps == 20
+        (path / ".zattrs").write_text('{"fps": 30.0}')
+        with open_episode(f"{path}#episode_0") as again:
+            assert again.fps == 30
+
+
 def test_a_chunk_of_episode_ends_that_no_memory_holds_is_refused(tmp_path: Path) -> None:
     path = zarr_store(tmp_path / "a.zarr", arrays(), ENDS)
     meta = json.loads((path / "meta/episode_ends/.zarray").read_text())
