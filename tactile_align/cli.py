@@ -19,7 +19,19 @@ from tactile_align.errors import DivergedError, InputError, MissingExtra
 from tactile_align.verbs import FAILED, GOOD, UNUSABLE
 from tactile_align.verbs.calibration import board, calibrate, label, verify
 from tactile_align.verbs.data import convert, init, inspect, overlay, repair, simulate, trim
-from tactile_align.verbs.training import ablate, demo, doctor, evaluate, point, report, rollout, study, train, watch
+from tactile_align.verbs.training import (
+    ablate,
+    demo,
+    doctor,
+    evaluate,
+    point,
+    pretrain,
+    report,
+    rollout,
+    study,
+    train,
+    watch,
+)
 
 
 def _train_help(config: Positional[Path]) -> int:
@@ -27,11 +39,17 @@ def _train_help(config: Positional[Path]) -> int:
     return train([str(config)])
 
 
+def _pretrain_help(config: Positional[Path]) -> int:
+    """Train a touch encoder on touches alone, as a start for `train`. A flag overrides a field."""
+    return pretrain([str(config)])
+
+
 _ON_DATA = (simulate, inspect, init, trim, repair, convert)
 _ON_RIGS = (board, label, calibrate, verify, overlay)
 _ON_RUNS = (doctor, ablate, evaluate, point, rollout, study, report, watch, demo)
 VERBS: dict[str, Callable[..., int]] = {
     **{verb.__name__: verb for verb in (*_ON_DATA, *_ON_RIGS)},
+    "pretrain": _pretrain_help,
     "train": _train_help,
     **{verb.__name__: verb for verb in _ON_RUNS},
 }
@@ -66,9 +84,9 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _run_verb(words: Sequence[str]) -> int:
-    if words and words[0] == "train":
-        # The flags of `train` are the fields of its config, so the config file is read before the flags are parsed.
-        return train(words[1:])
+    if words and words[0] in ("train", "pretrain"):
+        # The flags are the fields of the config, so the config file is read before the flags are parsed.
+        return (train if words[0] == "train" else pretrain)(words[1:])
     parse = tyro.extras.subcommand_cli_from_dict
     return int(parse(VERBS, args=words, prog="tactile-align", description=DESCRIPTION, sort_subcommands=False))
 

@@ -36,7 +36,7 @@ def messages() -> Iterator[tuple[str, str]]:
 @cache
 def help_of(*words: str) -> str:
     with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
-        if words[0] == "train":
+        if words[0] in ("train", "pretrain"):
             default = TrainConfig.model_validate(
                 {"data": [{"path": "a", "rig": "b"}], "hsa": {"weight": 0}, "policy": {"vision": "none"}}
             )
@@ -48,7 +48,7 @@ def help_of(*words: str) -> str:
 
 @cache
 def flags_of(verb: str) -> set[str]:
-    own = {"--resume", "--skip-damaged", "--help"} if verb == "train" else {"--help"}
+    own = {"--resume", "--skip-damaged", "--help"} if verb in ("train", "pretrain") else {"--help"}
     return own | {"--traceback", "--version"} | set(re.findall(r"--[a-z][a-z0-9._-]*", help_of(verb)))
 
 

@@ -116,6 +116,11 @@ class FeatureConfig(Strict):
         """Ages of the earlier images of the window, frames, increasing; empty without a window."""
         return tuple(self.touch_stride * i for i in range(1, self.touch_frames))
 
+    @property
+    def stacked_frames(self) -> int:
+        """Number of touch images that the touch encoder gets stacked as channels."""
+        return self.touch_frames if self.touch_time == "channels" else 1
+
     @model_validator(mode="after")
     def _window_fits(self) -> "FeatureConfig":
         if self.touch_frames == 1 and (self.touch_stride != 1 or self.touch_time != "channels"):

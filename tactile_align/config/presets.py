@@ -31,6 +31,15 @@ SMALL_ACT = {
     "latent_dim": 8,
 }
 """Options of a small ACT policy, for laptops."""
+PRETRAINING: dict[str, Any] = {
+    "train_policy": False,
+    "hsa": {"weight": 0.0},
+    "select_by": "last",
+    "optimiser": {"lr_tower": 5e-4, "lr_head": 5e-4, "weight_decay": 0.05, "clip_norm": 1.0, "warmup_steps": 100},
+    "steps": 1000,
+    "validate_every": 100,
+}
+"""Default values of a config with [pretrain]. The learning rate and the weight decay are those of LeJEPA."""
 PRESETS: dict[Preset, dict[str, Any]] = {
     # The three presets of the original implementation differ only in weight and temperature of the alignment loss.
     "conservative": {**_ORIGINAL, "hsa": {"weight": 0.5, "temperature": 0.07}},
@@ -65,7 +74,8 @@ def with_preset(data: Mapping[str, Any], source: str, head: str | None = None) -
     """Return the entries of a config merged with the entries of the preset that the key `preset` selects.
 
     Tables are merged key by key. If both the config and the preset have a key, the value of the config is used. With
-    policy.head = "flow" or "diffusion", the preset has Diffusion Policy's optimiser and no options of ACT.
+    policy.head = "flow" or "diffusion", the preset has Diffusion Policy's optimiser and no options of ACT. A config
+    with [pretrain] gets the entries of PRETRAINING in place of a preset.
 
     Args:
         data: The content of the config file.
@@ -73,9 +83,16 @@ def with_preset(data: Mapping[str, Any], source: str, head: str | None = None) -
         head: Action head that the entries get later, such as that of a study's row; None: the one that they state.
 
     Raises:
-        InputError: The preset does not exist. The message lists the existing presets.
+        InputError: The preset does not exist (the message lists the existing presets), or the config has [pretrain].
     """
     stated = {name: value for name, value in data.items() if name != "preset"}
+    if "pretrain" in data:
+        if "preset" in data:
+            raise InputError(
+                f"{source}: a preset is for a run that trains a policy; got preset = {data['preset']!r} with "
+                f"[pretrain]. Remove the key `preset`"
+            )
+        return _over(PRETRAINING, stated)
     if "preset" not in data:
         return stated
     name = data["preset"]

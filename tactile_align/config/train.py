@@ -11,6 +11,7 @@ from tactile_align.config.hsa import HSAConfig
 from tactile_align.config.pointer import PointerOptions
 from tactile_align.config.policy import PolicyConfig
 from tactile_align.config.presets import with_preset
+from tactile_align.config.pretrain import PretrainConfig
 from tactile_align.config.renamed import refuse_renamed
 from tactile_align.errors import FactError, InputError
 from tactile_align.facts import Strict, parse, toml_text
@@ -120,6 +121,8 @@ class LogConfig(Strict):
     spike or training waits for data."""
 
 
+UNREAD_BY_PRETRAINING = ("init", "policy", "pointer", "augment", "alignment", "region", "patience")
+"""Entries of a config that must keep their default values with [pretrain], which ignores them."""
 Selection = Literal["auto", "action", "retrieval", "hsa", "last"]
 
 
@@ -145,6 +148,9 @@ class TrainConfig(Strict):
     """Contact pointer: predicts where a sensor will touch next. None: no pointer."""
     train_policy: bool = True
     """Train the policy. False: train only the encoders, with the alignment loss."""
+    pretrain: PretrainConfig | None = None
+    """Train only the touch encoder, self-supervised, with `tactile-align pretrain`. None: train a policy, or encoders
+    with the alignment loss."""
     region: Literal["box", "opening"] = "box"
     """Source of h_w, the feature that is compared with a touch. box: the camera image at the sensor's box. opening:
     only the opening of the gripper, as a baseline for retrieval."""
@@ -161,7 +167,8 @@ class TrainConfig(Strict):
     batch, so small batches make it too easy. `doctor` measures the largest batch that fits."""
     contact_share: Annotated[float, Field(ge=0, le=1)] | Literal["auto", "natural"] = "auto"
     """Fraction of each batch that is drawn from moments in contact. natural: all moments have the same probability.
-    auto: 0.5 if the alignment loss is on and fewer than half of the moments are in contact, otherwise natural."""
+    auto: 0.5 if the alignment loss is on and fewer than half of the moments are in contact, 0.9 with [pretrain],
+    otherwise natural."""
     steps: Annotated[int, Field(ge=1)] = 30000
     """Number of training steps."""
     held_out: Annotated[float, Field(gt=0)] = 0.1
@@ -211,6 +218,40 @@ class TrainConfig(Strict):
     choice."""
 
     @model_validator(mode="after")
+    def _pretrains_alone(self) -> "TrainConfig":
+        """Check that a config with [pretrain] sets no option that pretraining ignores."""
+        if self.pretrain is None:
+            return self
+        needed = {"train_policy": False, "select_by": "last"}
+        needed |= {name: type(self).model_fields[name].default for name in UNREAD_BY_PRETRAINING}
+        needed["hsa"] = HSAConfig(weight=0)
+        wrong = [name for name, value in needed.items() if getattr(self, name) != value]
+        wrong += ["optimiser.layer_decay"] if self.optimiser.layer_decay != 1 else []
+        if wrong:
+            raise InputError(
+                f"[pretrain] trains only an encoder, so these entries have no effect: {', '.join(wrong)}. Omit them in "
+                f"the config file (in Python: train_policy = False, hsa = HSAConfig(weight=0), select_by = 'last')"
+            )
+        if bool(self.views) != self.pretrain.regions:
+            raise InputError(
+                f"pretrain.regions = {str(self.pretrain.regions).lower()} with {len(self.views)} [[views]]: the images "
+                f"of views are trained on if regions = true, and are not read otherwise. Set regions = true and add "
+                f"[[views]], or remove both"
+            )
+        if self.pretrain.regions and self.features.stacked_frames > 1:
+            raise InputError(
+                f"pretrain.regions = true gives the encoder single images, but touch_frames = "
+                f"{self.features.touch_frames} stacks touches as channels. Set regions = false, or touch_frames = 1"
+            )
+        side, encoder = self.pretrained_side, getattr(self.features, self.pretrained_side)
+        if encoder.tune == "frozen":
+            raise InputError(
+                f"features.{side}.tune = 'frozen', but pretraining trains this encoder. Set tune = 'full', 'last' or "
+                f"'adapters'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _parts_fit(self) -> "TrainConfig":
         a, hsa, policy, accumulate = self.alignment, self.hsa, self.policy, self.optimiser.accumulate
         keys, cameras = [view.key for view in self.views], {view.camera for view in self.views}
@@ -219,7 +260,7 @@ class TrainConfig(Strict):
                 "the config has no [[views]] entry, but hsa.weight > 0 needs at least one view. Add a [[views]] "
                 "entry, or set hsa.weight = 0"
             )
-        if not self.train_policy and hsa.weight == 0 and self.pointer is None:
+        if not self.train_policy and hsa.weight == 0 and self.pointer is None and self.pretrain is None:
             raise InputError(
                 "the config switches off all losses: train_policy = false, hsa.weight = 0 and no [pointer]. Training "
                 "needs at least one loss. Set train_policy = true, set hsa.weight above 0, or add a [pointer] table"
@@ -341,6 +382,11 @@ class TrainConfig(Strict):
                 f"Add a view, or set hsa.camera_negative = false"
             )
         return self
+
+    @property
+    def pretrained_side(self) -> Literal["vision", "touch"]:
+        """Name of the encoder in `features` that encodes touches."""
+        return "vision" if self.features.touch is None else "touch"
 
     @property
     def scales_to_range(self) -> bool:

@@ -4,6 +4,7 @@ The weights are loaded by tag (open_clip's name of a set of pretrained weights),
 random.
 """
 
+import json
 import logging
 import math
 from contextlib import nullcontext
@@ -181,6 +182,12 @@ class Encoder(nn.Module):
         wanted, licence = len(self.fit.loaded) + len(self.fit.missing), form_of(self.config.model, None).licence
         head = f"{self.config.model}: {len(self.fit.loaded)} of {wanted} tensors loaded from {self.config.pretrained}, "
         return f"{head}{len(self.fit.left)} left there. Licence of the weights: {licence}\n{self.fit.text()}"
+
+    @property
+    def header(self) -> dict[str, str]:
+        """`facts`, and further properties that a reader of the weights needs, by name, as text."""
+        mean, std = (json.dumps(values.flatten().tolist()) for values in (self.mean, self.std))
+        return {**self.facts, "mean": mean, "std": std, "layers": json.dumps(list(self.config.layers))}
 
     def input_map(self, width: int, height: int) -> ImageMap:
         """Return the map from a width x height image, px, to the encoder's input, for images and boxes."""
@@ -413,6 +420,8 @@ def encoder_of(config: EncoderConfig, fill: bool = True, frames: int = 1) -> Enc
     encoder = Encoder(visual, *known.mean_and_std(visual, source), config, frames)
     if tower is not None:
         tower.load_into(encoder, encoder.facts)
+        if "objective" in tower.facts:
+            encoder.name = f"{config.model} (pretrained here: {tower.facts['objective']}, {tower.facts['steps']} steps)"
     if source is not None and fill:
         require_finite(encoder.state_dict(), source)
     return encoder

@@ -51,7 +51,7 @@ class Towers(nn.Module):
         self.vision = encoder_of(config.vision, fill)
         shared = config.touch is None
         frames = config.touch_frames
-        stacked = frames if config.touch_time == "channels" else 1
+        stacked = config.stacked_frames
         self.touch = self.vision if shared or config.touch is None else encoder_of(config.touch, fill, stacked)
         self.region_pooling = make_pooling(
             config.pooling, self.vision.width, config.dim, config.grid, self._margin, config.sigma_px

@@ -196,7 +196,8 @@ class MomentBatch(ObservationBatch):
     | noise | (B, latent_dim) or (B, S, C, A) float32 | normal random numbers: ACT's latent, or S noises of the action |
     | level | (B, S) float32 | uniform random numbers in 0..1 that choose a denoiser's noise levels |
     | order | (B,) float32 | random numbers by which touches are exchanged, for hsa.pairs = "permuted" |
-    | second_views | as `views` | another random augmentation of the same views, for hsa.pairs = "two_crops" |
+    | second_views | as `views` | another augmentation of the same views, for hsa.pairs = "two_crops" and [pretrain] |
+    | second_touches | as `touches` | another random augmentation of the same touches, for [pretrain] |
     | ahead | mapping from the key of a view | see `AheadBatch`; the views of the contact pointer |
 
     A policy draws `noise` and `level` itself where they are None.
@@ -212,6 +213,7 @@ class MomentBatch(ObservationBatch):
     level: Tensor | None = None
     order: Tensor | None = None
     second_views: Mapping[str, ViewBatch] = field(default_factory=dict)
+    second_touches: Mapping[str, TouchBatch] = field(default_factory=dict)
     ahead: Mapping[str, AheadBatch] = field(default_factory=dict)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tactile_align.calibration.rig import Rig
+from tactile_align.config.features import EncoderConfig
 from tactile_align.config.train import TrainConfig, load_config
 from tactile_align.errors import InputError
 from tactile_align.facts import parse
@@ -46,13 +47,23 @@ def views_of(config: TrainConfig) -> tuple[View, ...]:
     return tuple(View(v.key, v.camera, v.sensor, v.weight, v.zoom is not None) for v in config.views)
 
 
+def sensors_of(config: TrainConfig) -> tuple[str, ...]:
+    """Return the names of the touch sensors whose images the model of a config encodes."""
+    views = tuple(dict.fromkeys(view.sensor for view in config.views))
+    return views if config.pretrain is None else config.pretrain.sensors
+
+
 def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
     """Return the inputs of the model of a config, with the image sizes of its encoders.
+
+    In pretraining, one encoder gets all images, and touches are a window only if its images are stacked.
 
     Raises:
         InputError: Two inputs have the same key.
     """
     vision, touch = config.features.vision, config.features.touch or config.features.vision
+    if config.pretrain is not None:
+        vision = touch
     inputs = []
     if config.views:
         width, height = (side + 2 * config.augment.shift_px for side in input_size_of(vision.model, vision.image_size))
@@ -66,11 +77,13 @@ def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
             if (pointer := config.pointer) is not None and view.key in pointer.views:
                 entry = replace(entry, contacts=pointer.most, horizon=pointer.horizon, complete=pointer.complete)
             inputs.append(entry)
+    if sensors := sensors_of(config):
         width, height = input_size_of(touch.model, touch.image_size)
         differs = config.features.touch_input == "difference"
-        for name in dict.fromkeys(view.sensor for view in config.views):
+        windowed = config.pretrain is None or config.features.stacked_frames > 1
+        for name in sensors:
             entry = Input(name, rig.sensor(name).stream, width, height, touch.fit, difference=differs)
-            inputs.append(replace(entry, earlier=config.features.touch_earlier))
+            inputs.append(replace(entry, earlier=config.features.touch_earlier if windowed else ()))
     policy = config.policy.vision if config.train_policy else "none"
     if policy == "tower":
         size = input_size_of(vision.model, vision.image_size)
@@ -95,7 +108,16 @@ def make_model(config: TrainConfig, state_dim: int, action_dim: int, fill: bool 
         state_dim: Number of columns of qpos.
         action_dim: Number of columns of an action.
         fill: Whether to read pretrained weights; False is for models whose checkpoint is loaded right after.
+
+    Raises:
+        InputError: The config is that of a pretraining run, which has neither policy nor alignment.
     """
+    if config.pretrain is not None:
+        raise InputError(
+            f"{config.out}: a run with a policy or an alignment is needed; this is a pretraining run. See its results "
+            f"with tactile-align report, or train a run with features.touch.pretrained = "
+            f"'{config.out}/tower.safetensors'"
+        )
     torch.manual_seed(config.seed)
     return AlignedPolicy(
         policy=config.policy if config.train_policy else None,
@@ -137,12 +159,17 @@ def check_weights(config: TrainConfig) -> None:
         load_checkpoint(initial_checkpoint(config.init))
     policy = config.policy if config.train_policy else None
     reads = policy is not None and (policy.vision == "tower" or policy.region_tokens or policy.touch_tokens)
-    if config.views and (config.hsa.weight > 0 or reads or config.pointer is not None):
-        for encoder in dict.fromkeys((config.features.vision, config.features.touch)):
-            if encoder is not None and encoder.pretrained != SCRATCH:
-                origin = encoder_of(encoder).origin
-                if origin is not None:
-                    logger.info(origin)
+    features, frames = config.features, config.features.stacked_frames
+    encoders: dict[tuple[EncoderConfig | None, int], None] = {}
+    if config.pretrain is not None:
+        encoders = {(getattr(features, config.pretrained_side), frames): None}
+    elif config.views and (config.hsa.weight > 0 or reads or config.pointer is not None):
+        encoders = dict.fromkeys(((features.vision, 1), (features.touch, frames)))
+    for encoder, stacked in encoders:
+        if encoder is not None and encoder.pretrained != SCRATCH:
+            origin = encoder_of(encoder, frames=stacked).origin
+            if origin is not None:
+                logger.info(origin)
     if policy is not None and policy.vision == "resnet18" and policy.vision_weights not in (None, SCRATCH):
         read_resnet18_weights(str(policy.vision_weights))
 
@@ -209,6 +236,11 @@ def start_from(model: AlignedPolicy, config: TrainConfig) -> dict[str, list[str]
 
 def _require_like_encoders(theirs: TrainConfig, ours: TrainConfig, source: Path) -> None:
     """Check that the encoders of two runs compute equal tokens from equal weights."""
+    if theirs.pretrain is not None:
+        raise InputError(
+            f"init = '{ours.init}': this is a pretraining run, which has only a touch encoder. Omit init, and set "
+            f"features.touch.pretrained to its tower.safetensors"
+        )
     for side in ("vision", "touch"):
         a, b = (getattr(config.features, side) for config in (theirs, ours))
         if a is None or b is None or a.model.removesuffix(QUICK) != b.model.removesuffix(QUICK):

@@ -44,6 +44,8 @@ PARTS: dict[Part, str] = {"train": "training", "held_out": "held-out", "test": "
 """Parts into which the episodes are split, with the words for them."""
 FEWEST_CONTACTS = 8
 """Smallest number of contacts of held-out or test episodes on which results are meaningful."""
+IN_CONTACT = 0.9
+"""Fraction of a pretraining batch that is drawn from moments in contact, for contact_share = "auto"."""
 FIRST_ROWS = 64
 """Number of pairs of a view whose negatives are looked for."""
 
@@ -288,9 +290,14 @@ def run_beside(config: Path) -> Path | None:
 
 
 def contact_moments(moments: Moments, config: TrainConfig) -> np.ndarray:
-    """Return (N,) bool, in which of the N moments the sensor of at least one view is visible and in contact."""
+    """Return (N,) bool, in which of the N moments the sensor of at least one view is visible and in contact.
+
+    In pretraining, which needs no view: in which moments at least one of its sensors is in contact.
+    """
     pairs = np.zeros(len(moments), dtype=bool)
-    for view in views_of(config):
+    for sensor in () if config.pretrain is None else config.pretrain.sensors:
+        pairs |= moments.touches[sensor].contact
+    for view in views_of(config) if config.pretrain is None else ():
         pairs |= moments.views[view.key].visible & moments.touches[view.sensor].contact
     return pairs
 
@@ -322,6 +329,8 @@ def contact_share(contact: np.ndarray, config: TrainConfig) -> float | None:
         contact: (N,) bool, which of the N moments are in contact; see `contact_moments`.
         config: Training config.
     """
+    if config.contact_share == "auto" and config.pretrain is not None:
+        return IN_CONTACT if contact.any() and not contact.all() else None
     if config.contact_share == "auto":
         return 0.5 if config.hsa.weight > 0 and contact.mean() < 0.5 else None
     return None if config.contact_share == "natural" else config.contact_share
@@ -413,7 +422,8 @@ def with_initial_weights(config: TrainConfig, lists: EpisodeLists) -> EpisodeLis
     if config.init is not None:
         text = load_checkpoint(initial_checkpoint(config.init))["episodes"]
         sources[f"init = '{config.init}'"] = EpisodeLists.model_validate_json(text).seen
-    for side in ("vision", "touch") if config.views else ():
+    sides = ("vision", "touch") if config.views else ()
+    for side in sides if config.pretrain is None else (config.pretrained_side,):
         encoder = getattr(config.features, side)
         if encoder is not None and SEEN in (header := header_of(Path(encoder.pretrained))):
             sources[f"features.{side}.pretrained = '{encoder.pretrained}'"] = Seen.model_validate_json(header[SEEN])
@@ -536,7 +546,8 @@ def _missing_kind(contact: np.ndarray, config: TrainConfig) -> str:
 
 def _checked_rig(entry: DataConfig, config: TrainConfig) -> Rig:
     rig = load_rig(entry.rig_source)
-    if rig.verified is not None and rig.verified.verdict == "fail" and not config.unverified_rig:
+    boxes = config.pretrain is None or bool(config.views)
+    if boxes and rig.verified is not None and rig.verified.verdict == "fail" and not config.unverified_rig:
         raise InputError(
             f"{entry.rig_source}: this rig failed `verify` on {rig.verified.when}, so its boxes may be misplaced. "
             f"Calibrate the rig and verify it again, or set unverified_rig = true to train with it anyway"

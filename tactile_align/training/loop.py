@@ -1,4 +1,4 @@
-"""Offline training of ACT with the HSA alignment loss on recorded episodes, in one or several processes."""
+"""Offline training of a policy with the alignment loss, or of a touch encoder alone, in one or several processes."""
 
 import json
 import logging
@@ -41,6 +41,7 @@ from tactile_align.training.distributed import Group, joined
 from tactile_align.training.logs import Sinks, open_sinks, require_sinks, truncate_log
 from tactile_align.training.optimiser import RunningMean, averaged, make_optimiser
 from tactile_align.training.parameters import GRADIENT, parameter_table
+from tactile_align.training.pretraining import Model, Pretraining, make_pretraining
 from tactile_align.training.state import (
     Progress,
     has_checkpoint,
@@ -79,7 +80,7 @@ def train(
     progress: bool = True,
     processes: int = 1,
 ) -> Path:
-    """Train a policy and return the path of the run folder.
+    """Train a policy, or with [pretrain] a touch encoder alone, and return the path of the run folder.
 
     The folder contains config.toml, rig.toml with copies of the no-contact images that it names, statistics.json,
     episodes.json, environment.txt, parameters.json (numbers, learning rate and first gradient of each module),
@@ -189,6 +190,8 @@ def _run(
     config, data, group = trainer.config, trainer.data, trainer.group
     watch, checkpoints = Watch(config), Path(config.out) / "checkpoints"
     batches = iter(_loader(data, config, course.step, group))
+    if config.pretrain is not None and course.step == 0:
+        sinks.write({"kind": "validation", "step": 0, **validate(trainer.model, data.held_out, config, group.device)})
     for step in range(course.step, config.steps):
         began = time.perf_counter()
         batch = next(batches)
@@ -218,6 +221,7 @@ def _run(
             errors = errors_of(means, config, done)
             selected = measure if done > config.alignment.pretrain_steps else None
             error = None if selected is None else errors.get(selected)
+            error = error if config.pretrain is None else means["loss"]
             _report(watch.validation(means, error), done, sinks, config, group)
             for best in course.judge(errors, selected):
                 value = 1 - errors[best] if best == "retrieval" else errors[best]
@@ -252,10 +256,15 @@ def make_trainer(config: TrainConfig, data: Data, group: Group | None = None, fi
             `init`. False is for a run whose checkpoint is loaded right after.
     """
     group = group or Group(0, 1, torch.device("cpu"))
-    model = make_model(config, *data.train.state_width, fill=fill)
-    origins = start_from(model, config) if fill else {}
-    if fill:
-        set_pointer_rates(model, data.train)
+    model: Model
+    origins: dict[str, list[str]] = {}
+    if config.pretrain is not None:
+        model = make_pretraining(config, fill)
+    else:
+        model = make_model(config, *data.train.state_width, fill=fill)
+        origins = start_from(model, config) if fill else {}
+        if fill:
+            set_pointer_rates(model, data.train)
     for what, names in origins.items() if group.leads else ():
         logger.info(f"init {config.init}: {what} ({len(names)} tensors): {', '.join(names) or 'none'}")
     model.to(group.device)
@@ -263,9 +272,10 @@ def make_trainer(config: TrainConfig, data: Data, group: Group | None = None, fi
         _compile(model)
     optimiser, schedule = make_optimiser(model, config)
     mean = None if config.optimiser.ema is None else RunningMean(model, config.optimiser.ema)
-    # Only plain joint training gives every parameter a gradient at every step.
+    # Only plain joint training and pretraining give every parameter a gradient at every step.
     staged = config.alignment.mode != "joint" or config.alignment.final == 0
-    unused = staged or config.region == "opening" or config.hsa.weight == 0 or config.pointer is not None
+    plain = not staged and config.region == "box" and config.hsa.weight > 0 and config.pointer is None
+    unused = config.pretrain is None and not plain
     return Trainer(config, model, group.share(model, unused), optimiser, schedule, mean, group, data)
 
 
@@ -277,8 +287,10 @@ def build_model(config: TrainConfig, moments: Moments) -> AlignedPolicy:
     return model
 
 
-def _compile(model: AlignedPolicy) -> None:
+def _compile(model: Model) -> None:
     """Compile ACT and the towers in place; the loss is not compiled, because its checks need plain Python."""
+    if isinstance(model, Pretraining):
+        model.tower.tokens = torch.compile(model.tower.tokens)  # type: ignore[method-assign]
     if model.act is not None:
         model.act.compile()
     if model.alignment is not None:
@@ -310,7 +322,7 @@ def _report(checks: list[Check], step: int, sinks: Sinks, config: TrainConfig, g
 
 
 def _shown(record: dict[str, float]) -> dict[str, str]:
-    losses = ("loss", "l1", "kl", "hsa", "pointer")
+    losses = ("loss", "l1", "kl", "hsa", "pointer", "invariance", "sigreg")
     shown: dict[str, str] = {name: f"{record[name]:.3f}" for name in losses if name in record}
     if "denoise" in record:
         shown["denoise"] = f"{record['denoise']:.3f} (chance {record['denoise_chance']:.2f})"

@@ -12,18 +12,19 @@ from tactile_align.config.train import TrainConfig
 from tactile_align.errors import InputError
 from tactile_align.features.towers import Towers
 from tactile_align.policies.act import act_parameter_groups
-from tactile_align.policies.aligned import AlignedPolicy, Weights
+from tactile_align.policies.aligned import Weights
 from tactile_align.policies.checkpoint import load_tensors, weights_of
+from tactile_align.training.pretraining import Model
 
 Schedule = torch.optim.lr_scheduler.LambdaLR
 
 
-TOWER = re.compile(r"alignment\.towers\.(?:vision|touch)\.visual\.")
+TOWER = re.compile(r"(?:alignment\.towers\.(?:vision|touch)|tower)\.visual\.")
 BLOCK = re.compile(r"visual\.(?:transformer\.resblocks|trunk\.blocks)\.(\d+)\.")  # in open_clip, in timm
 DECAYED = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
 
 
-def make_optimiser(model: AlignedPolicy, config: TrainConfig) -> tuple[torch.optim.Optimizer, Schedule]:
+def make_optimiser(model: Model, config: TrainConfig) -> tuple[torch.optim.Optimizer, Schedule]:
     """Return an AdamW optimiser of all trainable parameters, and its schedule: a warm-up, then a cosine decay to zero.
 
     Each part of the model has its own learning rate: ACT, its ResNet, the towers, the temperature, the pointer, and all
@@ -109,12 +110,12 @@ class RunningMean:
     forgets the initial weights.
     """
 
-    def __init__(self, model: AlignedPolicy, decay: float) -> None:
+    def __init__(self, model: Model, decay: float) -> None:
         self.decay, self.updates = decay, 0
         self.tensors = {name: value.clone() for name, value in weights_of(model).items()}
 
     @torch.no_grad()
-    def update(self, model: AlignedPolicy) -> None:
+    def update(self, model: Model) -> None:
         """Update the average with the weights after a step; integer tensors are copied."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
@@ -139,7 +140,7 @@ class RunningMean:
 
 
 @contextmanager
-def averaged(model: AlignedPolicy, mean: RunningMean | None) -> Iterator[None]:
+def averaged(model: Model, mean: RunningMean | None) -> Iterator[None]:
     """Context in which the model has its averaged weights. With mean = None, the model keeps its own weights."""
     if mean is None:
         yield

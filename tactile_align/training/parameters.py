@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from tactile_align.checks import Table
-from tactile_align.policies.aligned import AlignedPolicy
 
 GRADIENT = "grad/"
 """Prefix of the names of gradient norms in the log."""
@@ -21,7 +20,7 @@ def module_of(name: str) -> str:
     return ".".join(parts[:3])
 
 
-def parts_of(model: AlignedPolicy) -> dict[str, list[tuple[str, nn.Parameter]]]:
+def parts_of(model: nn.Module) -> dict[str, list[tuple[str, nn.Parameter]]]:
     """Return the parameters by part, in the model's order, without the memory (`Memory`)."""
     found: dict[str, list[tuple[str, nn.Parameter]]] = {}
     for name, p in model.named_parameters():
@@ -31,7 +30,7 @@ def parts_of(model: AlignedPolicy) -> dict[str, list[tuple[str, nn.Parameter]]]:
     return found
 
 
-def parameter_table(model: AlignedPolicy, optimiser: torch.optim.Optimizer) -> Table:
+def parameter_table(model: nn.Module, optimiser: torch.optim.Optimizer) -> Table:
     """Return a table of the modules: the number of parameters, the number of trained ones, and the learning rates.
 
     The rates are those before warm-up and decay. A module has several rates if `layer_decay` gives its layers different
@@ -48,7 +47,7 @@ def parameter_table(model: AlignedPolicy, optimiser: torch.optim.Optimizer) -> T
 
 
 @torch.no_grad()
-def gradient_norms(model: AlignedPolicy) -> dict[str, Tensor]:
+def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
     """Return the norm of the gradient of each module with trained parameters, by grad/MODULE; 0 without a gradient."""
     norms = {}
     for part, named in parts_of(model).items():

@@ -1,5 +1,6 @@
 """Contents of a training checkpoint, and resuming from a checkpoint."""
 
+import hashlib
 import json
 import logging
 import math
@@ -31,6 +32,7 @@ from tactile_align.policies.checkpoint import (
     weights_of,
 )
 from tactile_align.training.data import PARTS, SEEN, Data, EpisodeLists, rig_file, stream_sizes
+from tactile_align.training.pretraining import Pretraining
 from tactile_align.training.step import Trainer
 
 logger = logging.getLogger(__name__)
@@ -109,9 +111,19 @@ def save_towers(trainer: Trainer, out: Path) -> None:
     """Write tower.safetensors, and touch_tower.safetensors if the touch encoder is separate, into the run folder.
 
     The weights are those selected by retrieval, or those of the last checkpoint if there are none. Nothing is written
-    for a run without image regions.
+    for a run without image regions. Of a pretraining run, tower.safetensors is the touch encoder after the last step,
+    and its header also states the objective, the steps and a hash of the training data.
     """
     alignment, config = trainer.model.alignment, trainer.config
+    if isinstance(trainer.model, Pretraining):
+        state = load_checkpoint(latest_checkpoint(out / "checkpoints"))
+        tensors = state["model"] if state["mean"] is None else state["mean"]["tensors"]
+        own = {n.removeprefix("tower."): value for n, value in tensors.items() if n.startswith("tower.")}
+        seen = trainer.data.episodes.seen
+        origin = {"objective": trainer.model.objective.name, "steps": str(state["step"]), SEEN: seen.model_dump_json()}
+        data = hashlib.sha256(" ".join(sorted(seen.trained)).encode()).hexdigest()
+        save_tower(out / "tower.safetensors", own, {**trainer.model.tower.header, **origin, "data": data})
+        return
     if alignment is None or config.region == "opening":
         return
     state = load_checkpoint(selected_checkpoint(out / "checkpoints", measure_of(config, "retrieval")))

@@ -11,11 +11,12 @@ from tactile_align.config.train import TrainConfig
 from tactile_align.errors import DivergedError
 from tactile_align.moments.augment import augment, with_second_views
 from tactile_align.moments.batch import MomentBatch
-from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.training.data import Data
 from tactile_align.training.distributed import Group
 from tactile_align.training.optimiser import RunningMean, Schedule, weights_at
 from tactile_align.training.parameters import gradient_norms
+from tactile_align.training.pretraining import SUMMED as PRETRAINED
+from tactile_align.training.pretraining import Model, Pretraining
 
 # Logged values of which each process computes only the part of its own rows.
 SUMMED = (
@@ -32,6 +33,7 @@ SUMMED = (
     "point",
     "targets/",
     "done_targets/",
+    *PRETRAINED,
 )
 MEANS = {
     "pairs/": ("hsa/", "chance/", "negatives/", "negatives_from/", "r1/", "bank_share/"),
@@ -57,7 +59,7 @@ class Trainer:
     """
 
     config: TrainConfig
-    model: AlignedPolicy
+    model: Model
     net: nn.Module
     optimiser: torch.optim.Optimizer
     schedule: Schedule
@@ -103,6 +105,8 @@ class Trainer:
             raise DivergedError(non_finite({"gradient_norm": norm}, batch, self.data, step))
         self.optimiser.step()
         self.schedule.step()
+        if isinstance(model, Pretraining):
+            model.objective.stepped()
         if alignment is not None:
             alignment.remember(seen)
         if self.mean is not None:
@@ -116,6 +120,8 @@ class Trainer:
         seed = step_seed(config.seed, step)
         torch.manual_seed(seed + group.rank)
         generator = torch.Generator().manual_seed(seed)
+        if isinstance(self.model, Pretraining):
+            return self.model.prepared(batch, generator, share)
         whole = augment(batch, config.augment, generator, share)
         if self.model.act is not None:
             drawn = self.model.act.random(len(batch) * group.world, generator)
@@ -147,6 +153,8 @@ class Trainer:
         action loss and the alignment loss. gradient_cosine/pointer-LOSS is that of the pointer's loss and the loss
         LOSS, on the vision encoder. A pair is missing if one of its losses has no gradient there.
         """
+        if isinstance(self.model, Pretraining):
+            return {}
         devices = [self.group.device] if self.group.device.type == "cuda" else []
         self._at_step(step)
         with torch.random.fork_rng(devices=devices), self._autocast():
@@ -208,7 +216,7 @@ def matmul_precision(tf32: bool, device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before[1]
 
 
-def combined(logs: list[dict[str, Tensor]], model: AlignedPolicy) -> dict[str, Tensor]:
+def combined(logs: list[dict[str, Tensor]], model: Model) -> dict[str, Tensor]:
     """Return the values to log of a step, by name: the sums of the values of its micro-batches."""
     if len(logs) == 1:
         return logs[0]
@@ -217,8 +225,10 @@ def combined(logs: list[dict[str, Tensor]], model: AlignedPolicy) -> dict[str, T
     return parts | {"loss": total_loss(parts, model)}
 
 
-def total_loss(parts: Mapping[str, Tensor], model: AlignedPolicy) -> Tensor:
+def total_loss(parts: Mapping[str, Tensor], model: Model) -> Tensor:
     """Return the total loss from the loss terms in `parts`, the values of a step by name."""
+    if isinstance(model, Pretraining):
+        return model.total(parts)
     total = torch.zeros(())
     if model.act is not None and model.act.loss_name in parts:
         total = model.act.total(parts)

@@ -22,6 +22,7 @@ from tactile_align.policies.build import views_of
 from tactile_align.policies.checkpoint import Measure
 from tactile_align.training.data import contact_moments, contact_share, contacts_of, count_contacts
 from tactile_align.training.optimiser import validation_weights
+from tactile_align.training.pretraining import Model, Pretraining, validate_pretraining
 from tactile_align.training.step import measured
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ R@1 is the share of queries for which the right candidate is the most similar.
 
 
 @torch.no_grad()
-def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device: torch.device) -> dict[str, float]:
+def validate(model: Model, moments: Moments, config: TrainConfig, device: torch.device) -> dict[str, float]:
     """Return the means of the logged training values over `validation_batches` fixed batches of held-out episodes.
 
     A mean over pairs is taken over the batches that have pairs, and is missing if there are none.
@@ -57,7 +58,15 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
     With hsa.pairs = "permuted", all pairs are true ones, so a loss and R@1 at chance show that the control taught
     nothing. With "two_crops", each region without augmentation is compared with a random augmentation of it, and
     `recall` and the values of SIDE `touch` are missing, because the loss trains no touch features.
+
+    With [pretrain], the values are those of `validate_pretraining`.
     """
+    devices = [device] if device.type == "cuda" else []
+    if isinstance(model, Pretraining):
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(0)
+            held_out = (moments.batch(indices).to(device) for indices in held_out_sampler(moments, config))
+            return validate_pretraining(model, held_out)
     model.eval()
     count = config.validation_batches
     sums: dict[str, float] = {}
@@ -67,7 +76,6 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
     two_crops = model.aligns and config.hsa.pairs == "two_crops"
     asked = {view.key: _Contacts(moments, view) for view in model.views if model.aligns and not two_crops}
     generator = torch.Generator().manual_seed(0)
-    devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
         for indices in held_out_sampler(moments, config):

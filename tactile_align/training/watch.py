@@ -11,10 +11,13 @@ from tactile_align.checks import Check, Limit, graded
 from tactile_align.config.train import TrainConfig
 from tactile_align.features.health import COLLAPSED_RANK, COLLAPSED_SPREAD
 from tactile_align.training.parameters import GRADIENT
+from tactile_align.training.pretraining import Z
 
 WINDOW = 10  # records
 PATIENCE = 0.2  # fraction of the training steps; a loss at chance is normal before
 LEARNT = 0.9  # training loss divided by chance, below which the training pairs are recognised
+NEAR_POINT = 0.95
+"""SIGReg of z, divided by that of features that all lie at 0, above which z collapsed. A random encoder has 0.7."""
 # fmt: off
 LIMITS = {
     "flat-at-chance": Limit("Alignment loss divided by chance", 0.97, math.inf, form=".2f",
@@ -43,6 +46,11 @@ LIMITS = {
             "nearly an argmax"),
     "gradient-conflict": Limit("Cosine between the gradients of action and alignment", -0.3, -math.inf, form=".2f",
         why="the two losses pull the encoders in opposite directions"),
+    "codebook-usage": Limit("Share of the codes of the codebook that occur", 0.05, -math.inf, form=".1%",
+        why="tokens that share a few codes carry hardly any information"),
+    "codebook-halved": Limit("Share of the codes that occur, divided by that of the validation pass before", 0.5,
+        -math.inf, form=".2f",
+        why="codes that no token uses any more are lost, unless they are replaced"),
     "validation-spike": Limit("Validation loss divided by the best so far", 1.5, math.inf, form=".1f",
         why="the run overfits or its learning rate is too high. The best weights are kept in checkpoints/"),
     "collapse": Limit("Rank and spread of the {} features of {}, divided by the collapse limits", 1.0, -math.inf,
@@ -75,6 +83,7 @@ class Watch:
         self._recent: deque[Mapping[str, float]] = deque(maxlen=WINDOW)
         self._cosines: deque[float] = deque(maxlen=3)
         self._best = self._lowest = float("inf")
+        self._usage: float | None = None
         self._expected = EXPECTED.get(config.hsa.pairs, ())
 
     def train(self, step: int, record: Mapping[str, float]) -> list[Check]:
@@ -103,6 +112,7 @@ class Watch:
             error: Error of the pass, by the measure that selects weights; None if no measure selects weights.
         """
         checks = [*self._collapse(record), *self._overfit(record), *_no_pairs("held_out", [record])]
+        checks += self._codes(record)
         if error is not None:
             checks += self._spike(error)
             self._best = min(self._best, error)
@@ -178,6 +188,7 @@ class Watch:
         norms = {name.removeprefix(GRADIENT): v for name, v in record.items() if name.startswith(GRADIENT)}
         pairs, lonely = (sum(v for n, v in record.items() if n.startswith(p)) for p in ("pairs/", "no_negative/"))
         aligns = record.get("hsa_weight", 0.0) > 0 and pairs > lonely and self.config.region == "box"
+        aligns |= self.config.pretrain is not None
         acts = {name for name in norms if name.startswith("act.") or name.endswith("_to_act")}
         if self.config.hsa.pairs == "two_crops":
             acts |= {name for name in norms if name.startswith("towers.touch.")}
@@ -233,16 +244,35 @@ class Watch:
     def _collapse(self, record: Mapping[str, float]) -> Iterator[Check]:
         if self.config.region == "opening":
             return  # features of a single number form a curve, which is expected of this baseline
-        advice = (
-            "hsa.kind = 'mse' pulls pairs together but pushes nothing apart. Set hsa.kind = 'hsa'"
-            if self.config.hsa.kind == "mse"
-            else "Lower optimiser.lr_tower and lr_head, raise the temperature, or raise batch_size for more negatives"
-        )
+        advice = "Lower optimiser.lr_tower and lr_head, raise the temperature, or raise batch_size for more negatives"
+        if self.config.hsa.kind == "mse":
+            advice = "hsa.kind = 'mse' pulls pairs together but pushes nothing apart. Set hsa.kind = 'hsa'"
+        if self.config.pretrain is not None:
+            weight = self.config.pretrain.sigreg_weight
+            advice = f"Set pretrain.sigreg_weight (now {weight:g}) to 0.05 or more, or lower lr_tower and lr_head"
         for name in (name.removeprefix("rank/") for name in record if name.startswith("rank/")):
             rank, spread = record[f"rank/{name}"], record[f"spread/{name}"]
-            share = float(np.min([rank / COLLAPSED_RANK, spread / COLLAPSED_SPREAD]))  # min() may drop a nan
+            shares = [rank / COLLAPSED_RANK, spread / COLLAPSED_SPREAD]
             measured = f"effective rank {rank:.2f}, spread {spread:.3f}"
+            if name == Z:  # features near one point can have many directions
+                near = record["sigreg"] / record["sigreg_point"]
+                shares.append((1 - near) / (1 - NEAR_POINT))
+                measured += f", SIGReg {near:.0%} of that of a point, standard deviation {record['std/z']:.3f}"
+            share = float(np.min(shares))  # min() may drop a nan
             yield graded(LIMITS, "collapse", share, *name.split("/", 1), measured=measured, advice=advice)
+
+    def _codes(self, record: Mapping[str, float]) -> Iterator[Check]:
+        if "usage" in record:
+            now, before = record["usage"], self._usage
+            self._usage = now
+            advice = (
+                "Set refresh_every = 0 and expire_below = 0 of pretrain.codebook, lower commitment, or use kind = 'fsq'"
+            )
+            measured = f"{now:.1%}, perplexity {record['perplexity']:.1%} of the codes"
+            yield graded(LIMITS, "codebook-usage", now, measured=measured, advice=advice)
+            if before:
+                measured = f"{now:.1%} after {before:.1%}"
+                yield graded(LIMITS, "codebook-halved", now / before, measured=measured, advice=advice)
 
     def _new(self, checks: list[Check]) -> list[Check]:
         known = self._reported

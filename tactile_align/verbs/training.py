@@ -22,8 +22,33 @@ tactile-align train CONFIG.toml --help lists all fields with their values in tha
 --traceback shows where an error was raised."""
 
 
+PRETRAIN_USAGE = """usage: tactile-align pretrain CONFIG.toml [--resume [--skip-damaged]] [--FIELD VALUE ...]
+
+Train a touch encoder on the touches of the training episodes alone, without labels, boxes or policy.
+CONFIG.toml has a table [pretrain]. The flags are those of `train`.
+The run folder gets tower.safetensors, which features.touch.pretrained of another config accepts."""
+
+
 def train(argv: Sequence[str]) -> int:
     """Train a policy (ACT, flow or diffusion) with the alignment loss HSA; exit status 1 if the run diverges."""
+    out = _trained("train", TRAIN_USAGE, argv)
+    if isinstance(out, Path):
+        print(f"run folder: {out}. Evaluate it with: tactile-align evaluate {out}")
+        return GOOD
+    return out
+
+
+def pretrain(argv: Sequence[str]) -> int:
+    """Train a touch encoder on touches alone; exit status 1 if the run diverges."""
+    out = _trained("pretrain", PRETRAIN_USAGE, argv)
+    if isinstance(out, Path):
+        print(f"run folder: {out}. Use its encoder with: features.touch.pretrained = '{out / 'tower.safetensors'}'")
+        return GOOD
+    return out
+
+
+def _trained(verb: Literal["train", "pretrain"], usage: str, argv: Sequence[str]) -> Path | int:
+    """Train as the words after `verb` state; return the run folder, or the exit status if only help was printed."""
     from tactile_align.config.train import TrainConfig, load_config
     from tactile_align.errors import InputError
     from tactile_align.files import read_toml
@@ -32,9 +57,15 @@ def train(argv: Sequence[str]) -> int:
     own = ("--resume", "--skip-damaged")
     rest = [word for word in argv if word not in own]
     if not rest or rest[0] in ("-h", "--help"):
-        print(TRAIN_USAGE)
+        print(usage)
         return GOOD if rest else UNUSABLE
     default = load_config(rest[0])
+    if (default.pretrain is not None) != (verb == "pretrain"):
+        has, right = ("a", "pretrain") if verb == "train" else ("no", "train")
+        raise InputError(
+            f"{rest[0]}: tactile-align {verb} trains {'a policy' if verb == 'train' else 'an encoder alone'}, but the "
+            f"file has {has} table [pretrain]. Run tactile-align {right} {rest[0]}, or change the file"
+        )
     heads = [word for word in rest[1:] if word.partition("=")[0] == "--policy.head"]
     if heads and "preset" in read_toml(Path(rest[0])):
         raise InputError(
@@ -42,12 +73,10 @@ def train(argv: Sequence[str]) -> int:
             f"policy.head in the file, whose preset depends on it"
         )
     # Fields of a table that may be missing, such as [pointer], are flags if the file has the table.
-    named, flat = "tactile-align train CONFIG", (AvoidSubcommands,)
+    named, flat = f"tactile-align {verb} CONFIG", (AvoidSubcommands,)
     config = tyro.cli(TrainConfig, default=default, args=rest[1:], prog=named, config=flat)
     resume, skip_damaged = (word in argv for word in own)
-    out = run_training(config, resume=resume, skip_damaged=skip_damaged)
-    print(f"run folder: {out}. Evaluate it with: tactile-align evaluate {out}")
-    return GOOD
+    return run_training(config, resume=resume, skip_damaged=skip_damaged)
 
 
 def evaluate(
@@ -222,18 +251,23 @@ def doctor(
     return show(diagnose(chosen, data=data, progress=True), as_json, everything)
 
 
-def ablate(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1) -> int:
+def ablate(
+    config: Positional[Path], steps: int = 300, as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1
+) -> int:
     """Start from a plain policy, add the parts of a config one by one, and report the first part that fails a check.
+
+    With [pretrain], the parts are those of the objective, and each is trained for some steps.
 
     Args:
         config: Training config (TOML).
+        steps: Number of training steps of each part of a config with [pretrain].
         as_json: Print the result as JSON.
         processes: Number of processes that prepare episodes.
     """
     from tactile_align.config.train import load_config
     from tactile_align.diagnostics.doctor.diagnose import ablate as rebuild
 
-    return show(rebuild(load_config(config), processes=processes), as_json)
+    return show(rebuild(load_config(config), steps=steps, processes=processes), as_json)
 
 
 def study(

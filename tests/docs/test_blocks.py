@@ -12,6 +12,7 @@ import tyro
 
 from tactile_align.calibration.rig import Rig
 from tactile_align.cli import VERBS, run
+from tactile_align.config.presets import with_preset
 from tactile_align.config.study import StudyConfig
 from tactile_align.config.train import TrainConfig
 from tactile_align.datasets.layout import Layout, State
@@ -28,14 +29,14 @@ def help_text(command: list[str]) -> str:
     """Return what --help says about a command: of `train`, what the config's fields are."""
     verb, said = command[0], io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        if verb == "train":
+        if verb in ("train", "pretrain"):
             default = TrainConfig.model_validate(
                 {"data": [{"path": "x", "rig": "y"}], "hsa": {"weight": 0.0}, "policy": {"vision": "none"}}
             )
             tyro.cli(TrainConfig, default=default, args=["--help"])
         else:
             tyro.cli(VERBS[verb], args=["--help"])
-    return said.getvalue() + (" --resume " if verb == "train" else "")
+    return said.getvalue() + (" --resume " if verb in ("train", "pretrain") else "")
 
 
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -76,8 +77,8 @@ def test_a_toml_block_is_accepted_by_what_reads_it(block: Block) -> None:
     data = tomllib.loads(block.text)
     if "rows" in data:
         parse(StudyConfig, {**data, "name": "page"}, block.name)
-    elif "views" in data:
-        parse(TrainConfig, data, block.name)
+    elif "views" in data or "pretrain" in data:
+        parse(TrainConfig, with_preset(data, block.name), block.name)
     elif "arms" in data:
         parse(Rig, data, block.name)
     elif "side_m" in data:

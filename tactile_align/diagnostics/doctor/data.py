@@ -18,6 +18,7 @@ from tactile_align.diagnostics.doctor.subject import Subject, sampler_of
 from tactile_align.evenly import evenly
 from tactile_align.geometry.images import ImageMap
 from tactile_align.losses.build import negatives_of
+from tactile_align.moments.batch import MomentBatch
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.inputs import Input, input_image, window
 from tactile_align.moments.normalisation import Statistics
@@ -78,8 +79,13 @@ def box_jitter(subject: Subject) -> Iterator[Check]:
 
 
 def streams(subject: Subject) -> Iterator[Check]:
+    """Yield the checks of `stream_checks` for moments in contact, spread over the episodes."""
+    yield from stream_checks(subject.wide)
+
+
+def stream_checks(batch: MomentBatch) -> Iterator[Check]:
     """Yield checks of each image stream: change from moment to moment, repeated frames, and brightness."""
-    for name, images in subject.wide.images().items():
+    for name, images in batch.images().items():
         values = images.float()
         unique, mean = len({bytes(image.numpy().tobytes()) for image in images}), float(values.mean())
         yield judged("stream-change", float(values.std(dim=0).mean()), name)

@@ -17,6 +17,7 @@ from tactile_align.diagnostics.doctor.learning import learning_checks
 from tactile_align.diagnostics.doctor.limits import folded, stated
 from tactile_align.diagnostics.doctor.memory import largest_batch
 from tactile_align.diagnostics.doctor.model import model_checks, parameters
+from tactile_align.diagnostics.doctor.pretraining import breaks, grown_objective, pretraining_checks
 from tactile_align.diagnostics.doctor.subject import examine
 from tactile_align.errors import InputError
 from tactile_align.policies.aligned import AlignedPolicy
@@ -50,8 +51,8 @@ def diagnose(
         config: Training config.
         data: Data already loaded for this config; None loads the data.
         model: Network to check, for example a trained one, which is not changed. None: a new network of the config.
-        parts: Parts to check. data: the data and pairs. model: the model before any step. learning: a few training
-            steps. memory: the largest batch that fits, on the run's device.
+        parts: Parts to check; of a pretraining run, all. data: the data and pairs. model: the model before any step.
+            learning: a few training steps. memory: the largest batch that fits, on the run's device.
         progress: Show the progress on stderr: a bar while episodes are prepared, then a line for each part.
         processes: Number of processes that prepare episodes.
 
@@ -65,6 +66,9 @@ def diagnose(
             f"with hsa.pairs = 'true', then train the control"
         )
     data = data or load_data(config, processes, progress)
+    if config.pretrain is not None:
+        with torch.random.fork_rng(devices=[]):
+            return Report("doctor", f"pretraining run {config.out}", tuple(pretraining_checks(config, data)))
     network = build_model(config, data.train) if model is None else copy.deepcopy(model)
 
     def wanted(part: Part) -> bool:
@@ -91,13 +95,18 @@ def diagnose(
     return Report("doctor", f"training run {config.out}", tuple(folded(checks)), tables)
 
 
-def ablate(config: TrainConfig, *, data: Data | None = None, progress: bool = False, processes: int = 1) -> Report:
+def ablate(
+    config: TrainConfig, *, steps: int = 300, data: Data | None = None, progress: bool = False, processes: int = 1
+) -> Report:
     """Return a report on a config that is rebuilt step by step, starting from the plain policy.
 
-    Each step adds one field of the config, then checks the model and a few training steps.
+    Each step adds one field of the config, then checks the model and a few training steps. A config with [pretrain] is
+    rebuilt from its objective without a codebook, and each step is a run of its own in a temporary folder, which fails
+    with the findings of its watch.
 
     Args:
         config: The complete training config.
+        steps: Number of training steps of each run of a config with [pretrain].
         data: Data already loaded for this config; None loads the data.
         progress: Show progress bars on stderr.
         processes: Number of processes that prepare episodes.
@@ -108,8 +117,12 @@ def ablate(config: TrainConfig, *, data: Data | None = None, progress: bool = Fa
     """
     data = data or load_data(config, processes, progress)
     checks: list[Check] = []
-    for field, value, part in grown(config):
-        failed = [c for c in diagnose(part, data=data, parts=["model", "learning"]).checks if c.status == "fail"]
+    pieces = grown(config) if config.pretrain is None else grown_objective(config)
+    for field, value, part in pieces:
+        if config.pretrain is not None:
+            failed = breaks(part, data, steps)
+        else:
+            failed = [c for c in diagnose(part, data=data, parts=["model", "learning"]).checks if c.status == "fail"]
         checks.append(
             Check(
                 id=f"addition/{field}",

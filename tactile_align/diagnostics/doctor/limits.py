@@ -209,6 +209,7 @@ STATED = {
     "rig-verified": "Rig of data entry {}",
     "pairs": "Pairs of the {} episodes",
     "encoder-weights": "Initial weights of the encoders",
+    "pushes-apart": "Part of the loss that keeps features apart",
     "largest-batch": "Largest batch whose training step fits",
     "padded-steps": "Steps that the action loss is averaged over",
     "self-checks": "Checks of the toolkit itself",

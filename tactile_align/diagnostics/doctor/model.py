@@ -44,7 +44,7 @@ def towers_of(model: AlignedPolicy) -> dict[str, nn.Module]:
 
 def model_checks(subject: Subject) -> Iterator[Check]:
     """Yield all checks of the model, in the order of the report."""
-    for checks in (weights, inputs, pairing, trainable, new_part_rates, gradients):
+    for checks in (weights, pushes_apart, inputs, pairing, trainable, new_part_rates, gradients):
         yield from checks(subject)
     for checks in (shared, validation, padding, outputs, denoiser, pointer.rate_and_outputs):
         yield from checks(subject)
@@ -63,6 +63,20 @@ def weights(subject: Subject) -> Iterator[Check]:
         why="an encoder with random initial weights needs thousands of pairs to learn useful features",
         advice="with few episodes, set pretrained to a tag. From scratch, use stem = 'conv' and lr_tower = 1e-3",
     )
+
+
+def pushes_apart(subject: Subject) -> Iterator[Check]:
+    """Yield the check that the alignment loss pushes the features of different moments apart."""
+    if subject.model.aligns:
+        kind = subject.config.hsa.kind
+        yield stated(
+            "pushes-apart",
+            "warn" if kind == "mse" else "pass",
+            f"hsa.kind = '{kind}'",
+            "negatives",
+            why="without negatives, the loss is smallest if all features are equal, so they collapse",
+            advice="set hsa.kind = 'hsa'; mse is only for debugging",
+        )
 
 
 def inputs(subject: Subject) -> Iterator[Check]:
@@ -358,6 +372,11 @@ def gradients(subject: Subject) -> Iterator[Check]:
         if own:
             rms[part] = float(torch.cat(arrived).norm()) / sum(map(len, arrived)) ** 0.5 if arrived else 0.0
     model.zero_grad(set_to_none=True)
+    yield from relative_gradients(rms)
+
+
+def relative_gradients(rms: dict[str, float]) -> Iterator[Check]:
+    """Yield checks of gradients by part, rms per element, relative to the median of those that are not 0."""
     middle = median([value for value in rms.values() if 0 < value < math.inf] or [0.0])
     for part, value in rms.items():
         decades = abs(math.log10(value / middle)) if 0 < value < math.inf else math.inf

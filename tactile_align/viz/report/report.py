@@ -102,7 +102,8 @@ def _training(run: Run) -> Iterator[Check]:
         status, measured = "info", f"has reached step {last} of {planned}"
     elif isinstance(planned, int) and last < planned:
         status, measured = "warn", f"stopped at step {last} of {planned}"
-        advice = "Resume it with: tactile-align train CONFIG --resume"
+        verb = "train" if run.config.get("pretrain") is None else "pretrain"
+        advice = f"Resume it with: tactile-align {verb} CONFIG --resume"
     yield Check("training", title, status, measured, last, "", f"{planned} steps" if planned else "", advice=advice)
     yield from _pairs(run)
     losses = zip(*reversed(run.series("validation", "loss")), strict=True)
@@ -143,7 +144,7 @@ def _episodes(run: Run) -> Iterator[Check]:
 
 def _views(run: Run) -> Iterator[Check]:
     views = run.summary.views if run.summary else {}
-    if not views:
+    if not views and run.config.get("pretrain") is None:
         advice = f"Measure it with: tactile-align evaluate {run.folder}"
         yield Check("retrieval", "Retrieval", "info", "not measured", advice=advice)
     for name, view in views.items():

@@ -1,0 +1,48 @@
+"""The doctor of a pretraining run passes a healthy config and names an objective that collapses."""
+
+from pathlib import Path
+
+import pytest
+
+from tactile_align.diagnostics.doctor.diagnose import ablate, diagnose
+from tactile_align.diagnostics.doctor.pretraining import grown_objective
+from tactile_align.training.data import load_data
+from tests.training.test_pretraining import pretraining
+
+
+@pytest.mark.parametrize(("weight", "status"), [(0.05, "pass"), (0.0, "fail")])
+def test_the_doctor_names_an_objective_without_sigreg(
+    regrasp_folder: Path, tmp_path: Path, weight: float, status: str
+) -> None:
+    pre = {"sensors": ["tactile1"], "sigreg_weight": weight}
+    config = pretraining(regrasp_folder, tmp_path / "run", pretrain=pre)
+    report = diagnose(config, data=load_data(config, progress=False))
+    found = {check.id: check for check in report.checks}
+    assert found["pushes-apart"].status == status, report.text()
+    assert report.exit_code == (status == "fail")
+    assert not any(check.status == "fail" for check in report.checks if check.id != "pushes-apart")
+    assert {"stream-change/tactile1", "one-batch-overfits", "gradient/objective.projector.0"} <= found.keys()
+
+
+def test_the_parts_of_an_objective_come_in_order_and_end_with_the_whole(tmp_path: Path) -> None:
+    codebook = {"size": 16, "refresh_every": 2, "expire_below": 1.0}
+    config = pretraining(tmp_path, tmp_path / "run", pretrain={"sensors": ["tactile1"], "codebook": codebook})
+    names, values, parts = zip(*grown_objective(config), strict=True)
+    assert names == (
+        "pretrain.sigreg_weight",
+        "pretrain.codebook",
+        "pretrain.codebook.refresh_every",
+        "pretrain.codebook.expire_below",
+    )
+    assert values == (0.05, "vq", 2, 1.0) and parts[0].pretrain.codebook is None and parts[-1] == config
+
+
+def test_the_part_that_breaks_a_pretraining_is_named(regrasp_folder: Path, tmp_path: Path) -> None:
+    pre = {"sensors": ["tactile1"], "sigreg_weight": 0.0, "codebook": {"size": 16}}
+    rates = {"lr_tower": 2e-3, "lr_head": 2e-3, "warmup_steps": 2, "weight_decay": 0.05}
+    config = pretraining(regrasp_folder, tmp_path / "run", pretrain=pre, optimiser=rates)
+    report = ablate(config, steps=12, data=load_data(config, progress=False))
+    (check,) = report.checks
+    assert (check.id, check.status) == ("addition/pretrain.sigreg_weight", "fail"), report.text()
+    assert "collapse/z/touch" in check.measured and "sigreg_weight (now 0)" in check.advice
+    assert not (tmp_path / "run").exists()
