@@ -3,7 +3,7 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
@@ -24,6 +24,7 @@ from tactile_align.datasets.refs import how_it_fits, locate, parse_ref
 from tactile_align.datasets.roles import array_lines
 from tactile_align.datasets.streams import Found, Stream, frame_places
 from tactile_align.errors import EpisodeError, Fault, InputError, printable
+from tactile_align.evenly import evenly
 from tactile_align.geometry.images import exif_orientation
 
 MOST_UNTAKEN = 8
@@ -130,12 +131,16 @@ class EpisodeFacts:
 
 @dataclass
 class Inspection:
-    """Result of `inspect_path`: the facts of each episode, and the faults and remarks that concern several episodes."""
+    """Result of `inspect_path`: the facts of each episode, and the faults and remarks that concern several episodes.
+
+    `listed` is the number of episodes that the path contains; `episodes` are those of them that were inspected.
+    """
 
     path: Path
     episodes: list[EpisodeFacts]
     faults: list[Fault] = field(default_factory=list)
     remarks: list[Check] = field(default_factory=list)
+    listed: int = 0
 
     @property
     def root(self) -> Path:
@@ -192,7 +197,8 @@ class Inspection:
         steps = [episode.steps for episode in self.episodes if episode.steps]
         layouts = Counter(episode.layout or "unknown" for episode in self.episodes).items()
         named = ", ".join(f"{count} {layout}" for layout, count in layouts)
-        measured = f"{len(self.episodes)} episodes, {sum(steps):,} steps ({named})"
+        among = f" of {self.listed:,}" if self.listed > len(self.episodes) else ""
+        measured = f"{len(self.episodes)}{among} episodes, {sum(steps):,} steps ({named})"
         if steps:
             measured += f"; steps per episode: {min(steps)} to {max(steps)}, median {int(np.median(steps))}"
         return Check("episodes", "Episodes", "info", measured, len(self.episodes))
@@ -236,16 +242,23 @@ ContactOf = Callable[[Episode, str, np.ndarray], Contact]
 
 
 def inspect_path(
-    path: str | Path, layout: str | Path | None = None, *, timing: bool = True, contact: ContactOf | None = None
+    path: str | Path,
+    layout: str | Path | None = None,
+    *,
+    most: int | None = None,
+    timing: bool = True,
+    contact: ContactOf | None = None,
 ) -> Inspection:
     """Return the inspection of an episode, a file with several episodes, "FILE#demo_3", or a folder.
 
     The start, end and size of every stored frame are checked. Camera frames are sampled and decoded; touches are all
-    decoded.
+    decoded. One episode at a time is in memory, of its touches a thumbnail of 3.6 kB per frame; of each episode its
+    facts are kept, and 8 bytes per row for the search for copies.
 
     Args:
         path: The episode, file or folder to inspect.
         layout: Name or file of a layout; recognised from the file when None.
+        most: Largest number of episodes to inspect, chosen evenly from the list of all; None: all.
         timing: Whether to measure how fast moments are read (half a second per episode, first three episodes).
         contact: Function with further evidence of contact, such as a rig; None: from the touches alone. If it raises an
             InputError, a remark contains the reason, and the touches alone are used.
@@ -255,18 +268,27 @@ def inspect_path(
     """
     alone = "#" in str(path) and not Path(path).exists()
     refs: tuple[EpisodeRef | str, ...] = (str(path),) if alone else list_episodes(path, layout)
-    inspection, usable = Inspection(Path(path), []), list[Episode]()
-    for number, ref in enumerate(refs):
-        inspection.episodes.append(_inspect(ref, layout, timing and number < 3, inspection, usable, contact))
+    inspection, usable = Inspection(Path(path), [], listed=len(refs)), list[tuple[EpisodeRef, str]]()
+    if most is not None:
+        refs = tuple(refs[i] for i in evenly(len(refs), most))
+
+    def states() -> Iterator[np.ndarray]:
+        for number, ref in enumerate(refs):
+            facts, episode = _inspect(ref, layout, timing and number < 3, inspection, contact)
+            inspection.episodes.append(facts)
+            if episode is not None:
+                usable.append((episode.ref, episode.layout.state.qpos[0]))
+                yield np.hstack([episode.qpos, episode.action])
+
+    found = copies(states())
     for place in dict.fromkeys(parse_ref(ref).path for ref in refs):
         if remark := geometry_remark(place):
             inspection.remarks.append(remark)
     _compare(inspection)
-    for copy in copies([np.hstack([episode.qpos, episode.action]) for episode in usable]):
-        first, second = usable[copy.first], usable[copy.second]
-        text = f"shares {copy.share:.0%} of its joints and actions with {place_below(inspection.root, str(first.ref))}"
+    for copy in found:
+        (first, _), (second, key) = usable[copy.first], usable[copy.second]
+        text = f"shares {copy.share:.0%} of its joints and actions with {place_below(inspection.root, str(first))}"
         text += f" and {copy.others - 1} more" if copy.others > 1 else ""
-        key = second.layout.state.qpos[0]
         inspection.faults.append(Fault("duplicate", second.path, key, f"{text}; keep only one of the two episodes"))
     return inspection
 
@@ -276,9 +298,9 @@ def _inspect(
     layout: str | Path | None,
     timing: bool,
     inspection: Inspection,
-    usable: list[Episode],
     contact: ContactOf | None,
-) -> EpisodeFacts:
+) -> tuple[EpisodeFacts, Episode | None]:
+    """Return the facts of an episode, and the episode if it has no fault that was found when it was opened."""
     result = EpisodeFacts(place_below(inspection.root, str(ref)))
     try:
         episode, examined = examine_episode(ref, layout)
@@ -287,7 +309,7 @@ def _inspect(
         if error.faults[0].kind == "layout" and not any(other.tree for other in inspection.episodes):
             with open_file(error.faults[0].file) as file:
                 result.tree = list(array_lines(file, error.faults[0].file))
-        return result
+        return result, None
     with episode:
         result.layout, result.title = episode.layout.name, episode.layout.title
         result.steps, result.fps = len(episode), episode.fps
@@ -302,7 +324,7 @@ def _inspect(
         if examined.faults:
             if layout is None and (against := _against(episode)):
                 result.title = f"perhaps {result.title} (against it: {against})"
-            return result
+            return result, None
         if half := stream_faults.second_arm(episode, result.untaken):
             result.remark("second-arm", "Joints of a second arm", *half)
         if episode.fps is None:
@@ -311,7 +333,6 @@ def _inspect(
                 "not recorded" if stated is None else printable(f"the attribute fps = {stated!r} is not one number")
             )
             result.remark("rate", "Rate", measured, "Give --fps to each command that needs the rate.", info=True)
-        usable.append(episode)
         what: Literal["qpos", "action"]
         for what in ("qpos", "action"):
             try:
@@ -321,7 +342,7 @@ def _inspect(
                 result.faults.append(Fault("columns", episode.path, key, f"does not fit the layout: {cause}"))
         if _look(episode, result, contact) and timing:
             result.items_a_second, result.slowest = _measure(episode)
-    return result
+    return result, episode
 
 
 def _columns(episode: Episode, what: Literal["qpos", "action"]) -> list[ColumnFacts]:
@@ -359,11 +380,17 @@ def _look(episode: Episode, result: EpisodeFacts, contact_of_stream: ContactOf |
     if result.faults:
         return False
     seen: dict[str, stream_faults.Look] = {}
+    touching: dict[str, Contact] = {}
     for name in names:
         try:
-            seen[name] = stream_faults.look_at(episode, name, every=1 if name in episode.sensors else None)
+            look = stream_faults.look_at(episode, name, every=1 if name in episode.sensors else None)
         except EpisodeError as error:
             result.faults.extend(error.faults)
+            continue
+        if name in episode.sensors:
+            touching[name] = _contact(episode, name, look.thumbs, result, contact_of_stream)
+            look = replace(look, thumbs=look.thumbs[:0].copy())  # those of every frame of several sensors are too many
+        seen[name] = look
     if result.faults:
         return False
     with open_file(episode.path) as file:
@@ -373,10 +400,10 @@ def _look(episode: Episode, result: EpisodeFacts, contact_of_stream: ContactOf |
         except EpisodeError as error:
             result.faults.extend(error.faults)
     for name, look in seen.items():
-        stream, touch, (same, size) = episode.stream(name), name in episode.sensors, stored[name]
+        stream, touch, (same, size) = episode.stream(name), name in touching, stored[name]
         share, count, drift, evidence = None, None, None, None
         if touch:
-            contact = _contact(episode, name, look.thumbs.round().astype(np.uint8), result, contact_of_stream)
+            contact = touching[name]
             drift, evidence = round(contact.drift, 2), contact.evidence
             if contact.doubt:
                 advice = "Until then no frame of this sensor counts as contact, and no commanded opening is held."

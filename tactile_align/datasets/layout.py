@@ -280,6 +280,7 @@ def _read(name_or_path: str | Path) -> Layout:
     return parse(Layout, data, source)
 
 
+@lru_cache(maxsize=1)
 def all_layouts() -> tuple[Layout, ...]:
     """Return all shipped layouts, sorted by name."""
     return tuple(load_layout(name) for name in fact_names("datasets"))

@@ -53,6 +53,7 @@ def simulate(
 def inspect(
     path: Positional[Path],
     layout: str | None = None,
+    most: int | None = None,
     pictures: Path | None = None,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> int:
@@ -63,6 +64,7 @@ def inspect(
     Args:
         path: Episode file or folder.
         layout: Name or path of the episode layout; default: detect the layout.
+        most: Maximum number of episodes to inspect; they are spread evenly over the folder.
         pictures: Folder for one picture per touch stream: no-contact reference, score of each frame, and contacts.
         as_json: Print the result as JSON.
     """
@@ -80,7 +82,7 @@ def inspect(
             logger.info(f"wrote {write_contact_picture(pictures, name, result, touches)}")
         return result
 
-    inspection = inspect_path(path, layout, contact=contact)
+    inspection = inspect_path(path, layout, most=most, contact=contact)
     if as_json:
         return show(inspection.report, as_json)
     print(inspection.text())
