@@ -184,7 +184,8 @@ def _parts_in(folder: Path) -> list[Path]:
     """Return the partial files and folders in a folder of n files, as they were at most n / READ_PER_CALL calls ago."""
     parts, calls = _SEEN.get(folder, ([], 0))
     if calls == 0:
-        names = os.listdir(folder)
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries]
         parts = [folder / name for name in names if name.startswith(".") and re.search(r".\.[^.]*\.[^.]*\.part$", name)]
         calls = len(names) // READ_PER_CALL + 1
     if len(_SEEN) > MOST_SEEN:

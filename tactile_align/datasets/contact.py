@@ -30,7 +30,7 @@ WIDE = 5.0  # cells; brightness changes over longer distances are caused by the 
 MAX_BINS = 400  # largest number of moments at which the running reference is computed
 MAX_PAIRED = 600  # largest number of frames compared with each other; longer episodes use every second, third, ...
 MAX_CLUSTERS = 6  # largest number of clusters that are tried as the frames without contact
-KEPT = 2000  # frames whose local structure is kept; that of later frames is computed each time, which bounds the memory
+KEPT = 1000  # frames whose local structure is kept; that of later frames is computed each time, which bounds the memory
 BLOCK = 500  # frames that are compared with the reference at a time
 NEAR = 1.4  # frames of one cluster differ by less than this multiple of the noise
 
@@ -233,9 +233,9 @@ class ContactWatch:
 
 def _cells(touches: Iterable[np.ndarray], shape: tuple[int, ...] | None = None) -> np.ndarray:
     """Return touches resized to cells by area averaging, (T, h, w, 3) uint8."""
-    if isinstance(touches, np.ndarray) and touches.dtype == np.uint8 and shape is None and touches.ndim == 4:
-        if len(touches) and touches.shape[3] == 3 and max(touches.shape[1:3]) <= LONG_SIDE:
-            return touches  # thumbnails of a long episode, which a copy would hold twice
+    whole = isinstance(touches, np.ndarray) and shape is None and touches.dtype == np.uint8 and touches.ndim == 4
+    if whole and len(touches) and touches.shape[3] == 3 and max(touches.shape[1:3]) <= LONG_SIDE:
+        return touches  # a copy would hold the touches of a long episode twice
     rows: list[np.ndarray] = []
     first: tuple[int, ...] | None = None
     for row, frame in enumerate(touches):
@@ -261,8 +261,11 @@ def _local_structure(cells: np.ndarray) -> np.ndarray:
     The slow brightness changes over the gel, which the lamps cause, are removed; a contact is local. The average over
     neighbouring cells reduces the noise, but keeps a contact, because a contact covers a patch.
     """
-    frames = cells.astype(np.float32)
-    return np.stack([cv2.blur(frame - cv2.GaussianBlur(frame, (0, 0), WIDE), (3, 3)) for frame in frames])
+    fields = np.empty(cells.shape, np.float32)
+    for field, cell in zip(fields, cells, strict=True):
+        frame = cell.astype(np.float32)
+        field[:] = cv2.blur(frame - cv2.GaussianBlur(frame, (0, 0), WIDE), (3, 3))
+    return fields
 
 
 class _Fields:

@@ -35,6 +35,7 @@ from tactile_align.datasets.contents import (
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.refs import list_episodes
 from tactile_align.datasets.roles import FRAMES, Array, words
+from tactile_align.datasets.times import SECONDS, guessed_unit
 from tactile_align.errors import InputError, printable
 from tactile_align.facts import UNKNOWN, fact_names, toml_line, unknown_keys
 from tactile_align.files import write_text_atomically
@@ -47,8 +48,6 @@ FINGERS_M = (0.01, 0.3)
 """Range of the widest opening between two fingers, m."""
 MOST_OVER = 1.05
 """Largest ratio of a recorded width to the width at the limits of the URDF's fingers."""
-STEP_S = (0.004, 0.5)
-"""Range of the time between two rows, s."""
 CENTRED = 0.15
 """Largest distance of a principal point from the image's centre, as a share of the image, for which K may fit it."""
 THIRD_PERSON = 0.5
@@ -181,10 +180,10 @@ def _rate(contents: Contents) -> tuple[float | None, str]:
         if len(steps) < 2 or not np.all(steps > 0):
             continue
         step = float(np.median(steps))
-        unit = next((unit for unit in (1.0, 1e3, 1e9) if STEP_S[0] <= step / unit <= STEP_S[1]), None)
+        unit = guessed_unit(contents.values[array.key][:, 0])
         if unit is not None and np.abs(steps - step).max() < step:
-            name = {1.0: "s", 1e3: "ms", 1e9: "ns"}[unit]
-            return round(unit / step, 2), f"A guess: the median step of {array.key} is {step:.4g}, taken as {name}."
+            why = f"A guess: the median step of {array.key} is {step:.4g}, taken as {unit}."
+            return round(1 / (step * SECONDS[unit]), 2), why
     return None, "The recording does not state its rate. If you know it, write it here: fps = 30.0"
 
 

@@ -1,6 +1,7 @@
 """Episodes opened for reading. Frames are read one at a time and are always returned as RGB."""
 
 import hashlib
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -82,6 +83,8 @@ class Episode:
         qvel: (T, D) float64 joint velocities, None if not recorded. The qvel of X-Trainer recordings is a copy of qpos.
         fps: Frames per second, None when neither the file nor the layout states the rate as one number.
         attributes: Attributes of the episode.
+        times: (T,) times of the rows, s, if the layout states where they are; None otherwise.
+        apart_s: For each stream with times of its own, the largest time between a row and its frame, s.
     """
 
     def __init__(
@@ -101,6 +104,8 @@ class Episode:
         self._stamp = stamp
         self._depth, self._carried = contents.depth, contents.carried
         self._cameras, self._touches = contents.cameras, contents.touches
+        self.times, self.apart_s = contents.times, contents.apart_s
+        self._stored = contents.nearest
 
     def __len__(self) -> int:
         return len(self.qpos)
@@ -174,6 +179,18 @@ class Episode:
             keys = present(group, keys, self.layout, self.path)
             return tuple(key for key in keys for _ in range(1 if group[key].ndim == 1 else group[key].shape[1]))
 
+    def at_rows(self, rows: np.ndarray, fps: float | None) -> "Episode":
+        """Return an episode of some rows of this one, (n,) in any order, perhaps repeated; `fps` is its rate."""
+        other = copy(self)
+        other.qpos, other.action, other.fps = self.qpos[rows], self.action[rows], fps
+        other.qvel = None if self.qvel is None else self.qvel[rows]
+        other.times = None if self.times is None else self.times[rows]
+        whole = np.arange(len(self))
+        other._stored = {
+            name: self._stored.get(name, whole)[rows] for name in (*self._streams, *self.depth, *self.carried)
+        }
+        return other
+
     def width_height(self, name: str) -> tuple[int, int]:
         """Return (width, height), px, of the frames of the camera or touch sensor `name`."""
         stream = self.stream(name)
@@ -196,7 +213,7 @@ class Episode:
             IndexError: `t` is outside the episode.
             EpisodeError: The frame is damaged, or its size differs from that of the first frame.
         """
-        stream, row = self.stream(name), self._row(name, t)
+        stream, row, t = self.stream(name), self._row(name, t), self._index(t, name)
         if stream.kind == "raw":
             frame = row[..., ::-1] if stream.channels == "bgr" else row
             return np.ascontiguousarray(frame)
@@ -218,7 +235,7 @@ class Episode:
         stream = self.stream(name)
         if stream.kind == "raw":
             return None
-        row = self._row(name, t)
+        row, t = self._row(name, t), self._index(t, name)
         try:
             return row.tobytes() if padded else codec.without_padding(row)
         except ValueError as cause:
@@ -230,11 +247,11 @@ class Episode:
         if name not in self._depth:
             remedy = f"Use one of: {', '.join(self._depth)}" if self._depth else "It contains no depth; use image()"
             raise InputError(f"{self.ref} has no depth stream {name!r}. {remedy}")
-        return HANDLES.read_row(self._stamp, self._depth[name], self._index(t))
+        return HANDLES.read_row(self._stamp, self._depth[name], self._index(t, name))
 
     def carried_array(self, key: str) -> np.ndarray:
         """Return the array at the path `key`, one of `carried`; its first axis is the T rows of the episode."""
-        rows = [HANDLES.read_row(self._stamp, self._carried[key], t) for t in range(len(self))]
+        rows = [HANDLES.read_row(self._stamp, self._carried[key], self._index(t, key)) for t in range(len(self))]
         return np.stack(rows)
 
     def content_hash(self) -> str:
@@ -255,13 +272,14 @@ class Episode:
                 digest.update(self._row(name, t).tobytes())
         return digest.hexdigest()
 
-    def _index(self, t: int) -> int:
+    def _index(self, t: int, name: str) -> int:
+        """Return the stored row of a stream or carried array that belongs to row t of the episode."""
         if not 0 <= t < len(self):
             raise IndexError(f"{self.ref}: index {t} is not in 0 to {len(self) - 1}. Use an index in this range")
-        return int(t)
+        return int(self._stored[name][t]) if name in self._stored else int(t)
 
     def _row(self, name: str, t: int) -> np.ndarray:
-        return codec.octets(HANDLES.read_row(self._stamp, self.stream(name).key, self._index(t)))
+        return codec.octets(HANDLES.read_row(self._stamp, self.stream(name).key, self._index(t, name)))
 
 
 def read_attributes(group: h5py.Group, path: Path) -> dict[str, Any]:

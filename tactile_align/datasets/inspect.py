@@ -4,9 +4,11 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
+from sys import intern
 from typing import Literal
 
 import h5py
@@ -15,14 +17,16 @@ import numpy as np
 from tactile_align.checks import Check, Limit, Report, graded
 from tactile_align.datasets import codec, hdf5, stream_faults
 from tactile_align.datasets.contact import Contact, contact_of, contacts
+from tactile_align.datasets.containers import tree
 from tactile_align.datasets.containers.carried import geometry_remark
 from tactile_align.datasets.convert import untaken_streams
 from tactile_align.datasets.copies import copies
 from tactile_align.datasets.episodes import Episode, EpisodeRef, examine_episode, list_episodes
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.refs import how_it_fits, locate, parse_ref
-from tactile_align.datasets.roles import array_lines
+from tactile_align.datasets.roles import TIME_WORDS, array_lines, words
 from tactile_align.datasets.streams import Found, Stream, frame_places
+from tactile_align.datasets.times import GAP, Steps, why_no_times
 from tactile_align.errors import EpisodeError, Fault, InputError, printable
 from tactile_align.evenly import evenly
 from tactile_align.geometry.images import exif_orientation
@@ -44,10 +48,42 @@ LIMITS = {
         form=".0f",
         why="JPEG loses faint gel colours",
     ),
+    "time-gap": Limit(
+        "Longest step between the times {1} in {0}",
+        GAP,
+        inf,
+        " median steps",
+        form=".1f",
+        why="Rows are missing there, or were written late",
+    ),
+    "time-jitter": Limit(
+        "Distance of 95% of the steps between the times {1} in {0} from their median",
+        0.25,
+        inf,
+        form=".0%",
+        why="Rows at uneven times look like changes of speed",
+    ),
+    "time-rate": Limit(
+        "Difference of the rate of the times {1} from the recorded rate of {0}",
+        0.02,
+        inf,
+        form=".1%",
+        why="One of the two is wrong",
+    ),
+    "time-offset": Limit(
+        "Difference between the first times {1} and {2} in {0}",
+        2.5,
+        inf,
+        " median steps",
+        form=".1f",
+        why="Streams that begin at different times, or clocks that differ, pair rows of different moments",
+    ),
 }
+MOST_TIMES = 1_000_000
+"""Largest number of times that are read of one array."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StreamFacts:
     """Facts about the storage and the content of one camera or touch stream.
 
@@ -78,7 +114,7 @@ class StreamFacts:
     evidence: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ColumnFacts:
     """Facts about one column of qpos or action: its name and the range of its numbers as recorded.
 
@@ -265,7 +301,10 @@ def inspect_path(
 
     Raises:
         FileNotFoundError: The path does not exist, or the folder contains no episode.
+        InputError: `most` is less than 1.
     """
+    if most is not None and most < 1:
+        raise InputError(f"most must be at least 1; got {most}. Leave it out to inspect all episodes")
     alone = "#" in str(path) and not Path(path).exists()
     refs: tuple[EpisodeRef | str, ...] = (str(path),) if alone else list_episodes(path, layout)
     inspection, usable = Inspection(Path(path), [], listed=len(refs)), list[tuple[EpisodeRef, str]]()
@@ -294,11 +333,7 @@ def inspect_path(
 
 
 def _inspect(
-    ref: EpisodeRef | str,
-    layout: str | Path | None,
-    timing: bool,
-    inspection: Inspection,
-    contact: ContactOf | None,
+    ref: EpisodeRef | str, layout: str | Path | None, timing: bool, inspection: Inspection, contact: ContactOf | None
 ) -> tuple[EpisodeFacts, Episode | None]:
     """Return the facts of an episode, and the episode if it has no fault that was found when it was opened."""
     result = EpisodeFacts(place_below(inspection.root, str(ref)))
@@ -325,6 +360,7 @@ def _inspect(
             if layout is None and (against := _against(episode)):
                 result.title = f"perhaps {result.title} (against it: {against})"
             return result, None
+        _judge_times(episode, result)
         if half := stream_faults.second_arm(episode, result.untaken):
             result.remark("second-arm", "Joints of a second arm", *half)
         if episode.fps is None:
@@ -345,6 +381,57 @@ def _inspect(
     return result, episode
 
 
+def _judge_times(episode: Episode, result: EpisodeFacts) -> None:
+    """Add remarks on the recorded times of an episode, and the distances of frames that are aligned by time."""
+    usable: list[tuple[str, float, Steps]] = []
+    for key, values in _recorded_times(episode).items():
+        title = f"Times {key} in {result.name}"
+        if why := why_no_times(values):
+            advice = "Record seconds as float64, or count them from the start of the episode."
+            result.remark("no-times", title, f"cannot be used: {why}", advice, key)
+            continue
+        steps = Steps.of(values)
+        for kind, rows in (("equal to", steps.repeats), ("earlier than", steps.backwards)):
+            if rows:
+                measured = f"{len(rows)} of {len(values)} times are {kind} the time before, the first in row {rows[0]}"
+                result.remark("time-order", title, measured, "Find out whether the recorder repeats rows.", key)
+        row = f"{steps.longest:{LIMITS['time-gap'].form}}{LIMITS['time-gap'].unit}, after row {steps.longest_row}"
+        _judge(
+            result, "time-gap", steps.longest, key, "Trim the episode, or find what stops the recorder.", measured=row
+        )
+        _judge(result, "time-jitter", steps.jitter, key, "Resample with `tactile-align resample`.")
+        if steps.rate is not None and episode.fps is not None:
+            measured = f"{steps.rate:.4g} per second by the times, {episode.fps:g} fps recorded"
+            _judge(result, "time-rate", abs(steps.rate / episode.fps - 1), key, "Correct fps.", measured=measured)
+        usable.append((key, float(values[0]), steps))
+    for key, begin, _ in usable[1:]:
+        first, start, steps = usable[0]
+        offset = abs(begin - start) / steps.median
+        measured = f"{begin - start:+.6g} {steps.unit or ''}, {offset:.3g} median steps of {first}"
+        advice = "Record all streams by one clock. [times] of a layout aligns streams whose clocks agree."
+        _judge(result, "time-offset", offset, key, advice, first, measured=measured)
+    for name, apart in episode.apart_s.items():
+        measured = f"the frame of a row is the nearest in time, at most {1e3 * apart:.3g} ms away"
+        result.remark("aligned", f"Alignment of {name} in {result.name}", measured, "", name, info=True)
+
+
+def _recorded_times(episode: Episode) -> dict[str, np.ndarray]:
+    """Return the arrays of an episode that are called times, (n,) as stored, by their paths."""
+    found: dict[str, np.ndarray] = {}
+    with open_file(episode.path) as file:
+        _, layout, group = locate(file, episode.ref, None)
+        truth = tree.sound(group, "truth", episode.path)
+        seen = set() if truth is None else {tree.address(truth)}
+        for key, item in tree.below(group, episode.path, "", seen):
+            stated = (layout.times.rows, *layout.times.streams.values()) if layout.times else ()
+            named = key in stated or TIME_WORDS & set(words(key.rpartition("/")[2]))
+            flat = tree.is_array(item) and item.shape and item.shape[0] == item.size and item.dtype.kind in "fiu"
+            if named and flat and 2 < item.size <= MOST_TIMES:
+                with suppress(EpisodeError):  # damage in data that are never read is not a fault of the episode
+                    found[key] = tree.read_low_dim(item, episode.path, key).reshape(-1)
+    return found
+
+
 def _columns(episode: Episode, what: Literal["qpos", "action"]) -> list[ColumnFacts]:
     values: np.ndarray = getattr(episode, what)
     names, keys = episode.layout.labels(what, values.shape[1]), episode.column_keys(what)
@@ -354,7 +441,7 @@ def _columns(episode: Episode, what: Literal["qpos", "action"]) -> list[ColumnFa
             for i, (key, name) in enumerate(zip(keys, names, strict=True))
         )
     facts = zip(names, values.min(axis=0), values.max(axis=0), strict=True)
-    return [ColumnFacts(name, float(low), float(high), bool(high > low)) for name, low, high in facts]
+    return [ColumnFacts(intern(name), float(low), float(high), bool(high > low)) for name, low, high in facts]
 
 
 def _against(episode: Episode) -> str:
@@ -455,9 +542,11 @@ def _contact(
     return contact_of(touches)
 
 
-def _judge(result: EpisodeFacts, kind: str, value: float, name: str, advice: str) -> None:
+def _judge(
+    result: EpisodeFacts, kind: str, value: float, name: str, advice: str, *on: str, measured: str | None = None
+) -> None:
     """Add a remark if a value does not pass its limit."""
-    check = graded(LIMITS, kind, value, result.name, name, advice=advice)
+    check = graded(LIMITS, kind, value, result.name, name, *on, advice=advice, measured=measured)
     if check.status != "pass":
         result.remarks.append(check)
 

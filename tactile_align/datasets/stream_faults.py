@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -49,7 +50,7 @@ def look_at(episode: Episode, name: str, every: int | None = None) -> Look:
     thumbs = np.empty((len(at), THUMB[1], THUMB[0], 3), np.uint8)
     for thumb, t in zip(thumbs, at, strict=True):
         thumb[:] = cv2.resize(episode.image(name, int(t), at_least=THUMB), THUMB, interpolation=cv2.INTER_AREA)
-    motion = np.array([cv2.absdiff(a, b).mean() for a, b in zip(thumbs[:-1], thumbs[1:], strict=True)])
+    motion = np.array([cv2.absdiff(a, b).mean() for a, b in pairwise(thumbs)])
     frames = (thumb.astype(np.float32) for thumb in thumbs)
     texture = min(float(np.abs(frame - cv2.GaussianBlur(frame, (0, 0), 3)).mean()) for frame in frames)
     red, green, blue = thumbs.mean(axis=(0, 1, 2))

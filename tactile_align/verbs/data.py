@@ -238,6 +238,38 @@ def _copy_rig(rig: "Rig", out: Path, to: str, overwrite: bool) -> Iterator[str]:
         yield f"the rig: {place} exists and differs. To replace it, give --overwrite"
 
 
+def resample(
+    episode: Positional[str],
+    out: Path,
+    fps: float,
+    within_s: float | None = None,
+    to: str = "xtrainer",
+    layout: str | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Write an episode at another rate to a new file: for each new time the nearest row, and nothing interpolated.
+
+    Args:
+        episode: Episode file; FILE#NAME if the file holds several episodes.
+        out: File to write.
+        fps: Rows per second of the new file.
+        within_s: Largest time between a row and the time for which it is taken, s; default: half the time between two
+            new rows.
+        to: Layout of the new file.
+        layout: Name or path of the episode layout, which may state the times of the rows in [times]; default: detect
+            the layout.
+        overwrite: Replace an existing file.
+    """
+    from tactile_align.datasets.convert import resample_episode
+
+    options: dict[str, Any] = {"within_s": within_s, "to": to, "layout": layout, "overwrite": overwrite}
+    written = resample_episode(episode, out, fps=fps, **options)
+    for sentence in written.lossy:
+        logger.info(f"not kept: {sentence}")
+    print(out)
+    return GOOD
+
+
 def overlay(
     episode: Positional[str],
     rig: str | None = None,
