@@ -18,7 +18,7 @@ from tyro.conf import Positional
 from tactile_align.errors import DivergedError, InputError, MissingExtra
 from tactile_align.verbs import FAILED, GOOD, UNUSABLE
 from tactile_align.verbs.calibration import board, calibrate, label, verify
-from tactile_align.verbs.data import convert, init, inspect, overlay, repair, resample, simulate, trim
+from tactile_align.verbs.data import convert, init, inspect, overlay, repair, resample, rig_from, simulate, trim
 from tactile_align.verbs.training import ablate, demo, doctor, evaluate, report, rollout, study, train, watch
 
 
@@ -27,11 +27,11 @@ def _train_help(config: Positional[Path]) -> int:
     return train([str(config)])
 
 
-_ON_DATA = (simulate, inspect, init, trim, repair, resample, convert)
+_ON_DATA = (simulate, inspect, init, rig_from, trim, repair, resample, convert)
 _ON_RIGS = (board, label, calibrate, verify, overlay)
 _ON_RUNS = (doctor, ablate, evaluate, rollout, study, report, watch, demo)
 VERBS: dict[str, Callable[..., int]] = {
-    **{verb.__name__: verb for verb in (*_ON_DATA, *_ON_RIGS)},
+    **{verb.__name__.replace("_", "-"): verb for verb in (*_ON_DATA, *_ON_RIGS)},
     "train": _train_help,
     **{verb.__name__: verb for verb in _ON_RUNS},
 }

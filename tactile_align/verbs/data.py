@@ -116,6 +116,30 @@ def init(
     return GOOD
 
 
+def rig_from(
+    recording: Positional[Path], urdf: Path | None = None, out: Path | None = None, overwrite: bool = False
+) -> int:
+    """Draft rig.toml from the cameras that a recording describes: their K, sizes and poses.
+
+    Read are a rig that the recording carries, meta/cameras.json of a LeRobotDataset, camera_info of robomimic, and
+    camera_ego_pose of Open X-Tactile. A comment calls each guess a guess. What the recording does not contain is "?".
+
+    Args:
+        recording: Recording, or folder of recordings; the first episode is read.
+        urdf: URDF file of the arm, as for `init`.
+        out: Folder to write into; default: the folder of the recording, where other commands look for rig.toml.
+        overwrite: Replace an existing file.
+    """
+    from tactile_align.datasets.draft import draft_rig
+
+    folder = out or (recording if recording.is_dir() else recording.parent)
+    drafts = draft_rig(recording, folder, urdf)
+    for path in drafts.write(folder, overwrite):
+        keys = drafts.unknown[path.name]
+        print(f'{path}: still "?": {", ".join(keys)}' if keys else f"{path}: complete; read its guesses")
+    return GOOD
+
+
 def trim(
     episode: Positional[str],
     out: Path,
