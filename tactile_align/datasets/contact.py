@@ -233,9 +233,10 @@ class ContactWatch:
 
 def _cells(touches: Iterable[np.ndarray], shape: tuple[int, ...] | None = None) -> np.ndarray:
     """Return touches resized to cells by area averaging, (T, h, w, 3) uint8."""
-    whole = isinstance(touches, np.ndarray) and shape is None and touches.dtype == np.uint8 and touches.ndim == 4
-    if whole and len(touches) and touches.shape[3] == 3 and max(touches.shape[1:3]) <= LONG_SIDE:
-        return touches  # a copy would hold the touches of a long episode twice
+    if isinstance(touches, np.ndarray) and touches.dtype == np.uint8 and touches.ndim == 4 and shape is None:
+        small = touches.shape[3] == 3 and max(touches.shape[1:3]) <= LONG_SIDE
+        if small and len(touches):
+            return touches  # a copy would hold the touches of a long episode twice
     rows: list[np.ndarray] = []
     first: tuple[int, ...] | None = None
     for row, frame in enumerate(touches):

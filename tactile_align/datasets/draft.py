@@ -477,14 +477,13 @@ def _plain_words(name: str) -> tuple[str, ...]:
 def _put_lens(text: _Text, contents: Contents, name: str, camera: Array, found: FoundCamera | None) -> None:
     """Add width, height, K and distortion; the numbers in the file are taken if they fit the frames."""
     if found is not None and found.K is not None:
-        width, height = found.width or camera.width, found.height or camera.height
-        text.put("width", width)
-        text.put("height", height)
+        w, h, lens = found.width or camera.width, found.height or camera.height, dict(found.lens)
+        text.put("width", w)
+        text.put("height", h)
         text.put("K", found.K)
-        lens = dict(found.lens)
-        if (width, height) != (camera.width, camera.height):
+        if (w, h) != (camera.width, camera.height):
             lens.setdefault("image_map", UNKNOWN)
-            text.comment(f"image_map: steps from {width}x{height} to the stored {camera.width}x{camera.height}.")
+            text.comment(f"image_map: steps from {w}x{h} to the stored {camera.width}x{camera.height}.")
         for key, value in lens.items():
             text.put(key, value)
         return

@@ -212,12 +212,10 @@ def _sizes(env_args: Any, path: Path) -> dict[str, tuple[int, int]]:
     if env_args is None:
         return {}
     options = _json(env_args, f"{path}: the attribute env_args").get("env_kwargs")
-    stated = []
-    if isinstance(options, dict):
-        stated = [options.get(f"camera_{key}") for key in ("names", "widths", "heights")]
-    if not stated or not isinstance(stated[0], list):
+    stated = options if isinstance(options, dict) else {}
+    names, *sides = (stated.get(f"camera_{key}") for key in ("names", "widths", "heights"))
+    if not isinstance(names, list):
         return {}
-    names, *sides = stated
     widths, heights = ([side] * len(names) if isinstance(side, int) else side for side in sides)
     if not (isinstance(widths, list) and isinstance(heights, list)):
         return {}
