@@ -218,7 +218,7 @@ def _put_state(text: _Text, contents: Contents, state: StateColumns) -> None:
         text.put("qpos_names", state.names)
     text.put("action", [array.key for array in state.action] or UNKNOWN, state.others.get("action", ""))
     for array in (*state.qpos, *state.action):
-        if " float" not in array.shown:
+        if " float" not in array.shown and array.columns > 1:
             text.comment(f"{array.shown} is not floating-point, which the reader needs: write it again as float32.")
     if state.action:
         kinds, why = _kinds(contents, state)

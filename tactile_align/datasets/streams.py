@@ -258,8 +258,13 @@ def present(group: h5py.Group, keys: tuple[str, ...], layout: Layout, file: Path
 
 
 def _require_numbers(data: h5py.Dataset, file: Path, full: str) -> None:
-    if data.dtype.kind != "f":
-        text = f"has dtype {data.dtype}, expected floating-point numbers; write it again as float32 or float64"
+    # Several columns of whole numbers are probably radians that a recorder cut off; one is a gripper's counts.
+    counts = data.dtype.kind in "iu" and data.shape[1:] in ((), (1,))
+    if data.dtype.kind != "f" and not counts:
+        text = (
+            f"has dtype {data.dtype}, expected floating-point numbers (only a single column may hold whole numbers, "
+            "such as a gripper's counts); write it again as float32 or float64"
+        )
         raise hdf5.fault("dtype", file, full, text)
     if data.ndim not in (1, 2):
         raise hdf5.fault("shape", file, full, f"has shape {data.shape}, expected (steps, columns). Reshape it")

@@ -159,22 +159,28 @@ def _pairs(fits: Sequence[Explanation], to: Search, chains: tuple[Chain, ...]) -
     ]
     pairs: list[Explanation] = []
     together = to
+    place = {id(fit.changes[0]): i for i, fit in enumerate(fits)}
 
     def add(chosen: Iterable[tuple[Explanation, Explanation]]) -> Search:
         apart = [(*one.changes, *two.changes) for one, two in chosen if not _entangled(one, two)]
         found = [_fitted(changes, to, chains) for changes in apart]
         pairs.extend(pair for pair in found if pair is not None)
-        return _ranked(pairs, to)
+        # As for single changes, of two equally good ones the more common mistake comes first.
+        return _ranked(sorted(pairs, key=lambda pair: sum(place[id(change)] for change in pair.changes)), to)
+
+    def fewer(known: Explanation) -> list[Explanation]:
+        return [fit for fit in ranked if fit.parts == known.parts and len(fit.p[0]) < len(known.p[0])]
 
     # A pair with five parameters more cannot be as likely, so the search ends with the first that explains all views.
     for level in range(3):
         together = add(pair for pair in both if sum(len(one.p[0]) > 1 for one in pair) == level)
         if together.offered:
             break
-    # Fewer parameters may do.
-    for parts in [pair.parts for pair in together.offered if max(map(len, pair.p)) > 1]:
-        first, second = ([fit for fit in ranked if fit.parts == (part,)][:MOST_OF_PART] for part in parts)
-        together = add(product(first, second))
+    # Fewer parameters may do, also those of a change that alone fits badly.
+    for pair in [pair for pair in together.offered if max(map(len, pair.p)) > 1]:
+        first, second = ([fit for fit in ranked if fit.parts == (part,)][:MOST_OF_PART] for part in pair.parts)
+        one, two = (fits[place[id(change)]] for change in pair.changes)
+        together = add([*product(first, second), *product([one], fewer(two)), *product(fewer(one), [two])])
     return together
 
 

@@ -12,13 +12,13 @@ from tactile_align.verify.episode_checks import explained
 from tactile_align.verify.rig_changes import changes_of, labelled_views
 from tactile_align.verify.rig_search import Explanation, _entangled, search
 from tests.benchmarks.rig_search import judge
-from tests.verify.two_sensors import draw, right_rig, value_fault, write_urdf
+from tests.verify.two_sensors import draw, right_rig, write_urdf
 
 
 @pytest.mark.parametrize("kind", ["sensor 12 mm across", "half turn forgotten", "tip one link off"])
 def test_a_planted_mistake_is_named_first_with_its_value(kind: str, tmp_path: Path) -> None:
-    right, contradicted, text = judge(kind, 40, tmp_path)
-    assert right and not contradicted, text
+    verdict, contradicted, text = judge(kind, 40, tmp_path)
+    assert verdict == "right" and not contradicted, text
 
 
 @pytest.mark.parametrize("kind", ["right rig", "distortion forgotten"])
@@ -60,16 +60,14 @@ def test_every_fitted_change_is_the_change_that_is_written_into_the_rig(tmp_path
             np.testing.assert_allclose(moved, boxes, atol=1e-6, err_msg=f"{change.part}: {change.name}")
 
 
-def test_two_mistakes_are_named_together(tmp_path: Path) -> None:
-    rng = np.random.default_rng(5)
-    right = right_rig(write_urdf(tmp_path))
-    drawn = draw("half turn forgotten", right, rng)
-    K = np.array(right.cameras["scene"].K) * [[1.3, 1.3, 1.0], [1.3, 1.3, 1.0], [1.0, 1.0, 1.0]]
-    written = drawn.written.with_camera("scene", K=K.tolist())
-    (evidence,) = drawn.evidence
-    found = search(written, [replace(evidence, rig=written)])
-    assert found is not None and found.offered[0].parts == ("cameras.scene", "sensors.gel2")
-    assert not value_fault(found.offered[0].rig(written), drawn.true)
+# In the first pair, the focal length alone fits worse than a turned image. In the second, the arm's base fits as well
+# as the scene camera, which is the more common mistake.
+@pytest.mark.parametrize(
+    ("pair", "seed"), [("sensors exchanged + K x 1.3", 300), ("open_m doubled + scene camera moved", 301)]
+)
+def test_two_mistakes_are_named_together(pair: str, seed: int, tmp_path: Path) -> None:
+    verdict, contradicted, text = judge(pair, seed, tmp_path)
+    assert verdict == "right" and not contradicted, text
 
 
 @pytest.mark.parametrize(
@@ -89,7 +87,7 @@ def test_a_change_of_an_override_is_named_as_one(kind: str, place: str, tmp_path
     (evidence,) = drawn.evidence
     (check,) = explained(rig, [replace(evidence, rig=rig.for_episode("e"))])
     assert check.id == "one-change/override1" and check.value > 0.9
-    assert check.advice.startswith(f"One change explains all views: {place.format(drawn.part.partition('.')[2])}")
+    assert check.advice.startswith(f"One change explains all views: {place.format(drawn.parts[0].partition('.')[2])}")
 
 
 def test_labels_to_correct_in_one_camera_leave_the_rig_as_it_is(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A two-sensor rig of another arm, drawn boxes of it, and the nine mistakes of a rig file that `verify` must name.
+"""A two-sensor rig of another arm, drawn boxes of it, and nine mistakes of a rig file, alone and in pairs.
 
 The arm is a Franka Panda as URDF, from the published link offsets. Two facing sensors sit on a parallel gripper whose
 reading is the distance between its fingers, m; a camera is on the hand and another beside the table.
@@ -108,53 +108,54 @@ def turned(T: np.ndarray, rng: np.random.Generator, metres: float, radians: floa
     return pose(T[:3, :3] @ rotation_exp(radians * w), T[:3, 3] + metres * d)
 
 
-Case = tuple[Rig, Rig, str]
-"""True rig, rig as written, and the part of the rig file that must be named first."""
+Case = tuple[Rig, Rig, tuple[str, ...]]
+"""True rig, rig as written, and the parts of the rig file that must be named first, sorted."""
+Planted = Callable[[Rig, np.random.Generator], Case]
 
 
 def shifted(rig: Rig, rng: np.random.Generator, axis: int) -> Case:
     name = rng.choice(["gel1", "gel2"])
     place = np.array(rig.sensors[name].translation_m)
     place[axis] += 0.012 * rng.choice([-1, 1])
-    return rig, rig.with_sensor(name, translation_m=tuple(place)), f"sensors.{name}"
+    return rig, rig.with_sensor(name, translation_m=tuple(place)), (f"sensors.{name}",)
 
 
 def half_turn_forgotten(rig: Rig, rng: np.random.Generator) -> Case:
-    return rig, rig.with_sensor("gel2", quat_wxyz=rig.sensors["gel1"].quat_wxyz), "sensors.gel2"
+    return rig, rig.with_sensor("gel2", quat_wxyz=rig.sensors["gel1"].quat_wxyz), ("sensors.gel2",)
 
 
 def exchanged(rig: Rig, rng: np.random.Generator) -> Case:
     a, b = (rig.sensors[name].model_dump(include={"parent", "translation_m", "quat_wxyz"}) for name in rig.sensors)
-    return rig, rig.with_sensor("gel1", **b).with_sensor("gel2", **a), "sensors"
+    return rig, rig.with_sensor("gel1", **b).with_sensor("gel2", **a), ("sensors",)
 
 
 def opened(rig: Rig, rng: np.random.Generator) -> Case:
     law = rig.gripper("arm").law.model_dump() | {"open_m": 0.08}
-    return rig, rig.with_gripper("arm", law=law), "arms.arm.gripper"
+    return rig, rig.with_gripper("arm", law=law), ("arms.arm.gripper",)
 
 
 def scene_moved(rig: Rig, rng: np.random.Generator) -> Case:
     T = turned(rig.cameras["scene"].T_parent_this, rng, rng.uniform(0.03, 0.06), np.radians(rng.uniform(2, 5)))
-    return rig, rig.with_camera("scene", **keys_of(T)), "cameras.scene"
+    return rig, rig.with_camera("scene", **keys_of(T)), ("cameras.scene",)
 
 
 def zoomed(rig: Rig, rng: np.random.Generator) -> Case:
     name = rng.choice(["wrist", "scene"])
     K = np.array(rig.cameras[name].K)
     K[:2, :2] *= 1.3
-    return rig, rig.with_camera(name, K=K.tolist()), f"cameras.{name}"
+    return rig, rig.with_camera(name, K=K.tolist()), (f"cameras.{name}",)
 
 
 def other_tip(rig: Rig, rng: np.random.Generator) -> Case:
-    return rig, rig.with_arm("arm", tip=str(rng.choice(["link8", "tcp"]))), "arms.arm"
+    return rig, rig.with_arm("arm", tip=str(rng.choice(["link8", "tcp"]))), ("arms.arm",)
 
 
 def distorted(rig: Rig, rng: np.random.Generator) -> Case:
     lens = {"model": "brown", "distortion": (-0.056, 0.066, 0.0, 0.0004, -0.021)}
-    return rig.with_camera("wrist", **lens).with_camera("scene", **lens), rig, ""
+    return rig.with_camera("wrist", **lens).with_camera("scene", **lens), rig, ()
 
 
-KINDS: dict[str, Callable[[Rig, np.random.Generator], Case]] = {
+KINDS: dict[str, Planted] = {
     "sensor 12 mm along": lambda rig, rng: shifted(rig, rng, 2),
     "sensor 12 mm across": lambda rig, rng: shifted(rig, rng, int(rng.integers(2))),
     "open_m doubled": opened,
@@ -164,24 +165,48 @@ KINDS: dict[str, Callable[[Rig, np.random.Generator], Case]] = {
     "half turn forgotten": half_turn_forgotten,
     "tip one link off": other_tip,
     "distortion forgotten": distorted,
-    "right rig": lambda rig, rng: (rig, rig, ""),
+    "right rig": lambda rig, rng: (rig, rig, ()),
+}
+
+
+def together(first: str, second: str) -> Planted:
+    """Return a planted pair: the second mistake is made in the rig file that already has the first."""
+
+    def planted(rig: Rig, rng: np.random.Generator) -> Case:
+        true, once, parts = KINDS[first](rig, rng)
+        _, written, more = KINDS[second](once, rng)
+        return true, written, tuple(sorted({*parts, *more}))
+
+    return planted
+
+
+PAIRS: dict[str, Planted] = {
+    f"{first} + {second}": together(first, second)
+    for first, second in (
+        ("sensor 12 mm along", "K x 1.3"),
+        ("sensor 12 mm across", "half turn forgotten"),
+        ("open_m doubled", "scene camera moved"),
+        ("sensors exchanged", "K x 1.3"),
+        ("half turn forgotten", "tip one link off"),
+        ("distortion forgotten", "scene camera moved"),
+    )
 }
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """One draw: the rig as written, its evidence, the true rig, the part to be named, and the true boxes by view."""
+    """One draw: the rig as written, its evidence, the true rig, the parts to be named, and the true boxes by view."""
 
     written: Rig
     evidence: tuple[Evidence, ...]
     true: Rig
-    part: str
+    parts: tuple[str, ...]
     boxes: dict[tuple[str, str], np.ndarray]
 
 
 def draw(kind: str, rig: Rig, rng: np.random.Generator) -> Drawn:
-    """Return one draw of a kind: poses of the arm at which all boxes are whole, 20 noisy boxes of each view."""
-    true, written, part = KINDS[kind](rig, rng)
+    """Return one draw of a kind or pair: poses of the arm at which all boxes are whole, 20 noisy boxes of each view."""
+    true, written, planted = {**KINDS, **PAIRS}[kind](rig, rng)
     q = HOME + SPREAD * rng.uniform(-1, 1, size=(8 * ROWS, 7))
     qpos = np.concatenate([q, rng.uniform(0.0, 0.08, size=(len(q), 1))], axis=1)
     views = [(camera, sensor) for camera in true.cameras for sensor in true.sensors]
@@ -199,7 +224,7 @@ def draw(kind: str, rig: Rig, rng: np.random.Generator) -> Drawn:
         parts.append(View(camera, sensor, np.zeros(ROWS, np.uint8), none, none, none, seen, placed))
     free = {sensor: np.zeros(ROWS, bool) for sensor in true.sensors}
     evidence = Evidence("e", written, qpos, 10.0, ROWS, tuple(parts), free, free, 0.1, (), (), (), (), "")
-    return Drawn(written, (evidence,), true, part, boxes)
+    return Drawn(written, (evidence,), true, planted, boxes)
 
 
 def value_fault(found: Rig, true: Rig) -> str:
