@@ -191,6 +191,16 @@ class Episode:
         }
         return other
 
+    def stored_row(self, name: str, t: int) -> int:
+        """Return the row of a stream or carried array, as stored, that belongs to row t of the episode.
+
+        Raises:
+            IndexError: `t` is outside the episode.
+        """
+        if not 0 <= t < len(self):
+            raise IndexError(f"{self.ref}: index {t} is not in 0 to {len(self) - 1}. Use an index in this range")
+        return int(self._stored[name][t]) if name in self._stored else int(t)
+
     def width_height(self, name: str) -> tuple[int, int]:
         """Return (width, height), px, of the frames of the camera or touch sensor `name`."""
         stream = self.stream(name)
@@ -213,7 +223,7 @@ class Episode:
             IndexError: `t` is outside the episode.
             EpisodeError: The frame is damaged, or its size differs from that of the first frame.
         """
-        stream, row, t = self.stream(name), self._row(name, t), self._index(t, name)
+        stream, row, t = self.stream(name), self._row(name, t), self.stored_row(name, t)
         if stream.kind == "raw":
             frame = row[..., ::-1] if stream.channels == "bgr" else row
             return np.ascontiguousarray(frame)
@@ -235,7 +245,7 @@ class Episode:
         stream = self.stream(name)
         if stream.kind == "raw":
             return None
-        row, t = self._row(name, t), self._index(t, name)
+        row, t = self._row(name, t), self.stored_row(name, t)
         try:
             return row.tobytes() if padded else codec.without_padding(row)
         except ValueError as cause:
@@ -247,11 +257,11 @@ class Episode:
         if name not in self._depth:
             remedy = f"Use one of: {', '.join(self._depth)}" if self._depth else "It contains no depth; use image()"
             raise InputError(f"{self.ref} has no depth stream {name!r}. {remedy}")
-        return HANDLES.read_row(self._stamp, self._depth[name], self._index(t, name))
+        return HANDLES.read_row(self._stamp, self._depth[name], self.stored_row(name, t))
 
     def carried_array(self, key: str) -> np.ndarray:
         """Return the array at the path `key`, one of `carried`; its first axis is the T rows of the episode."""
-        rows = [HANDLES.read_row(self._stamp, self._carried[key], self._index(t, key)) for t in range(len(self))]
+        rows = [HANDLES.read_row(self._stamp, self._carried[key], self.stored_row(key, t)) for t in range(len(self))]
         return np.stack(rows)
 
     def content_hash(self) -> str:
@@ -272,14 +282,8 @@ class Episode:
                 digest.update(self._row(name, t).tobytes())
         return digest.hexdigest()
 
-    def _index(self, t: int, name: str) -> int:
-        """Return the stored row of a stream or carried array that belongs to row t of the episode."""
-        if not 0 <= t < len(self):
-            raise IndexError(f"{self.ref}: index {t} is not in 0 to {len(self) - 1}. Use an index in this range")
-        return int(self._stored[name][t]) if name in self._stored else int(t)
-
     def _row(self, name: str, t: int) -> np.ndarray:
-        return codec.octets(HANDLES.read_row(self._stamp, self.stream(name).key, self._index(t, name)))
+        return codec.octets(HANDLES.read_row(self._stamp, self.stream(name).key, self.stored_row(name, t)))
 
 
 def read_attributes(group: h5py.Group, path: Path) -> dict[str, Any]:

@@ -384,9 +384,10 @@ def _inspect(
 def _judge_times(episode: Episode, result: EpisodeFacts) -> None:
     """Add remarks on the recorded times of an episode, and the distances of frames that are aligned by time."""
     usable: list[tuple[str, float, Steps]] = []
+    times = episode.layout.times
     for key, values in _recorded_times(episode).items():
         title = f"Times {key} in {result.name}"
-        if why := why_no_times(values):
+        if why := why_no_times(values, times.unit if times and key in (times.rows, *times.streams.values()) else None):
             advice = "Record seconds as float64, or count them from the start of the episode."
             result.remark("no-times", title, f"cannot be used: {why}", advice, key)
             continue
@@ -555,7 +556,8 @@ def _scan(episode: Episode, name: str, result: EpisodeFacts) -> tuple[np.ndarray
     """Check every stored frame without decoding it.
 
     Returns:
-        (T - 1,) bool, whether frame t + 1 has the same bytes as frame t, and the mean number of bytes per frame.
+        (T - 1,) bool, whether frame t + 1 is another frame with the same bytes as frame t, and the mean number of bytes
+        per frame.
     """
     stream = episode.stream(name)
     before: bytes | None = None
@@ -579,7 +581,7 @@ def _scan(episode: Episode, name: str, result: EpisodeFacts) -> tuple[np.ndarray
             )
             result.faults.extend(own)
             continue
-        if t:
+        if t and episode.stored_row(name, t) != episode.stored_row(name, t - 1):
             same[t - 1] = data == before
         before, total = data, total + len(data)
     if tags - {1}:

@@ -354,7 +354,7 @@ def _times(group: h5py.Group, key: str, count: int, what: str, stated: Times, fi
     if values.dtype.kind not in "fiu" or values.size != count:
         got = f"has dtype {values.dtype} and shape {values.shape}"
         raise hdf5.fault("times", file, full, f"{got}; expected a time for each of {count} {what}. Check the layout")
-    if why := why_no_times(values.reshape(-1)):
+    if why := why_no_times(values.reshape(-1), stated.unit):
         raise hdf5.fault("times", file, full, f"contains no times in {stated.unit}: {why}. Record the times again")
     times = values.reshape(-1).astype(np.float64) * SECONDS[stated.unit]
     if back := Steps.of(times).backwards:

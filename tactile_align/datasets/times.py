@@ -25,10 +25,11 @@ def guessed_unit(values: np.ndarray) -> Unit | None:
     return next((unit for unit, length in SECONDS.items() if STEP_S[0] <= step * length <= STEP_S[1]), None)
 
 
-def why_no_times(values: np.ndarray) -> str:
+def why_no_times(values: np.ndarray, unit: Unit | None = None) -> str:
     """Return why recorded numbers (n,) are no times of n rows; "" if they may be times.
 
-    They are non-finite, all equal, row numbers, or so large that float32 does not tell neighbouring rows apart.
+    They are non-finite, all equal, row numbers, or so large that float32 does not tell neighbouring rows apart. Numbers
+    with steps of 1 are row numbers unless they are in a stated `unit` that is shorter than a second.
     """
     exact = values.astype(np.float64)
     if bad := np.flatnonzero(~np.isfinite(exact)).tolist():
@@ -46,7 +47,7 @@ def why_no_times(values: np.ndarray) -> str:
             )
     if np.ptp(exact) == 0:
         return f"all {len(exact)} numbers are {exact[0]:g}"
-    if (np.diff(exact) == 1).all():
+    if unit in (None, "s") and (np.diff(exact) == 1).all():
         return f"{exact[0]:g}, {exact[1]:g}, {exact[2]:g}, ... are row numbers: every step is exactly 1"
     return ""
 

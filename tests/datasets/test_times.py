@@ -73,6 +73,7 @@ def test_the_nearest_entry_is_that_of_the_smallest_distance_of_all() -> None:
         (np.float32(CLOCK), ""),
         ((1.74e18 + CLOCK * 1e9).astype(np.int64), ""),
         (np.arange(ROWS), "0, 1, 2, ... are row numbers"),
+        (np.arange(ROWS) + 0.5, "0.5, 1.5, 2.5, ... are row numbers"),
         (np.full(ROWS, 3.0), "all 24 numbers are 3"),
         (np.where(np.arange(ROWS) == 4, np.nan, CLOCK), "1 of 24 numbers are not finite, the first in row 4"),
     ],
@@ -119,6 +120,18 @@ def test_times_that_do_not_fit_are_a_fault(
     path, layout = recording(tmp_path, top, gel, rows)
     with pytest.raises(EpisodeError, match=message):
         open_episode(path, layout)
+
+
+def test_steps_of_one_are_times_in_a_stated_unit_shorter_than_a_second() -> None:
+    assert why_no_times(np.arange(ROWS), "ms") == "" and why_no_times(np.arange(ROWS), "s")
+
+
+def test_a_slow_stream_whose_frames_belong_to_many_rows_is_not_frozen(tmp_path: Path) -> None:
+    path, layout = recording(tmp_path, np.arange(0, 0.8, 0.2), CLOCK)
+    layout.write_text(LAYOUT.replace("within_s = 0.03", "within_s = 0.2"))
+    inspection = inspect_path(path, layout, timing=False)
+    assert inspection.report.verdict != "fail", inspection.text()
+    assert [stream.repeated for stream in inspection.episodes[0].streams] == [0, 0]
 
 
 def test_a_layout_that_aligns_streams_states_the_largest_distance_and_is_for_reading(tmp_path: Path) -> None:
