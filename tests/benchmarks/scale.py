@@ -168,12 +168,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, figures in map(json.loads, done.stdout.splitlines()):
             print(f"| {name} | {count:,} | " + " | ".join(f"{value:.3g} {what}" for what, value in figures.items()))
             results.setdefault(name, {})[count] = figures
-    over = [line for name, figures in results.items() for line in _judged(name, figures)]
+    over = [line for name, figures in results.items() for line in judged(name, figures)]
     print("\n".join(over) or "every figure is within its bar")
     return int(bool(over))
 
 
-def _judged(name: str, figures: dict[int, dict[str, float]]) -> list[str]:
+def judged(name: str, figures: dict[int, dict[str, float]]) -> list[str]:
     """Print the line through the CPU seconds of one part, and return what is over a bar."""
     counts, seconds = np.array(list(figures)), np.array([each["CPU s"] for each in figures.values()])
     over = []
