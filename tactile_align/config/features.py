@@ -9,6 +9,8 @@ from tactile_align.facts import Strict
 
 Pooling = Literal["grid", "mean", "mean_block", "attention", "gaussian"]
 Tune = Literal["full", "last", "adapters", "frozen"]
+TIMM, SPARSH = "timm/", "sparsh/"
+"""First part of the names of models from elsewhere."""
 
 
 class AdapterConfig(Strict):
@@ -25,13 +27,14 @@ class AdapterConfig(Strict):
 
 
 class EncoderConfig(Strict):
-    """One image encoder: an open_clip image tower, and which of its weights are trained."""
+    """One image encoder: an image tower of open_clip, timm or Sparsh, and which of its weights are trained."""
 
     model: str = "ViT-B-16"
-    """Name of the open_clip model."""
+    """Name of the model: an open_clip model, timm/NAME for a timm model, or sparsh/METHOD_vitSIZE (touch only)."""
     pretrained: str = "laion2b_s34b_b88k"
     """Initial weights: an open_clip tag (the name of a set of pretrained weights), the path of a checkpoint file (of a
-    whole model, of its image tower alone, or the tower.safetensors of a run), or "scratch" for random weights."""
+    whole model, of its image tower alone, or the tower.safetensors of a run), or "scratch" for random weights. Models
+    of timm and Sparsh are read only from a file."""
     image_size: tuple[int, int] | None = None
     """(width, height) of the encoder's input image, px. None: the input size of the model."""
     fit: Literal["stretch", "letterbox"] = "stretch"
@@ -81,6 +84,15 @@ class FeatureConfig(Strict):
     """Input of the touch encoder. image: the touch image. difference: half the difference between the touch image and
     the sensor's no-contact reference of the same episode, plus 128. The difference removes variation in gel and
     lighting between individual sensors."""
+    touch_frames: Annotated[int, Field(ge=1)] = 1
+    """Number of touch images of a moment (the window): the present image and earlier ones of the same episode. Before
+    the start of the episode, its first image takes the place of the missing ones."""
+    touch_stride: Annotated[int, Field(ge=1)] = 1
+    """Number of frames between the touch images of the window."""
+    touch_time: Literal["channels", "last", "attention"] = "channels"
+    """Method that encodes the window. channels: the touch encoder gets the images stacked as channels, the newest
+    first. last, attention: the encoder gets each image alone; then the tokens at each place of the image attend to each
+    other over time. last: the token of the newest image is used. attention: the mean over time, with learnt weights."""
     grid: Annotated[int, Field(ge=1)] = 4
     """Number of samples along each side of the grid in the box, for pooling = "grid"."""
     margin: Annotated[float, Field(ge=1.0)] = 1.5
@@ -98,6 +110,33 @@ class FeatureConfig(Strict):
     """Width of the hidden layer of the heads mlp and region_mlp. None: twice `dim`."""
     dim: Annotated[int, Field(ge=2)] = 128
     """Number of elements of the touch feature h_tau and of the region feature h_w."""
+
+    @property
+    def touch_earlier(self) -> tuple[int, ...]:
+        """Ages of the earlier images of the window, frames, increasing; empty without a window."""
+        return tuple(self.touch_stride * i for i in range(1, self.touch_frames))
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> "FeatureConfig":
+        if self.touch_frames == 1 and (self.touch_stride != 1 or self.touch_time != "channels"):
+            raise InputError(
+                f"features.touch_stride = {self.touch_stride} and features.touch_time = '{self.touch_time}' need a "
+                f"window, but touch_frames = 1 is the present touch alone. Set touch_frames, or omit both"
+            )
+        if self.touch_frames > 1 and self.touch_time == "channels" and self.touch is None:
+            raise InputError(
+                f"features.touch_time = 'channels' stacks {self.touch_frames} touch images, which needs a touch "
+                f"encoder of its own; got none. Set [features.touch], or touch_time = 'last' or 'attention'"
+            )
+        sparsh = self.touch is not None and self.touch.model.startswith(SPARSH)
+        window = (self.touch_frames, self.touch_time, self.touch_input)
+        if self.vision.model.startswith(SPARSH) or (sparsh and window != (2, "channels", "difference")):
+            raise InputError(
+                f"a Sparsh encoder encodes touches only, as differences from the no-contact reference in two frames: "
+                f"touch_frames = 2, touch_time = 'channels', touch_input = 'difference'; got vision.model = "
+                f"'{self.vision.model}' and {window}. Change these (touch_stride = 5 at 30 Hz)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _widths_are_used(self) -> "FeatureConfig":

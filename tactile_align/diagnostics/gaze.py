@@ -57,7 +57,7 @@ def pointing(run: LoadedRun, key: str, rows: Sequence[int]) -> Pointing:
             f"Use a run with hsa.weight > 0 and region = 'box'"
         )
     view, batch = run.view(key), run.batch(rows)
-    part, touches = batch.views[key], batch.touches[view.sensor].image
+    part, touches = batch.views[key], batch.touches[view.sensor].present
     tau = run.model.see(batch, action=False).touches[view.sensor].vector
     box, sigma = alignment.finite_box(batch, view), alignment.sigma(batch, view)
     found = similarity_maps(alignment.towers, tau, part.image, box, sigma)

@@ -44,7 +44,7 @@ def row_features(run: LoadedRun, view: View, rows: np.ndarray) -> dict[str, np.n
         found["h_tau"].append(seen.touches[view.sensor].vector.cpu().numpy())
         found["h_w"].append(seen.regions[view.key].vector.cpu().numpy())
         if "touch" in found:
-            found["touch"].append(touch_pattern(batch.touches[view.sensor].image).cpu().numpy())
+            found["touch"].append(touch_pattern(batch.touches[view.sensor].present).cpu().numpy())
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 

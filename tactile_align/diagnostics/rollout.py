@@ -85,9 +85,10 @@ def play(
     """Return the outcomes of a policy that acts in the simulated cell, for each seed with every class of object.
 
     The policy is asked at every third step (EXECUTED), or at every `Policy.execute`-th step if that is set, and cameras
-    are rendered only then. The noise of the heads flow and diffusion has the seed of the episode. An episode ends when
-    the task is decided, when the object has fallen, or at the horizon. torch runs with one thread, so that equal seeds
-    give the same outcomes on one machine with the same versions.
+    are rendered only then. A policy with a window of touches gets the touch of every step. The noise of the heads flow
+    and diffusion has the seed of the episode. An episode ends when the task is decided, when the object has fallen, or
+    at the horizon. torch runs with one thread, so that equal seeds give the same outcomes on one machine with the same
+    versions.
 
     A policy whose gripper reading is "commanded" notices the start of a contact only when it is asked, so it may hold
     an opening that is up to execute - 1 steps late (two without `Policy.execute`). Record with the reading "measured"
@@ -181,6 +182,8 @@ def _act(
                     f"a roll-out executes {executed} actions of each chunk (C, A); got a chunk of shape {chunk.shape}. "
                     f"Train with policy.chunk_size of at least {executed}, and load the policy without ensembling"
                 )
+        elif isinstance(policy, Policy) and policy.needs.steps > 1:
+            policy.observe(_observed(cell, touches)["touches"])
         cell.step(chunk[place])
     if moments is not None:
         last = _observed(cell, touches)

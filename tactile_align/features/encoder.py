@@ -1,9 +1,10 @@
-"""Image encoders: any open_clip image tower, selected by model name.
+"""Image encoders: any image tower of open_clip or timm, or one of Sparsh's, selected by model name.
 
 The weights are loaded by tag (open_clip's name of a set of pretrained weights), loaded from a checkpoint file, or
 random.
 """
 
+import logging
 import math
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,10 +17,12 @@ from torch import Tensor, nn
 
 from tactile_align.config.features import AdapterConfig, EncoderConfig
 from tactile_align.errors import InputError
-from tactile_align.features.tensor_files import require_finite
-from tactile_align.features.weights import QUICK, Tower, catalogue_of, image_tower, require_model
+from tactile_align.features.foreign import foreign_tower, form_of, is_foreign, load_foreign, local_file
+from tactile_align.features.tensor_files import TensorFit, header_of, require_finite
+from tactile_align.features.weights import QUICK, TOWER, Tower, catalogue_of, image_tower, inflated, require_model
 from tactile_align.geometry.images import ImageMap
 
+logger = logging.getLogger(__name__)
 Fit = Literal["stretch", "letterbox"]
 SCRATCH = "scratch"
 
@@ -101,14 +104,25 @@ class Encoder(nn.Module):
         input_size: (width, height) of the images that `tokens` accepts, px.
         grid: (rows, columns) of the token grid.
         width: Length of a token. If several layers are used, it is the sum over the layers.
+        frames: Number of images that are stacked as channels of one input.
+        fit: Tensors of the weights' file, if the model is one of timm or Sparsh; else None.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, visual: Any, mean: tuple[float, ...], std: tuple[float, ...], config: EncoderConfig) -> None:
+    def __init__(
+        self,
+        visual: Any,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        config: EncoderConfig,
+        frames: int = 1,
+        fit: TensorFit | None = None,
+    ) -> None:
         super().__init__()
         self.visual, self.config, self.scratch = visual, config, config.pretrained == SCRATCH
+        self.frames, self.fit = frames, fit
         self.name = f"{config.model} ({'SCRATCH' if self.scratch else config.pretrained})"
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
@@ -120,7 +134,7 @@ class Encoder(nn.Module):
         self._norm_fits = _norm_fits(visual)
         self.requires_grad_(False)
         visual.eval()
-        probe = self._features(torch.zeros(1, 3, int(height), int(width)))
+        probe = self._features(torch.zeros(1, 3 * frames, int(height), int(width)))
         self.width, self.grid = int(probe.shape[1]), (int(probe.shape[2]), int(probe.shape[3]))
         self.adapters = Adapters(self.width, config.adapters) if config.tune == "adapters" else None
         if config.tune in ("full", "last"):
@@ -139,11 +153,34 @@ class Encoder(nn.Module):
         """Properties, besides the weights, that decide how the encoder computes tokens, by name, as text."""
         config, (width, height) = self.config, self.input_size
         quick = any(isinstance(part, open_clip.transformer.QuickGELU) for part in self.visual.modules())
-        return {
+        facts = {
             "model": config.model.removesuffix(QUICK) + (QUICK if quick else ""),
             "stem": config.stem,
             "image_size": f"[{width}, {height}]",
         }
+        return facts if self.frames == 1 else facts | {"frames": str(self.frames)}
+
+    @property
+    def used_layers(self) -> tuple[int, ...]:
+        """Indices of the transformer blocks whose tokens are used, each at least 0; (-1,) for other networks."""
+        return tuple(self._take)
+
+    @property
+    def blocks(self) -> nn.ModuleList | None:
+        """Transformer blocks in order; None for other networks."""
+        return _blocks(self.visual)
+
+    @property
+    def origin(self) -> str | None:
+        """Table of the tensors that were loaded, left in the file or missing, with the licence of the weights.
+
+        None for random weights and for open_clip, which loads all tensors or none.
+        """
+        if self.fit is None:
+            return None
+        wanted, licence = len(self.fit.loaded) + len(self.fit.missing), form_of(self.config.model, None).licence
+        head = f"{self.config.model}: {len(self.fit.loaded)} of {wanted} tensors loaded from {self.config.pretrained}, "
+        return f"{head}{len(self.fit.left)} left there. Licence of the weights: {licence}\n{self.fit.text()}"
 
     def input_map(self, width: int, height: int) -> ImageMap:
         """Return the map from a width x height image, px, to the encoder's input, for images and boxes."""
@@ -159,7 +196,8 @@ class Encoder(nn.Module):
         width, so it does not fit the tokens. Their tokens are normalised by a layer norm without weights.
 
         Args:
-            images: (B, height, width, 3) uint8 RGB of exactly `input_size`.
+            images: (B, height, width, 3 * frames) uint8 RGB of exactly `input_size`; of several stacked images, the
+                newest comes first.
 
         Returns:
             (B, rows, columns, D) float32 tokens, where D is `Encoder.width`.
@@ -169,16 +207,18 @@ class Encoder(nn.Module):
                 uint8.
         """
         width, height = self.input_size
-        if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != (height, width, 3):
+        channels = 3 * self.frames
+        if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != (height, width, channels):
             raise ValueError(
-                f"{self.name} expects uint8 RGB images of shape (B, {height}, {width}, 3); got {images.dtype} of "
-                f"shape {tuple(images.shape)}. Resize images with Encoder.input_map(width, height).apply_to_image, "
-                f"and do not normalise them; the encoder does this"
+                f"{self.name} expects uint8 RGB images of shape (B, {height}, {width}, {channels}); got "
+                f"{images.dtype} of shape {tuple(images.shape)}. Resize images with Encoder.input_map(width, "
+                f"height).apply_to_image, and do not normalise them; the encoder does this"
             )
         x = images.permute(0, 3, 1, 2).to(self.mean.dtype) / 255.0
         learns = self.config.tune in ("full", "last")
+        mean, std = (part.repeat(1, self.frames, 1, 1) for part in (self.mean, self.std))
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-            tokens = self._features((x - self.mean) / self.std).permute(0, 2, 3, 1)
+            tokens = self._features((x - mean) / std).permute(0, 2, 3, 1)
         return tokens if self.adapters is None else self.adapters(tokens)
 
     def train(self, mode: bool = True) -> "Encoder":
@@ -299,13 +339,16 @@ def load_encoder(
     """Return the image encoder with the given model and weights.
 
     Args:
-        model: Name of an open_clip model (such as "ViT-B-16", "ViT-B-16-quickgelu", or a timm model), or "ViT-demo", a
-            small model for tests and the demo. If `pretrained` is a file whose weights were trained with QuickGELU (as
-            OpenAI's were), use the "-quickgelu" model. With a tag this is not needed.
+        model: Name of an open_clip model (such as "ViT-B-16" or "ViT-B-16-quickgelu"), of a timm model (such as
+            "timm/vit_small_patch14_dinov2.lvd142m"), of one of Sparsh's touch encoders (such as
+            "sparsh/dino_vitbase"), or "ViT-demo", a small model for tests and the demo. If `pretrained` is a file whose
+            weights were trained with QuickGELU (as OpenAI's were), use the "-quickgelu" model. With a tag this is not
+            needed.
         pretrained: Initial weights: an open_clip tag (the name of a set of pretrained weights, such as
             "laion2b_s34b_b88k"), the path of a checkpoint file (of a whole model, of its image tower alone, or a
-            tower.safetensors of a run), or "scratch" for random weights. There is no default,
-            so that nobody uses random weights by accident.
+            tower.safetensors of a run), or "scratch" for random weights. There is no default, so that nobody uses
+            random weights by accident. The weights of timm and Sparsh are read only from a file; which of their tensors
+            were loaded is logged.
         image_size: (width, height) of the input image, px. None: the size of the model. Positional embeddings of
             pretrained weights are interpolated to this size.
         fit: Method that resizes an image to the input size. "stretch": the aspect ratio may change. "letterbox": the
@@ -325,20 +368,27 @@ def load_encoder(
         UserWarning: Some pretrained weights of this model were trained with QuickGELU, and the checkpoint file does not
             state whether it contains these weights. (For a file in the cache of `hf download`, the folder name does.)
     """
-    return encoder_of(
+    encoder = encoder_of(
         EncoderConfig(model=model, pretrained=str(pretrained), image_size=image_size, fit=fit, stem=stem, **options)
     )
+    if encoder.origin is not None:
+        logger.info(encoder.origin)
+    return encoder
 
 
-def encoder_of(config: EncoderConfig, fill: bool = True) -> Encoder:
+def encoder_of(config: EncoderConfig, fill: bool = True, frames: int = 1) -> Encoder:
     """Return the image encoder of a config; see `load_encoder` for the errors.
 
     Args:
         config: Options of the encoder.
         fill: Whether to load the pretrained weights. Use False if a checkpoint is loaded afterwards.
+        frames: Number of images that are stacked as channels. Weights for one image are repeated for each and divided
+            by the number. Sparsh's encoders always get two.
     """
-    require_model(config.model)
     scratch = config.pretrained == SCRATCH
+    if is_foreign(config.model):
+        return _foreign_encoder(config, fill and not scratch, frames)
+    require_model(config.model)
     known = catalogue_of(config.model)
     tower = None
     if fill and not scratch and Path(config.pretrained).is_file():
@@ -359,9 +409,38 @@ def encoder_of(config: EncoderConfig, fill: bool = True) -> Encoder:
                 f"{type(visual).__name__}. Omit stem, or use a model such as ViT-B-16"
             )
         visual.conv1 = ConvStem(visual.conv1.out_channels, visual.conv1.stride[0])
-    encoder = Encoder(visual, *known.mean_and_std(visual, source), config)
+    _stack(visual, frames)
+    encoder = Encoder(visual, *known.mean_and_std(visual, source), config, frames)
     if tower is not None:
         tower.load_into(encoder, encoder.facts)
     if source is not None and fill:
         require_finite(encoder.state_dict(), source)
     return encoder
+
+
+def _foreign_encoder(config: EncoderConfig, fill: bool, frames: int) -> Encoder:
+    """Return the image encoder of a model of timm or Sparsh; see `encoder_of`."""
+    form, fit = form_of(config.model, config.image_size), None
+    file = local_file(config) if fill else None
+    visual = foreign_tower(config)
+    ours = file is not None and TOWER in header_of(file)
+    if file is not None and not ours:
+        fit = load_foreign(visual, file, config)
+    if form.frames == 1:
+        _stack(visual, frames)
+    encoder = Encoder(visual, form.mean, form.std, config, frames if form.frames == 1 else form.frames, fit)
+    if file is not None:
+        tower = Tower.read(str(file), config.model) if ours else None
+        if tower is not None:
+            tower.load_into(encoder, encoder.facts)
+        require_finite(encoder.state_dict(), file)
+    return encoder
+
+
+def _stack(visual: nn.Module, frames: int) -> None:
+    """Change the first convolution of a tower for images to one for `frames` stacked images."""
+    if frames > 1:
+        first = next(part for part in visual.modules() if isinstance(part, nn.Conv2d))
+        wanted = first.weight.new_empty(first.out_channels, 3 * frames, *first.kernel_size)
+        first.weight = nn.Parameter(inflated(first.weight.detach(), wanted))
+        first.in_channels = 3 * frames

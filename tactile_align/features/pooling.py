@@ -240,6 +240,33 @@ class TouchAttention(nn.Module):
         return pooled
 
 
+class TimePooling(nn.Module):
+    """Pooling of the tokens of K images over time, separately at each place of the image.
+
+    A learnt vector states the age of an image; one transformer block lets the K tokens at a place attend to each other.
+    Nothing is averaged with equal weights, so the order of the images is kept.
+
+    Args:
+        width: D, the length of a token.
+        frames: K, the number of images.
+        kind: last: the token of the newest image after the block. attention: the mean of the K tokens, whose weights
+            are a softmax over time of a score that one linear layer computes from each token.
+    """
+
+    def __init__(self, width: int, frames: int, kind: Literal["last", "attention"]) -> None:
+        super().__init__()
+        self.age = nn.Parameter(torch.randn(frames, width) * 0.02)
+        self.block = _transformer_block(width)
+        self.score = nn.Linear(width, 1) if kind == "attention" else None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return tokens (B, rows, columns, D) of tokens (B, K, rows, columns, D), the newest image first."""
+        places = tokens.permute(0, 2, 3, 1, 4)
+        steps = self.block(places.flatten(0, 2) + self.age)
+        pooled = steps[:, 0] if self.score is None else (self.score(steps).softmax(dim=1) * steps).sum(dim=1)
+        return pooled.unflatten(0, places.shape[:3])
+
+
 def _transformer_block(width: int) -> nn.TransformerEncoderLayer:
     heads = next(h for h in (8, 6, 4, 3, 2, 1) if width % h == 0)
     return nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)

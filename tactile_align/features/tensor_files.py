@@ -1,6 +1,8 @@
 """Reader of files of named tensors, .safetensors and torch.save files, which states what an unusable file is."""
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from tactile_align.checks import text_table
 from tactile_align.errors import InputError
 from tactile_align.files import foreign_file
 
@@ -108,6 +111,66 @@ def mismatches(tensors: Mapping[str, Tensor], model: nn.Module) -> list[str]:
     wrong = [f"{k} is {shapes[k]} instead of {wanted[k]}" for k in both if shapes[k] != wanted[k]]
     missing = [f"{name} is missing" for name in wanted if name not in shapes]
     return wrong + missing + [f"{name} is unknown" for name in shapes if name not in wanted]
+
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TensorFit:
+    """Comparison of the tensors of a file with those of a model.
+
+    Attributes:
+        loaded: Shapes of the tensors that both have in equal shape, by name.
+        left: Shapes of the file's tensors that the model does not have, by name.
+        missing: Shapes of the model's tensors that the file does not have, by name.
+        wrong: (shape in the file, shape in the model) where these differ, by name.
+    """
+
+    loaded: dict[str, Shape]
+    left: dict[str, Shape]
+    missing: dict[str, Shape]
+    wrong: dict[str, tuple[Shape, Shape]]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], model: nn.Module) -> "TensorFit":
+        """Return the comparison of the tensors of a file, by the names of a model, with the model."""
+        wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        came = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        return cls(
+            loaded={name: shape for name, shape in came.items() if wanted.get(name) == shape},
+            left={name: shape for name, shape in came.items() if name not in wanted},
+            missing={name: shape for name, shape in wanted.items() if name not in came},
+            wrong={n: (came[n], shape) for n, shape in wanted.items() if n in came and came[n] != shape},
+        )
+
+    def with_left(self, tensors: Mapping[str, Tensor]) -> "TensorFit":
+        """Return the comparison with further tensors that are left in the file."""
+        return replace(self, left={**self.left, **{name: tuple(tensor.shape) for name, tensor in tensors.items()}})
+
+    def with_wrong(self, wrong: Mapping[str, tuple[Shape, Shape]]) -> "TensorFit":
+        """Return the comparison with further tensors of a wrong shape, which then do not count as loaded."""
+        loaded = {name: shape for name, shape in self.loaded.items() if name not in wrong}
+        return replace(self, loaded=loaded, wrong={**self.wrong, **wrong})
+
+    def more_of_the_same(self, model: nn.Module) -> dict[str, Shape]:
+        """Return the tensors left in the file that continue a sequence of the model, such as those of a 13th block."""
+        patterns = {_pattern(name) for name in model.state_dict() if _pattern(name) != name}
+        return {name: shape for name, shape in self.left.items() if _pattern(name) in patterns}
+
+    def text(self) -> str:
+        """Return a table of all tensors. Tensors of equal shape whose names differ in a number share a line."""
+        rows: dict[tuple[str, str, Shape], int] = {}
+        for state in ("loaded", "left", "missing"):
+            for name, shape in getattr(self, state).items():
+                key = (state, _pattern(name), shape)
+                rows[key] = rows.get(key, 0) + 1
+        cells = [(state, name, "x".join(map(str, shape)) or "1", str(n)) for (state, name, shape), n in rows.items()]
+        return "\n".join(text_table(("", "tensor", "shape", "number"), cells))
+
+
+def _pattern(name: str) -> str:
+    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
 
 
 def require_finite(tensors: Mapping[str, Tensor], source: str | Path) -> None:

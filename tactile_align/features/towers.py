@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tactile_align.config.features import FeatureConfig
 from tactile_align.features.encoder import encoder_of
-from tactile_align.features.pooling import TouchAttention, make_pooling, region_grid
+from tactile_align.features.pooling import TimePooling, TouchAttention, make_pooling, region_grid
 from tactile_align.geometry import boxes
 
 POLICY_GRID = 4
@@ -50,7 +50,9 @@ class Towers(nn.Module):
         self.config = config
         self.vision = encoder_of(config.vision, fill)
         shared = config.touch is None
-        self.touch = self.vision if shared or config.touch is None else encoder_of(config.touch, fill)
+        frames = config.touch_frames
+        stacked = frames if config.touch_time == "channels" else 1
+        self.touch = self.vision if shared or config.touch is None else encoder_of(config.touch, fill, stacked)
         self.region_pooling = make_pooling(
             config.pooling, self.vision.width, config.dim, config.grid, self._margin, config.sigma_px
         )
@@ -60,6 +62,9 @@ class Towers(nn.Module):
         hidden = config.head_width or 2 * config.dim
         self.region_mlp = nn.Identity() if config.head == "linear" else _mlp(config.dim, hidden)
         self.touch_mlp = _mlp(config.dim, hidden) if config.head == "mlp" else nn.Identity()
+        self.touch_over_time: TimePooling | None = None
+        if config.touch_time != "channels":
+            self.touch_over_time = TimePooling(self.touch.width, frames, config.touch_time)
 
     @property
     def _margin(self) -> float:
@@ -71,12 +76,15 @@ class Towers(nn.Module):
         return self.vision.scratch or self.touch.scratch
 
     def of_touch(self, images: Tensor) -> Features:
-        """Return the features of touch images (B, H, W, 3) uint8. `vector` is h_tau, computed from all tokens.
+        """Return the features of B touches (B, H, W, 3 K) uint8. `vector` is h_tau, computed from all tokens.
+
+        Each touch is the K images of `FeatureConfig.touch_frames`, the newest first. Their tokens are pooled over time
+        first.
 
         Training and the acting policy both use this method, so they encode touch images in the same way. The caller
         must preprocess the images with `moments.inputs.input_image`.
         """
-        tokens = self.touch.tokens(images)
+        tokens = self._touch_tokens(images)
         grid = F.adaptive_avg_pool2d(tokens.permute(0, 3, 1, 2), POLICY_GRID)
         if self.touch_attention is not None:
             vector = self.touch_attention(tokens)
@@ -84,6 +92,19 @@ class Towers(nn.Module):
             assert self.touch_head is not None
             vector = self.touch_head(tokens.mean(dim=(1, 2)))
         return Features(self.touch_mlp(vector), grid.flatten(2).transpose(1, 2))
+
+    def _touch_tokens(self, images: Tensor) -> Tensor:
+        if self.touch_over_time is None:
+            return self.touch.tokens(images)
+        frames, (width, height) = self.config.touch_frames, self.touch.input_size
+        if tuple(images.shape[1:]) != (height, width, 3 * frames):
+            raise ValueError(
+                f"a window of {frames} touch images must have shape {(len(images), height, width, 3 * frames)}; got "
+                f"{tuple(images.shape)}. Stack the images as channels with moments.inputs.window"
+            )
+        each = images.unflatten(3, (frames, 3)).permute(0, 3, 1, 2, 4).flatten(0, 1)
+        tokens: Tensor = self.touch_over_time(self.touch.tokens(each).unflatten(0, (len(images), frames)))
+        return tokens
 
     def of_region(self, images: Tensor, box: Tensor, sigma: Tensor | None = None) -> Features:
         """Return the features of one region in each of B images (B, H, W, 3) uint8. `vector` is h_w.

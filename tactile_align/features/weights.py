@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tactile_align.config.features import EncoderConfig
 from tactile_align.errors import InputError, MissingExtra
+from tactile_align.features.foreign import form_of, is_foreign
 from tactile_align.features.tensor_files import header_of, mismatches, read_tensors
 from tactile_align.files import write_atomically
 
@@ -152,6 +153,8 @@ def catalogue_of(model: str) -> Catalogue:
 
 def uses_quick_gelu(config: EncoderConfig) -> bool:
     """Return whether the encoder of a config has the activation QuickGELU, which its model or its tag decides."""
+    if is_foreign(config.model):
+        return False
     require_model(config.model)
     of_model = bool(open_clip.get_model_config(config.model).get("quick_gelu", False))
     return of_model or catalogue_of(config.model).needs_quick_gelu(config.pretrained)
@@ -163,6 +166,8 @@ def input_size_of(model: str, image_size: tuple[int, int] | None) -> tuple[int, 
     Raises:
         InputError: The model is unknown. The message lists similar names.
     """
+    if is_foreign(model):
+        return form_of(model, image_size).size
     require_model(model)
     if image_size is not None:
         return image_size
@@ -327,6 +332,7 @@ class Tower:
         if not self.facts:
             open_clip.model.resize_pos_embed(given, encoder)
         own = encoder.state_dict()
+        given = {name: inflated(value, own[name]) if name in own else value for name, value in given.items()}
         kept = {n: value for n, value in own.items() if n in ("mean", "std") or n.startswith("adapters.")}
         if not any(name.startswith("adapters.") for name in given):
             given = {**kept, **given}
@@ -338,6 +344,18 @@ class Tower:
             )
             raise _unfit(self.path, self.model, text)
         encoder.load_state_dict(given)
+
+
+def inflated(kernel: Tensor, wanted: Tensor) -> Tensor:
+    """Return the kernel of a first convolution for several stacked images, from that for one; else `kernel` itself.
+
+    The kernel (out, 3, h, w) is repeated for each image and divided by their number, so that equal images give the
+    output of one image. `wanted` is the tensor whose place the kernel takes.
+    """
+    if kernel.ndim != 4 or kernel.shape[1] != 3 or wanted.ndim != 4 or wanted.shape[1] % 3:
+        return kernel
+    frames = wanted.shape[1] // 3
+    return kernel if frames == 1 else kernel.repeat(1, frames, 1, 1) / frames
 
 
 def save_tower(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:

@@ -47,7 +47,7 @@ class TouchImages:
 
     | field | shape | meaning |
     |---|---|---|
-    | image | (B, H, W, 3) uint8 | touch image, RGB |
+    | image | (B, H, W, 3 K) uint8 | touch image, RGB; of a window of K touch images all, the newest first |
     | opening | (B, 2) float32 | distance of each finger from the tool axis, m; None without gripper or when acting |
 
     The gap between the fingers is the sum of both openings.
@@ -57,7 +57,14 @@ class TouchImages:
     opening: Tensor | None = None
 
     def __post_init__(self) -> None:
-        _require(self, {"image": (None, None, None, 3), "opening": (None, 2)})
+        channels = self.image.shape[-1]
+        whole = 3 if channels % 3 or not channels else channels
+        _require(self, {"image": (None, None, None, whole), "opening": (None, 2)})
+
+    @property
+    def present(self) -> Tensor:
+        """(B, H, W, 3) uint8 RGB, the newest touch image of each moment."""
+        return self.image[..., :3]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -129,7 +129,10 @@ class Job:
             "rig": rig,
             "arms": {name: _steps(mounted.arm) for name, mounted in self.rig.arms.items()},
             # Options that are off are left out, so that a new option does not change existing hashes.
-            "inputs": [{k: v for k, v in asdict(entry).items() if v is None or v} for entry in self.inputs],
+            # A window reads the frames of several moments, so it changes nothing in the cache.
+            "inputs": [
+                {k: v for k, v in asdict(entry).items() if (v is None or v) and k != "earlier"} for entry in self.inputs
+            ],
             "packed": self.packed,
         }
         if references := [_content(place) for place in places if place is not None]:

@@ -17,7 +17,7 @@ from tactile_align.files import read_npz
 from tactile_align.moments.batch import MomentBatch, TouchBatch, ViewBatch
 from tactile_align.moments.cache import REFERENCE, Job, content_hash_of, prepare, read_packed
 from tactile_align.moments.facts import TouchFacts, ViewFacts
-from tactile_align.moments.inputs import frame_of, input_image
+from tactile_align.moments.inputs import Input, frame_of, input_image, window
 from tactile_align.moments.normalisation import Statistics
 
 Facts = TypeVar("Facts", ViewFacts, TouchFacts)
@@ -136,7 +136,7 @@ class Moments(Dataset[MomentBatch]):
             qpos, action = self.statistics.normalise_qpos(qpos), self.statistics.normalise_action(action)
         views, touches, frames = {}, {}, {}
         for entry in self.jobs[0].inputs:
-            images = [self._frame(int(e), entry.key, int(t)) for e, t in zip(episode, time, strict=True)]
+            images = [self._window(int(e), entry, int(t)) for e, t in zip(episode, time, strict=True)]
             image = torch.from_numpy(np.stack(images))
             if entry.key in self.views:
                 views[entry.key] = ViewBatch(image=image, **_rows(self.views[entry.key], chosen))
@@ -162,6 +162,9 @@ class Moments(Dataset[MomentBatch]):
         actions = [self._facts[e]["action"] for e in episode]
         chunks = [a[np.minimum(row, len(a) - 1)] for a, row in zip(actions, rows, strict=True)]
         return np.stack(chunks), rows >= np.array([len(a) for a in actions])[:, None]
+
+    def _window(self, episode: int, entry: Input, t: int) -> np.ndarray:
+        return window(entry, lambda row: self._frame(episode, entry.key, row), t)
 
     def _frame(self, episode: int, key: str, t: int) -> np.ndarray:
         job, facts = self.jobs[episode], self._facts[episode]

@@ -38,6 +38,7 @@ class Input:
             then have no box.
         other_finger: Whether the box of the other finger is computed.
         ahead_m: Distance by which the box is moved forward from the sensor's pad, along the pad's normal, m.
+        earlier: Ages of the earlier images of a window of touches, frames, increasing; empty: the present image alone.
 
     Raises:
         InputError: `zoom` is below 1 or has no sensor.
@@ -54,6 +55,7 @@ class Input:
     uncertain: bool = False
     other_finger: bool = False
     ahead_m: float = 0.0
+    earlier: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.zoom is not None and (self.sensor is None or self.zoom < 1.0):
@@ -168,6 +170,24 @@ def reference_of(episode: Episode, entry: Input, contact: np.ndarray) -> np.ndar
     chosen = free[evenly(len(free), MOST)]
     middle = np.median([frame_of(episode, entry, int(t), {}) for t in chosen], axis=0)
     return np.asarray(middle.round().astype(np.uint8))
+
+
+def window(entry: Input, image: Callable[[int], np.ndarray], t: int) -> np.ndarray:
+    """Return the images of an input at frame number t, stacked as channels, in training and when acting.
+
+    Before the start of an episode, its first image takes the place of the missing ones.
+
+    Args:
+        entry: The input; `entry.earlier` states the ages of the earlier images.
+        image: Function that returns the image (height, width, 3) uint8 of the input at a frame number.
+        t: Frame number in the episode.
+
+    Returns:
+        (height, width, 3 K) uint8, the K images of the window, the newest first.
+    """
+    if not entry.earlier:
+        return image(t)
+    return np.concatenate([image(max(t - age, 0)) for age in (0, *entry.earlier)], axis=2)
 
 
 def input_image(entry: Input, image: np.ndarray, reference: Callable[[], np.ndarray]) -> np.ndarray:

@@ -162,8 +162,10 @@ class Alignment(nn.Module):
         """
         self.temperature.requires_grad_(False)
         for name, part in self.towers.named_children():
-            if name not in ("vision", "touch"):
+            if name not in ("vision", "touch", "touch_over_time"):
                 part.requires_grad_(False)
+        if self.towers.touch_over_time is not None:
+            self.towers.touch_over_time.requires_grad_(touch)
         if self.towers.vision is not self.towers.touch:
             for tower, read in ((self.towers.vision, vision), (self.towers.touch, touch)):
                 if not read:
@@ -177,7 +179,9 @@ class Alignment(nn.Module):
         """
         towers = self.towers
         alone = tower and towers.touch is not towers.vision
-        for part in (towers.touch_attention, towers.touch_head, towers.touch_mlp, towers.touch if alone else None):
+        pooled = towers.touch_over_time if tower else None
+        touch = towers.touch if alone else None
+        for part in (towers.touch_attention, towers.touch_head, towers.touch_mlp, pooled, touch):
             if part is not None:
                 part.requires_grad_(False)
 
@@ -399,7 +403,7 @@ class Alignment(nn.Module):
 
         `touch_row` (B,) is the row whose touch is compared with the region of each row; see `Negatives`.
         """
-        touch = None if self.hsa.touch_ceiling is None else touch_pattern(batch.touches[view.sensor].image)
+        touch = None if self.hsa.touch_ceiling is None else touch_pattern(batch.touches[view.sensor].present)
         bank = None if past is None else past.facts()
         index = batch.touches[view.sensor].contact_index
         facts = (batch.episode, batch.time, touch, index, bank)
@@ -506,7 +510,7 @@ class Alignment(nn.Module):
         for batch, copied in seen:
             for number, view in enumerate(self.views):
                 touch = batch.touches[view.sensor]
-                pattern = None if self.hsa.touch_ceiling is None else gather_facts(touch_pattern(touch.image))
+                pattern = None if self.hsa.touch_ceiling is None else gather_facts(touch_pattern(touch.present))
                 episode, time, index = map(gather_facts, (batch.episode, batch.time, touch.contact_index))
                 valid = gather_facts(self.valid_pairs(batch, view) & touch.contact)
                 touches = gather_facts(self._compared(copied.features, view))

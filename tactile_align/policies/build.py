@@ -1,5 +1,6 @@
 """Functions that build the image inputs and the model of a training config, and that load a trained run."""
 
+import logging
 import os
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,8 @@ from tactile_align.policies.checkpoint import (
     weights_of,
 )
 
+logger = logging.getLogger(__name__)
+
 
 def views_of(config: TrainConfig) -> tuple[View, ...]:
     """Return the views of a config in the form that the model uses."""
@@ -62,7 +65,8 @@ def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
         width, height = input_size_of(touch.model, touch.image_size)
         differs = config.features.touch_input == "difference"
         for name in dict.fromkeys(view.sensor for view in config.views):
-            inputs.append(Input(name, rig.sensor(name).stream, width, height, touch.fit, difference=differs))
+            entry = Input(name, rig.sensor(name).stream, width, height, touch.fit, difference=differs)
+            inputs.append(replace(entry, earlier=config.features.touch_earlier))
     policy = config.policy.vision if config.train_policy else "none"
     if policy == "tower":
         size = input_size_of(vision.model, vision.image_size)
@@ -117,7 +121,9 @@ def check_weights(config: TrainConfig) -> None:
     if config.views and (config.hsa.weight > 0 or reads):
         for encoder in dict.fromkeys((config.features.vision, config.features.touch)):
             if encoder is not None and encoder.pretrained != SCRATCH:
-                encoder_of(encoder)
+                origin = encoder_of(encoder).origin
+                if origin is not None:
+                    logger.info(origin)
     if policy is not None and policy.vision == "resnet18" and policy.vision_weights not in (None, SCRATCH):
         read_resnet18_weights(str(policy.vision_weights))
 

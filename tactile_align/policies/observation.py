@@ -25,6 +25,7 @@ class Needs:
             the observation states the contact of its sensor. With a commanded gripper, all sensors of the hand count.
         delayed: Cameras whose frames are exposed at a different time from the joint reading.
         columns: Meaning of the columns of qpos and of the actions that `Policy.act` returns; None if not recorded.
+        steps: Number of consecutive steps whose touches a policy with a window of touches uses; 1: the present one.
     """
 
     state_dim: int
@@ -34,6 +35,7 @@ class Needs:
     for_contact: Mapping[str, str]
     delayed: tuple[str, ...]
     columns: Columns | None = None
+    steps: int = 1
 
     def text(self) -> str:
         """Return the required entries in one line of text, with names and units of the columns where they are known."""
@@ -43,6 +45,8 @@ class Needs:
             if streams:
                 sizes = (f"'{name}'" + (f" {size[0]}x{size[1]}" if size else "") for name, size in streams.items())
                 parts.append(f"{what} {', '.join(sizes)} (uint8 RGB, width x height)")
+        if self.steps > 1:
+            parts.append(f"touches of every step, a window of {self.steps} (`observe` at steps without `act`)")
         if self.delayed:
             parts.append(f"exposure_qpos for {', '.join(self.delayed)}")
         if columns is not None:
@@ -128,6 +132,22 @@ def checked(observation: Any, needs: Needs) -> Observation:
             )
         exposed[name] = _state(late[name], f"exposure_qpos['{name}']", needs.state_dim)
     return Observation(qpos, frames, {name: bool(flag) for name, flag in contact.items()}, exposed)
+
+
+def checked_touches(touches: Any, needs: Needs) -> dict[str, np.ndarray]:
+    """Return the touch images of a step without an action, by stream, checked as in an observation.
+
+    Raises:
+        InputError: A touch is missing or invalid.
+    """
+    given = _mapping({"touches": touches}, "touches", True)
+    streams = {name: size for name, size in needs.touches.items() if name not in needs.for_contact}
+    if missing := [name for name in streams if name not in given]:
+        raise InputError(
+            f"touches must contain '{missing[0]}', which the policy needs at every step; found: "
+            f"{', '.join(map(str, given)) or 'none'}. Pass '{missing[0]}' as recorded"
+        )
+    return {name: _frame(given[name], f"touches['{name}']", size) for name, size in streams.items()}
 
 
 def _mapping(observation: Mapping[Any, Any], key: str, needed: bool) -> Mapping[Any, Any]:

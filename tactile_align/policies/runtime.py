@@ -18,12 +18,12 @@ from tactile_align.errors import InputError
 from tactile_align.moments.augment import augment
 from tactile_align.moments.batch import ObservationBatch, TouchImages, ViewBatch
 from tactile_align.moments.facts import only_certain
-from tactile_align.moments.inputs import Input, input_image
+from tactile_align.moments.inputs import Input, input_image, window
 from tactile_align.moments.normalisation import Statistics
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.build import inputs_of, make_model, measure_of
 from tactile_align.policies.checkpoint import load_validated, selected_checkpoint
-from tactile_align.policies.observation import Needs, Observation, checked
+from tactile_align.policies.observation import Needs, Observation, checked, checked_touches
 from tactile_align.projection.episode_boxes import HeldOpening, ViewBoxes, hand_of, no_contact_image
 
 
@@ -142,6 +142,7 @@ class Policy:
         self._head = model.act
         self._execute = config.policy.execute
         self._queue: list[np.ndarray] = []
+        self._past: dict[str, list[np.ndarray]] = {}  # touch images since `reset`, by input with a window
         self._random: torch.Generator | None = None  # made by `reset`
         self._ensembler = None if ensemble is None else TemporalEnsembler(shape.chunk_size, ensemble)
 
@@ -238,6 +239,7 @@ class Policy:
         for held in self._held.values():
             held.onset = None
         self._queue.clear()
+        self._past = {entry.key: [] for entry in self.inputs if entry.earlier}
         self._random = torch.Generator().manual_seed(seed)
         if self._ensembler is not None:
             self._ensembler.reset()
@@ -247,7 +249,8 @@ class Policy:
 
         The policy predicts a chunk, returns its first `execute` actions in the next calls, and predicts again. An
         observation is used only when a chunk is predicted, so a policy whose gripper reading is "commanded" notices a
-        contact only then.
+        contact only then. Only a policy with a window of touches also uses the touches of the other calls, see
+        `observe`.
 
         Args:
             observation: See `act`.
@@ -264,7 +267,33 @@ class Policy:
             )
         if not self._queue:
             self._queue = list(self.act(observation)[: self.execute])
+        elif self._past:
+            self.observe(observation.get("touches"))
         return self._queue.pop(0)
+
+    def observe(self, touches: Mapping[str, np.ndarray] | None) -> None:
+        """Keep the touches of a step at which no chunk is predicted, for the window of touches.
+
+        A policy with `FeatureConfig.touch_frames` above 1 must get the touches of every step of the recorded rate, in
+        order, each by one call of `act`, `next_action` or `observe`. Before the first step after `reset`, the touches
+        of that step take the place of the missing ones, as at the start of an episode in training. Without a window,
+        nothing is kept.
+
+        Args:
+            touches: Touch image (height, width, 3) uint8 RGB as recorded, by stream.
+
+        Raises:
+            InputError: A touch is missing or invalid; the policy's state is then unchanged.
+        """
+        if self._random is None:
+            self.reset()
+        if self._past:
+            frames = checked_touches(touches, self.needs)
+            blank = Observation(np.zeros(0), frames, {}, {})
+            images = {entry.key: self._image(entry, blank) for entry in self.inputs if entry.earlier}
+            for entry in self.inputs:
+                if entry.earlier:
+                    self._window(entry, images[entry.key])
 
     @torch.no_grad()
     def act(self, observation: Mapping[str, Any]) -> np.ndarray:
@@ -285,11 +314,11 @@ class Policy:
         """
         watches = {name: copy(watch) for name, watch in self._watch.items()}
         onsets = [(held, held.onset) for held in self._held.values()]
-        started = self._random
+        started, past = self._random, {key: list(images) for key, images in self._past.items()}
         try:
             batch = self.batch(checked(observation, self.needs))
         except ValueError:
-            self._watch, self._random = watches, started
+            self._watch, self._random, self._past = watches, started, past
             for held, onset in onsets:
                 held.onset = onset
             raise
@@ -302,7 +331,8 @@ class Policy:
     def batch(self, observation: Observation) -> ObservationBatch:
         """Return a batch of one moment, made exactly as in training.
 
-        Each call is one step: the policy updates the gripper openings that it holds since the start of a contact.
+        Each call is one step: the policy updates the gripper openings that it holds since the start of a contact, and
+        the window of touches.
         """
         if self._random is None:
             self.reset()
@@ -322,7 +352,7 @@ class Policy:
                 nowhere = torch.full((1, 4), torch.nan)
                 views[entry.key] = ViewBatch(image=_row(image), box=nowhere, visible=torch.tensor([False]))
             elif entry.key in self.model.sensors:
-                touches[entry.key] = TouchImages(image=_row(image))
+                touches[entry.key] = TouchImages(image=_row(self._window(entry, image)))
             else:
                 frames[entry.stream] = _row(image)
         qpos = _row(self.statistics.normalise_qpos(observation.qpos).astype(np.float32))
@@ -342,6 +372,12 @@ class Policy:
             visible=torch.tensor([bool(visible)]),
             sigma=_row((np.abs(there.scale) * view.sigma_px).astype(np.float32)) if entry.uncertain else None,
         )
+
+    def _window(self, entry: Input, image: np.ndarray) -> np.ndarray:
+        past = self._past.get(entry.key, [])
+        past.append(image)
+        del past[: -1 - max(entry.earlier, default=0)]
+        return window(entry, past.__getitem__, len(past) - 1)
 
     def _image(self, entry: Input, observation: Observation) -> np.ndarray:
         frame = observation.frames[entry.stream]
@@ -383,6 +419,7 @@ class Policy:
             for_contact=for_contact,
             delayed=tuple(sorted({v.camera for v in self.views if self.rig.camera(v.camera).delay_s != 0.0})),
             columns=self.statistics.columns,
+            steps=1 + max((age for entry in self.inputs for age in entry.earlier), default=0),
         )
 
 

@@ -229,7 +229,7 @@ def sample_picture(moments: Moments, config: TrainConfig) -> np.ndarray | None:
         return None
     batch = moments.batch(next(iter(held_out_sampler(moments, config)))[:8])
     first = views_of(config)[0]
-    view, touches = batch.views[first.key], batch.touches[first.sensor].image
+    view, touches = batch.views[first.key], batch.touches[first.sensor].present
     columns = []
     for touch, image, box in zip(touches.numpy(), view.image.numpy(), view.box.numpy(), strict=True):
         height, width = image.shape[:2]

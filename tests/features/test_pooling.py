@@ -1,6 +1,6 @@
 """From the tokens of a region to one vector."""
 
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from tactile_align.features.pooling import (
     AttentionPooling,
     GridPooling,
     MeanPooling,
+    TimePooling,
     blurred_weights,
     make_pooling,
     region_grid,
@@ -201,3 +202,18 @@ def test_a_block_before_the_mean_lets_tokens_outside_the_box_speak() -> None:
     plain, block = (make_pooling(kind, 8, 5).eval() for kind in ("mean", "mean_block"))
     assert torch.equal(plain(tokens, box, (WIDTH, HEIGHT)), plain(far, box, (WIDTH, HEIGHT)))
     assert not torch.equal(block(tokens, box, (WIDTH, HEIGHT)), block(far, box, (WIDTH, HEIGHT)))
+
+
+@pytest.mark.parametrize("kind", ["last", "attention"])
+def test_the_pooling_over_time_works_place_by_place_and_knows_the_order(kind: Literal["last", "attention"]) -> None:
+    torch.manual_seed(4)
+    pool, tokens = TimePooling(8, 3, kind), torch.randn(2, 3, 4, 5, 8)
+    pooled = pool(tokens)
+    assert pooled.shape == (2, 4, 5, 8)
+    steps = pool.block(tokens[1, :, 2, 3][None] + pool.age)[0]  # the three ages of one place
+    wanted = steps[0]
+    if pool.score is not None:
+        score = steps @ pool.score.weight[0] + pool.score.bias
+        wanted = (score.exp() / score.exp().sum()) @ steps
+    torch.testing.assert_close(pooled[1, 2, 3], wanted)
+    assert (pool(tokens[:, [1, 0, 2]]) - pooled).abs().max() > 1e-2 < (pool(tokens[:, [0, 2, 1]]) - pooled).abs().max()

@@ -142,3 +142,16 @@ def test_a_wider_region_head_has_the_parameters_of_its_width_and_leaves_the_touc
     assert sum(p.numel() for p in wide.touch_mlp.parameters()) == 0
     with pytest.raises(ValueError, match=r"head_width = 70, but head = 'linear' has no hidden layer"):
         FeatureConfig(head_width=70)
+
+
+@pytest.mark.parametrize("time", ["channels", "last", "attention"])
+def test_every_trainable_tensor_learns_from_a_window_of_touches(time: str) -> None:
+    model = towers(touch_frames=2, touch_time=time)
+    window = torch.cat([noise(2, 32, 48), noise(2, 32, 48, seed=1)], dim=3)
+    touch, region = model.of_touch(window), model.of_region(noise(2, 64, 48), BOX)
+    (touch.vector.square().sum() + region.vector.square().sum()).backward()
+    for name, p in model.named_parameters():
+        touched = p.grad is not None and bool((p.grad != 0).any())
+        assert touched == p.requires_grad, name
+    assert touch.tokens.shape == (2, 16, 96)
+    assert (model.of_touch(window.flip(0)).vector.flip(0) - touch.vector).abs().max() < 1e-5

@@ -1,7 +1,7 @@
 """Doctor checks of the data: streams, statistics, rigs, boxes, contacts and negatives. No check runs the model."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -10,14 +10,15 @@ import numpy as np
 import torch
 
 from tactile_align.checks import Check, Status
-from tactile_align.datasets.episodes import open_episode
+from tactile_align.datasets.episodes import Episode, open_episode
 from tactile_align.datasets.stream_faults import colours, look_at, stored_quality
 from tactile_align.diagnostics.doctor.limits import judged, stated
 from tactile_align.diagnostics.doctor.subject import Subject, sampler_of
 from tactile_align.evenly import evenly
+from tactile_align.geometry.images import ImageMap
 from tactile_align.losses.build import negatives_of
 from tactile_align.moments.dataset import Moments
-from tactile_align.moments.inputs import input_image
+from tactile_align.moments.inputs import Input, input_image, window
 from tactile_align.moments.normalisation import Statistics
 from tactile_align.projection.sensor_box import OTHER
 from tactile_align.training.data import contact_share, part_checks
@@ -102,7 +103,8 @@ def door(subject: Subject) -> Iterator[Check]:
                 box = moments.views[one.key].frame_box[start + t] if one.sensor is not None else None
                 there = one.image_map(width, height, box if one.zoom is not None else None)
                 reference = partial(moments.reference, int(raw.episode[row]), one.key)
-                expected = input_image(one, there.apply_to_image(episode.image(one.stream, t)), reference)
+                frame = partial(_input_frame, episode, one, there, reference)
+                expected = window(one, frame, t)
                 here = shown[one.key][row].float().numpy()
                 off = np.abs(here - expected.astype(np.float32)).mean() if here.shape == expected.shape else np.inf
                 worst[one.key] = max(worst.get(one.key, 0.0), float(off))
@@ -112,6 +114,12 @@ def door(subject: Subject) -> Iterator[Check]:
                     box_off[one.key] = max(box_off.get(one.key, 0.0), float(gap))
     yield from (judged("image-is-recorded", value, name) for name, value in worst.items())
     yield from (judged("box-follows-image", value, name) for name, value in box_off.items())
+
+
+def _input_frame(
+    episode: Episode, entry: Input, there: ImageMap, reference: Callable[[], np.ndarray], t: int
+) -> np.ndarray:
+    return input_image(entry, there.apply_to_image(episode.image(entry.stream, t)), reference)
 
 
 def colour_order(subject: Subject) -> Iterator[Check]:

@@ -11,10 +11,13 @@ from threading import Event, Thread
 import torch
 
 from tactile_align.checks import Check
-from tactile_align.config.train import AlignmentConfig
+from tactile_align.config.train import AlignmentConfig, TrainConfig
 from tactile_align.diagnostics.doctor.limits import stated
 from tactile_align.diagnostics.doctor.subject import Subject
+from tactile_align.errors import InputError
+from tactile_align.features.cost import cost_of
 from tactile_align.moments.batch import MomentBatch
+from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.build import device_of
 from tactile_align.training.distributed import Group
 from tactile_align.training.loop import make_trainer
@@ -68,12 +71,31 @@ def largest_batch(subject: Subject) -> Check:
     measured = (
         f"{'at least ' if fits == MOST else 'about '}{fits} moments: {each / 1e6:.3g} MB each, {most / 1e9:.3g} GB "
     )
-    measured += f"of memory on {device}; steps of up to {last} moments were run"
+    measured += f"of memory on {device}; steps of up to {last} moments were run{by_formula(subject.model, config)}"
     if fits >= config.batch_size:
         return stated("largest-batch", "info", measured, needed, why=why, advice=advice)
     why = f"training stops, or is ended by the system, when memory is used up; batch_size is {config.batch_size}"
     advice = "lower batch_size or features.vision.image_size, or set features.vision.checkpointing = true"
     return stated("largest-batch", "warn", measured, f"at least {config.batch_size}", why=why, advice=advice)
+
+
+def by_formula(model: AlignedPolicy, config: TrainConfig) -> str:
+    """Return a text with the memory that the encoders alone need, by `cost_of`; empty where no formula is known.
+
+    The text covers one pass over the images of the views, whole frames and touches.
+    """
+    if model.alignment is None:
+        return ""
+    towers, views = model.alignment.towers, model.views if config.region == "box" else ()
+    shown = len(dict.fromkeys([*(view.key for view in views), *model.frame_keys.values()]))
+    touched = len(model.sensors) * (config.features.touch_frames if towers.touch_over_time is not None else 1)
+    try:
+        vision, touch = (cost_of(tower, config.optimiser.precision) for tower in (towers.vision, towers.touch))
+    except InputError:  # not a vision transformer
+        return ""
+    fixed = vision.fixed_bytes + (touch.fixed_bytes if towers.touch is not towers.vision else 0)
+    each = shown * vision.image_bytes + touched * touch.image_bytes
+    return f"; by formula, the encoders need {fixed / 1e6:.3g} MB and {each / 1e6:.3g} MB a moment"
 
 
 def _slope(peaks: dict[int, int]) -> float:

@@ -84,9 +84,10 @@ def inputs(subject: Subject) -> Iterator[Check]:
         keys = list(model.sensors) if name == "towers.touch" else [*regions, *model.frame_keys.values()]
         keys = list(dict.fromkeys([*model.sensors, *keys] if len(towers) == 1 else keys))
         mean, std = _own_statistics(tower)
-        pixels = torch.cat([subject.batch.images()[key].permute(0, 3, 1, 2) for key in keys]).float() / 255
+        images = [subject.batch.images()[key].permute(0, 3, 1, 2) for key in keys]
+        pixels = torch.cat([_one_by_one(part) for part in images]).float() / 255
         expected = (pixels - mean) / std
-        actual = torch.cat(arrived[name]).float() if arrived[name] else torch.zeros(0)
+        actual = torch.cat([_one_by_one(part) for part in arrived[name]]).float() if arrived[name] else torch.zeros(0)
         same = actual.shape == expected.shape
         measured = f"mean {actual.mean():.2f}, std {actual.std():.2f}" if len(actual) else "no input"
         needed = f"expected {expected.mean():.2f}, {expected.std():.2f}"
@@ -99,6 +100,11 @@ def inputs(subject: Subject) -> Iterator[Check]:
     yield judged("encoder-passes", max(0, len(passes) - allowed), measured=f"{len(passes)} a step, {allowed} needed")
     rows = sum(passes) / max(1, len(passes))
     yield judged("images-per-pass", rows / batch if passes else 1.0, measured=f"{rows:.0f} of {batch}")
+
+
+def _one_by_one(images: Tensor) -> Tensor:
+    """Return the RGB images (B K, 3, H, W) of B stacks of K images (B, 3 K, H, W)."""
+    return images.reshape(-1, 3, *images.shape[2:])
 
 
 def _own_statistics(tower: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:

@@ -155,7 +155,7 @@ def _looked_at(
             window, scores = enlarge(box, run.config.features.margin), found.maps[f"region {key}"][place]
             shown.append(laid_over(view.image[i].numpy(), scores, box, window, (0.0, high), f"{key}, row {place}"))
         for sensor in run.model.sensors if run.model.reads_touches else ():
-            touch, scores = batch.touches[sensor].image[i].numpy(), found.maps[f"touch {sensor}"][place]
+            touch, scores = batch.touches[sensor].present[i].numpy(), found.maps[f"touch {sensor}"][place]
             shown.append(laid_over(touch, scores, None, None, (0.0, high), sensor))
         cells.append(wrapped(shown))
     return cells
@@ -281,7 +281,7 @@ def _of_view(runs: dict[int, "LoadedRun"], key: str, judged_on: str) -> dict[str
     low = min(float(one.similarity.min()) for one in seen.values())
     high = max(float(one.similarity.max()) for one in seen.values())
     batch = moments.batch(rows)
-    touches, views = list(batch.touches[run.view(key).sensor].image.numpy()), list(batch.views[key].image.numpy())
+    touches, views = list(batch.touches[run.view(key).sensor].present.numpy()), list(batch.views[key].image.numpy())
     pictures = {}
     ordered = chosen[np.argsort(last["episode"][chosen], kind="stable")]
     for step, found in features.items():

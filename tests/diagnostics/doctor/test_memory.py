@@ -8,9 +8,11 @@ import torch
 from tactile_align.diagnostics.doctor import memory
 from tactile_align.diagnostics.doctor.memory import largest_batch
 from tactile_align.diagnostics.doctor.subject import Subject, examine
+from tactile_align.features.cost import cost_of
+from tactile_align.policies.build import make_model
 from tactile_align.training.data import load_data
 from tactile_align.training.loop import build_model
-from tests.training.conftest import small_training
+from tests.training.conftest import TOWER, small_training
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,19 @@ def test_the_trial_ends_at_the_largest_batch_or_without_time(subject: Subject, m
     monkeypatch.setattr(memory, "SECONDS", 0.0)
     sizes.clear()
     assert largest_batch(subject).measured.startswith("at least 4096 moments") and sizes == [2, 2, 4]
+
+
+def test_the_formula_counts_each_image_that_an_encoder_gets(tmp_path: Path) -> None:
+    stem = {"vision": {**TOWER, "stem": "patch"}}
+    for more, images in (({}, 3), ({"touch_frames": 4, "touch_time": "last"}, 6)):
+        config = small_training(tmp_path, tmp_path / "run", features={**stem, **more})
+        model = make_model(config, 7, 7)
+        assert model.alignment is not None
+        cost = cost_of(model.alignment.towers.vision)  # a crop, the whole frame, and the touches
+        text = f"need {cost.fixed_bytes / 1e6:.3g} MB and {images * cost.image_bytes / 1e6:.3g} MB a moment"
+        assert memory.by_formula(model, config).endswith(text)
+    conv = small_training(tmp_path, tmp_path / "run")
+    assert memory.by_formula(make_model(conv, 7, 7), conv) == ""
 
 
 @pytest.mark.skipif(not memory.STATM.exists(), reason="needs Linux")
