@@ -245,7 +245,7 @@ def list_episodes(path: str | Path, layout: str | Path | None = None) -> tuple[E
 
 
 _LISTED: dict[tuple[Stamp, str | None], tuple[EpisodeRef, ...]] = {}
-MOST_LISTED = 50_000  # files whose episodes are kept, about 1 kB each
+MOST_LISTED = 50_000  # files whose episodes are kept, about 2 kB each
 
 
 def _listed(path: Path, layout: str | Path | None) -> tuple[EpisodeRef, ...]:
