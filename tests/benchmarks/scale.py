@@ -37,7 +37,7 @@ BARS = {("warm listing", "CPU s"): 2.0, ("index", "grown MB"): 200.0, ("inspect,
 BENT = 2.0
 """Largest cost per episode at the largest number, divided by that at the number before: 1 is linear growth.
 
-Quadratic growth gives 10. More data than the processor's caches hold give up to 1.6.
+Quadratic growth gives 10; up to 1.6 was measured (docs/scale.md).
 """
 
 
