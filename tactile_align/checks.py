@@ -227,7 +227,7 @@ class Todo:
 
 
 def _places(checks: Sequence[Check]) -> str:
-    """Return the kinds of the checks and their objects; objects with equal kinds are listed together."""
+    """Return the ids of the checks; objects with equal kinds are listed together, after "of"."""
     kinds: dict[str, list[str]] = {}
     for check in checks:
         kinds.setdefault(check.id.partition("/")[2], []).append(check.kind)
@@ -235,7 +235,10 @@ def _places(checks: Sequence[Check]) -> str:
     for name, of in kinds.items():
         objects.setdefault(tuple(dict.fromkeys(of)), []).append(name)
     return "; ".join(
-        ", ".join(of) + (f" of {', '.join(names)}" if names != [""] else "") for of, names in objects.items()
+        f"{of[0]}/{names[0]}".removesuffix("/")
+        if len(of) == len(names) == 1
+        else ", ".join(of) + (f" of {', '.join(names)}" if names != [""] else "")
+        for of, names in objects.items()
     )
 
 
@@ -288,12 +291,11 @@ class Report:
 
     @property
     def summary(self) -> str:
-        """First line of the report: its verdict, the number of checks by status, and where checks did not pass."""
+        """First line of the report: its verdict, the number of checks by status, and the checks that did not pass."""
         statuses = [check.status for check in self.checks]
         counts = ", ".join(f"{statuses.count(one)} {one}" for one in GRAVEST_FIRST if one in statuses)
         bad = [check for check in self.checks if check.status in ("fail", "warn")]
-        where = ", ".join(dict.fromkeys(check.id.partition("/")[2] or check.kind for check in bad))
-        return f"{self.verdict}: {counts or 'no checks'}" + (f". Not in order: {where}" if bad else "")
+        return f"{self.verdict}: {counts or 'no checks'}" + (f". Not in order: {_places(bad)}" if bad else "")
 
     @property
     def todo(self) -> tuple[Todo, ...]:
@@ -305,23 +307,25 @@ class Report:
         groups = sorted(shared.items(), key=lambda item: GRAVEST_FIRST.index(item[0][0]))
         return tuple(Todo(status, checks[0].advice, tuple(checks)) for (status, _), checks in groups)
 
-    def text(self, everything: bool = True) -> str:
+    def text(self, everything: bool = True, width: int | None = None) -> str:
         """Return the report as text: a summary, a table of the checks, and what to do about those that did not pass.
 
         Args:
             everything: Whether the text contains the checks that passed and the tables of numbers. If not, a line
                 states how many checks passed.
+            width: Number of characters to which the lines of tables are wrapped; None: they are not.
         """
         shown = [check for check in self.checks if everything or check.status != "pass"]
         lines = [self.subject, self.summary, ""]
         if shown:
             rows = [(c.status, c.id, c.title, c.measured, c.limit) for c in shown]
-            lines += [*text_table(("", "id", "check", "measured", "needed"), rows), ""]
+            lines += [*text_table(("", "id", "check", "measured", "needed"), rows, width), ""]
         if len(shown) < len(self.checks):
             lines += [f"passed: {len(self.checks) - len(shown)} (--all shows them)", ""]
         for table in self.tables if everything else ():
             if table.rows:
-                lines += [table.title, *text_table(table.head, [[_cell(x) for x in row] for row in table.rows]), ""]
+                cells = [[_cell(x) for x in row] for row in table.rows]
+                lines += [table.title, *text_table(table.head, cells, width), ""]
         if self.todo:
             lines += ["What to do next:", *(f"  [{one.status}] {one.title}: {one.text}" for one in self.todo), ""]
         lines.append(f"verdict: {self.verdict}")
@@ -353,8 +357,11 @@ class Report:
         return _template().render(report=self)
 
 
-def text_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return the lines of a text table with aligned columns; cells are never wrapped or cut."""
+def text_table(head: Sequence[str], rows: Iterable[Sequence[str]], width: int | None = None) -> list[str]:
+    """Return the lines of a text table with aligned columns; cells are never cut.
+
+    If `width` is not None, cells are wrapped so that no line is longer.
+    """
     from rich.box import Box
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -364,10 +371,10 @@ def text_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     plain = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
     drawn = RichTable(box=plain, pad_edge=False, show_edge=False)
     for name in head:
-        drawn.add_column(Text(name), no_wrap=True)
+        drawn.add_column(Text(name), no_wrap=width is None, overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))
-    console = Console(width=100_000, color_system=None, highlight=False)
+    console = Console(width=width or 100_000, color_system=None, highlight=False)
     with console.capture() as capture:
         console.print(drawn)
     return [line.rstrip() for line in capture.get().rstrip("\n").split("\n")]

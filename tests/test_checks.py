@@ -1,5 +1,6 @@
 """One Check and one Report: ids equal in three forms, limits that judge, text that survives hostile names."""
 
+import io
 import json
 import math
 import re
@@ -8,6 +9,7 @@ import pytest
 
 from tactile_align.checks import Check, Limit, Report, Table, graded, text_table
 from tactile_align.errors import InputError
+from tactile_align.verbs import show
 
 LIMITS = {
     "iou-median": Limit("IoU of {1} in {0}, median", 0.75, 0.5),
@@ -96,6 +98,22 @@ def test_a_text_table_keeps_markup_and_long_cells() -> None:
     assert set(lines[1]) == {"-"}
 
 
+def test_a_table_on_a_terminal_is_wrapped_to_its_width_and_keeps_every_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = " ".join(f"word{i}" for i in range(40))
+    made = Report("verify", "a rig", (Check("edge-error/wrist_rgb/digit", "Edge error", "warn", measured),))
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "90")
+    show(made, as_json=False)
+    assert max(map(len, terminal.getvalue().splitlines())) <= 90
+    assert re.findall(r"word\d+", terminal.getvalue()) == measured.split()
+    assert "edge-error/wrist_rgb/digit" in terminal.getvalue()
+    monkeypatch.setattr(terminal, "isatty", lambda: False)
+    show(made, as_json=False)
+    assert measured in terminal.getvalue(), "a program reads one line per check"
+
+
 def shared_advice() -> Report:
     on = [("wrist", "left"), ("wrist", "right"), ("scene", "left")]
     checks = [graded(LIMITS, "iou-median", 0.6, *view, advice="Calibrate.") for view in on]
@@ -111,13 +129,13 @@ def shared_advice() -> Report:
 
 def test_checks_that_share_their_advice_are_one_entry_and_the_gravest_comes_first() -> None:
     made = shared_advice()
-    places = "iou-median, edge-error of wrist/left, wrist/right; iou-median of scene/left"
+    places = "iou-median, edge-error of wrist/left, wrist/right; iou-median/scene/left"
     assert made.text().split("What to do next:\n")[1].splitlines()[:2] == [
         "  [fail] Stroke: It is too long. Halve it.",
         f"  [warn] 5 checks ({places}): It is large. Calibrate.",
     ]
     assert made.text().splitlines()[1] == (
-        "fail: 1 fail, 5 warn, 1 pass, 1 info. Not in order: wrist/left, wrist/right, scene/left, panda"
+        f"fail: 1 fail, 5 warn, 1 pass, 1 info. Not in order: {places}; stroke/panda"
     )
     told = json.loads(made.json())
     assert told["summary"] == made.text().splitlines()[1]

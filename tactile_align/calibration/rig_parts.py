@@ -338,3 +338,5 @@ class Verified(Strict):
     when: str
     data_hash: str
     verdict: Literal["pass", "warn", "fail"]
+    proof: tuple[str, ...] | None = None
+    """For each view with true or labelled boxes, how many they are and how well the rig fits them; None: no boxes."""

@@ -9,6 +9,7 @@ import re
 import struct
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -188,6 +189,47 @@ def without_padding(data: np.ndarray) -> bytes:
         kind = codec_of(data).upper()
         raise InputError(f"is a damaged or truncated {kind} (its end marker is missing). Encode the image again")
     return data[:end].tobytes()
+
+
+def raw_size(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """Return (width, height), px, of raw frames whose rows have this type and shape; None if they are no frames.
+
+    Frames are (H, W, 3) or (3, H, W) of uint8 or of floating-point numbers, and grey uint8 frames (H, W), (H, W, 1) or
+    (1, H, W). Smaller arrays than 16 x 16, and grey ones than 32 x 32 without an axis of channels, are grids of taxels;
+    a uint8 array (H, W, 3) is a frame at any size.
+    """
+    grey = dtype == np.uint8
+    if not grey and dtype.kind != "f":
+        return None
+    if len(shape) == 2:
+        return (shape[1], shape[0]) if grey and min(shape) >= 32 else None
+    if len(shape) != 3:
+        return None
+    if grey and shape[2] == 3:
+        return shape[1], shape[0]
+    for channels, sides in ((shape[2], shape[:2]), (shape[0], shape[1:])):
+        if (channels == 3 or (channels == 1 and grey)) and min(sides) >= 16:
+            return sides[1], sides[0]
+    return None
+
+
+def from_raw(row: np.ndarray) -> np.ndarray:
+    """Return the frame, (H, W, 3) uint8, of a raw row in one of the forms of `raw_size`; channels keep their order.
+
+    Raises:
+        InputError: A floating-point row has values outside 0 to 1.
+    """
+    if row.dtype.kind == "f":
+        values = row.astype(np.float32)
+        if not (values.min() >= 0 and values.max() <= 1):
+            text = f"has values from {values.min():.4g} to {values.max():.4g}; floating-point frames have 0 to 1"
+            raise InputError(f"{text}. Write them as uint8, or leave the stream out")
+        row = (values * 255).round().astype(np.uint8)
+    if row.ndim == 2:
+        row = row[..., None]
+    elif row.shape[2] not in (1, 3):
+        row = row.transpose(1, 2, 0)
+    return row if row.shape[2] == 3 else row.repeat(3, axis=2)
 
 
 def encode_jpeg(frame: np.ndarray, quality: int, order: Channels = "rgb", full_chroma: bool = False) -> bytes:

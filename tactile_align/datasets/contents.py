@@ -120,8 +120,7 @@ def _numbers(group: h5py.Group, path: Path) -> dict[str, dict[str, Any]]:
     for key, item in [("", group), *tree.below(group, path, "", set())]:
         if item is None:
             continue
-        with hdf5.reading(path, key):
-            values = {str(name).lower(): item.attrs[name] for name in item.attrs}
+        values = {name.lower(): value for name, value in tree.attributes(item, path).items()}
         found[key] = {_lens_name(name): value for name, value in values.items() if _is_small(value)}
         if tree.is_array(item) and item.dtype.kind in "iuf":
             value, parent, name = _constant(group, key, path), *_split(key)
@@ -146,7 +145,10 @@ def _is_small(value: Any) -> bool:
     """Return whether an attribute is a text, or at most 16 finite numbers."""
     if isinstance(value, str | bytes):
         return True
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths, in JSON
+        return False
     return array.dtype.kind in "iuf" and 0 < array.size <= 16 and bool(np.all(np.isfinite(array)))
 
 

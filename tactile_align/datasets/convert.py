@@ -17,7 +17,7 @@ from tactile_align.datasets.layout import Layout, load_layout
 from tactile_align.datasets.refs import episode_groups, locate
 from tactile_align.datasets.streams import Found, described, frame_places
 from tactile_align.datasets.times import nearest
-from tactile_align.datasets.writer import ABOUT_STORAGE, write_episode
+from tactile_align.datasets.writer import ABOUT_STORAGE, copied_attributes, write_episode
 from tactile_align.errors import InputError, printable
 
 MOST_NAMED = 8  # largest number of arrays of one group that a loss lists by name
@@ -109,8 +109,9 @@ def _has_fixed_size(item: h5py.Dataset) -> bool:
 def left_behind(episode: EpisodeRef, taken: Iterable[str]) -> list[str]:
     """Return a sentence for each kind of content of an episode's file that a copy of the episode does not contain.
 
-    These are arrays (more than MOST_NAMED in a group as its name and their number), links, and the HDF5 attributes of
-    groups and datasets. The attributes of the episode itself, and other episodes in the file, are not listed.
+    These are arrays (more than MOST_NAMED in a group as its name and their number), links, and the attributes of groups
+    and arrays. Attributes of the episode itself are listed only if no copy can contain them. Other episodes in the file
+    are not listed.
 
     Args:
         episode: Complete reference to the episode.
@@ -130,11 +131,13 @@ def left_behind(episode: EpisodeRef, taken: Iterable[str]) -> list[str]:
         items |= {f"{top}/{key}".strip("/"): item for key, item in tree.below(items[top], episode.path, "", seen)}
         lost, attributes = [], []
         for key, item in items.items():
-            shown = key.removeprefix(f"{episode.group}/")
+            shown = "" if key == episode.group else key.removeprefix(f"{episode.group}/")
             if item is None or (tree.is_array(item) and tree.address(item) not in copied):
                 lost.append(shown)
-            if item is not None and key != episode.group:
-                attributes += [f"{shown or '/'}@{name}" for name in item.attrs if name not in _OF_AXES]
+            if item is not None:
+                own = tree.attributes(item, episode.path) if key == episode.group else {}
+                kept = (*_OF_AXES, *(ABOUT_STORAGE if own else ()), *copied_attributes(own))
+                attributes += [f"{shown or '/'}@{name}" for name in item.attrs if name not in kept]
     count = Counter(key.partition("/")[0] for key in lost)
     many = {top for top, number in count.items() if number > MOST_NAMED}
     names = [key for key in lost if key.partition("/")[0] not in many]
@@ -155,11 +158,13 @@ class Converted:
         paths: The new files, including those that were kept.
         lossy: One sentence for each loss, such as data that the target format cannot store.
         kept: Number of files that already contained the converted episode and were therefore kept.
+        costs: One sentence for each stream of a LeRobotDataset: how it is stored, and how fast it is read.
     """
 
     paths: tuple[Path, ...]
     lossy: tuple[str, ...]
     kept: int = 0
+    costs: tuple[str, ...] = ()
 
 
 def convert_episodes(
@@ -329,7 +334,7 @@ def _convert(episode: Episode, path: Path, to: str | Path, target: Layout, fps: 
         touches={name: streams[name] for name in episode.sensors},
         depth=depth,
         fps=episode.fps if episode.fps is not None else fps,
-        attributes={k: v for k, v in episode.attributes.items() if k not in (*ABOUT_STORAGE, "fps")},
+        attributes={k: v for k, v in copied_attributes(episode.attributes).items() if k != "fps"},
         extra={key: episode.carried_array(key) for key in episode.carried},
         layout=to,
         overwrite=overwrite,

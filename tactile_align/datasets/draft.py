@@ -20,6 +20,7 @@ import tomlkit
 
 from tactile_align.config.data import DataConfig
 from tactile_align.datasets.action_kinds import LEVELS, guessed_kinds
+from tactile_align.datasets.containers import tree
 from tactile_align.datasets.containers.carried import carried_rig
 from tactile_align.datasets.contents import (
     IMAGE_WORDS,
@@ -282,7 +283,7 @@ def _put_streams(text: _Text, contents: Contents) -> None:
             'No name is that of a touch sensor. If there is one: [touches] groups = ["PATH"], names = ["NAME"]'
         )
     if ignored := contents.of("unreadable frames", "unreadable"):
-        text.comment(listed("Not read (frames must be uint8 (steps, height, width, 3), JPEG or PNG)", ignored))
+        text.comment(listed("Not read (frames must be (steps, height, width, 3), JPEG or PNG)", ignored))
     if depth := [a for a in contents.of("depth") if a.parent in {c.parent for c in cameras}]:
         text.table("depth")
         text.put("names", sorted({a.name for a in depth}))
@@ -291,9 +292,14 @@ def _put_streams(text: _Text, contents: Contents) -> None:
     text.put("kind", kinds.most_common(1)[0][0] if kinds else UNKNOWN)
     if kinds:
         text.table("channels")
-    for key, there in (("raw", "raw" in kinds), ("encoded", bool(set(kinds) - {"raw"}))):
-        if there:
-            text.put(key, "rgb", "A guess: the order of most recorders. If an overlay shows red as blue, write bgr.")
+    if "raw" in kinds:
+        text.put("raw", "rgb", "A guess: the order of most recorders. If an overlay shows red as blue, write bgr.")
+    encoded = [array for array in every if array.kind != "raw"]
+    if encoded and all(re.search(r" \|S\d+$", array.shown) for array in encoded):
+        why = "A guess: RoboTwin and UniVTAC type encoded rows as text, and pass RGB to an encoder that expects BGR."
+        text.put("encoded", "bgr", f"{why} If an overlay shows red as blue, write rgb.")
+    elif encoded:
+        text.put("encoded", "rgb", "A guess: the order of most recorders. If an overlay shows red as blue, write bgr.")
 
 
 def _rig(contents: Contents, state: StateColumns, links: Links | None, model: str | None) -> str:
@@ -496,7 +502,7 @@ def _put_lens(text: _Text, contents: Contents, name: str, camera: Array, found: 
         numbers |= contents.numbers[key]
     several = [K for key in holders if (K := _intrinsics(contents.numbers[key]))]
     K = several[0] if several and several.count(several[0]) == len(several) else None
-    width, height = (_integer(numbers.get(key)) for key in ("width", "height"))
+    width, height = (_count(numbers.get(key)) for key in ("width", "height"))
     stated = width is not None and height is not None and (width, height) != (camera.width, camera.height)
     w, h = (width, height) if stated and width and height else (camera.width, camera.height)
     fits = K is not None and abs(K[0][2] - w / 2) < CENTRED * w and abs(K[1][2] - h / 2) < CENTRED * h
@@ -526,21 +532,19 @@ def _put_lens(text: _Text, contents: Contents, name: str, camera: Array, found: 
         text.put("distortion", coefficients)
 
 
-def _integer(value: Any) -> int | None:
-    array = np.asarray(value)
-    return int(array.ravel()[0]) if array.size == 1 and array.dtype.kind in "iuf" else None
+def _count(value: Any) -> int | None:
+    number = tree.one_number(value)
+    return int(number) if number is not None and number > 0 and number.is_integer() else None
 
 
 def _intrinsics(numbers: Mapping[str, Any]) -> list[list[float]] | None:
     """Return K as rows, from a matrix or from the numbers of a device; None if there is no such K."""
-    arrays = {key: np.asarray(value) for key, value in numbers.items()}
-    one = {key: array for key, array in arrays.items() if array.dtype.kind in "iuf"}
-    centre = next((keys for keys in (("cx", "cy"), ("ppx", "ppy")) if set(keys) <= set(one)), None)
-    if {"fx", "fy"} <= set(one) and centre:
-        fx, fy, cx, cy = (float(one[key].ravel()[0]) for key in ("fx", "fy", *centre))
-        return [[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]
-    K = one.get("k")
-    if K is None or K.size != 9:
+    names = next((keys for keys in (("cx", "cy"), ("ppx", "ppy")) if set(keys) <= set(numbers)), ("cx", "cy"))
+    fx, fy, cx, cy = (tree.one_number(numbers.get(key)) for key in ("fx", "fy", *names))
+    K = np.asarray(numbers.get("k"))
+    if fx is not None and fy is not None and cx is not None and cy is not None:
+        K = np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
+    if K.size != 9 or K.dtype.kind not in "iuf" or not np.isfinite(K).all():
         return None
     K = K.reshape(3, 3).astype(np.float64)
     plain = np.array_equal(K[2], (0, 0, 1)) and K[1, 0] == 0 and K[0, 1] == 0 and K[0, 0] > 0 and K[1, 1] > 0

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-import h5py
 import numpy as np
 
 from tactile_align.datasets import codec, hdf5
@@ -15,7 +14,7 @@ from tactile_align.datasets.containers import tree
 from tactile_align.datasets.handles import HANDLES, Stamp, open_file
 from tactile_align.datasets.layout import Layout
 from tactile_align.datasets.refs import EpisodeRef, list_episodes, locate, parse_ref
-from tactile_align.datasets.streams import Found, Stream, find, present
+from tactile_align.datasets.streams import Found, Stream, find, frame_of_raw, present
 from tactile_align.datasets.writer import write_episode
 from tactile_align.errors import ColumnError, EpisodeError, Fault, InputError
 
@@ -45,7 +44,7 @@ def examine_episode(where: EpisodeRef | str | Path, layout: str | Path | None = 
     with open_file(path) as file:
         stamp = Stamp.of(path.resolve())
         ref, known, holder = locate(file, where, layout)
-        attributes = read_attributes(holder, path)
+        attributes = tree.attributes(holder, path)
         contents = find(holder, known, path)
         fps = _fps(attributes, known, path, contents)
     return Episode(ref, known, stamp, contents, attributes, fps), contents
@@ -225,8 +224,8 @@ class Episode:
         """
         stream, row, t = self.stream(name), self._row(name, t), self.stored_row(name, t)
         if stream.kind == "raw":
-            frame = row[..., ::-1] if stream.channels == "bgr" else row
-            return np.ascontiguousarray(frame)
+            frame = frame_of_raw(row, self.path, stream.key, t)
+            return np.ascontiguousarray(frame[..., ::-1] if stream.channels == "bgr" else frame)
         try:
             width, height = codec.width_height(row)
             if (width, height) == (stream.width, stream.height):
@@ -283,35 +282,18 @@ class Episode:
         return digest.hexdigest()
 
     def _row(self, name: str, t: int) -> np.ndarray:
-        return codec.octets(HANDLES.read_row(self._stamp, self.stream(name).key, self.stored_row(name, t)))
-
-
-def read_attributes(group: h5py.Group, path: Path) -> dict[str, Any]:
-    """Return the attributes of an episode, scalars as plain Python values."""
-    with hdf5.reading(path, f"{group.name} (attributes)"):
-        attributes = dict(group.attrs)
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in attributes.items()}
+        stream = self.stream(name)
+        row = HANDLES.read_row(self._stamp, stream.key, self.stored_row(name, t))
+        return row if stream.kind == "raw" else codec.octets(row)
 
 
 def _fps(attributes: dict[str, Any], layout: Layout, path: Path, contents: Found) -> float | None:
     stated = attributes.get("fps")
     if stated is None:
         return layout.fps
-    rate = _one_number(stated)
+    rate = tree.one_number(stated)
     if rate is not None and not 0 < rate < np.inf:
         text = f"has the attribute fps = {stated!r}; expected a positive number. Correct or remove the attribute"
         contents.faults.append(Fault("attribute", path, "", text))
         return None
     return rate
-
-
-def _one_number(stated: Any) -> float | None:
-    """Return the number in an attribute, also if it is text or an array of equal numbers; None if it is no number."""
-    values = np.asarray(stated)
-    if values.dtype.kind not in "fiuSUO":
-        return None
-    try:
-        numbers = np.unique(values.astype(np.float64))
-    except (TypeError, ValueError):
-        return None
-    return float(numbers[0]) if len(numbers) == 1 and not np.isnan(numbers[0]) else None

@@ -10,14 +10,22 @@ import h5py
 import numpy as np
 
 from tactile_align.datasets import codec, hdf5
+from tactile_align.datasets.containers import tree
 from tactile_align.datasets.convert import left_behind, other_arrays, rounding
-from tactile_align.datasets.episodes import read_attributes
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.layout import Layout
 from tactile_align.datasets.refs import EpisodeRef, locate, parse_ref
 from tactile_align.datasets.stream_faults import true_runs
-from tactile_align.datasets.streams import Found, frame_places, kind_of, length_fault, rate_ratio, state_array
-from tactile_align.datasets.writer import ABOUT_STORAGE, write_episode
+from tactile_align.datasets.streams import (
+    Found,
+    frame_of_raw,
+    frame_places,
+    kind_of,
+    length_fault,
+    rate_ratio,
+    state_array,
+)
+from tactile_align.datasets.writer import copied_attributes, write_episode
 from tactile_align.errors import EpisodeError, Fault, InputError
 
 logger = logging.getLogger(__name__)
@@ -134,7 +142,7 @@ class _Source:
         self.frames = {name: self._frames(group, key, role) for role, name, key in self.places}
         if contents.faults:
             raise EpisodeError(contents.faults)
-        self.attributes: dict[str, Any] = read_attributes(group, self.path)
+        self.attributes = tree.attributes(group, self.path)
         self.others = other_arrays(group, self.layout, self.places, self.path)
         states = {keys[0]: len(a) for name, keys, _ in arrays if (a := self.state[name]) is not None}
         lengths = states | {key: len(self.frames[name]) for _, name, key in self.places}
@@ -207,7 +215,7 @@ class _Source:
             touches=roles["touch"],
             depth=roles["depth"],
             extra={key: array[start:end] if array.shape[:1] == (rows,) else array for key, array in extra.items()},
-            attributes={name: value for name, value in self.attributes.items() if name not in ABOUT_STORAGE},
+            attributes=copied_attributes(self.attributes),
             layout=self.ref.layout or self.layout.name,
             overwrite=overwrite,
         )
@@ -218,7 +226,8 @@ class _Source:
         for row in range(start, end):
             frame = hdf5.read_row(data, row, self.path, key)
             if raw:
-                yield frame[..., ::-1] if swap else frame
+                pixels = frame_of_raw(frame, self.path, key, row)
+                yield pixels[..., ::-1] if swap else pixels
                 continue
             try:
                 yield codec.without_padding(codec.octets(frame))

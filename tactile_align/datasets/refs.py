@@ -177,10 +177,10 @@ def _row_widths(episode: h5py.Group, layout: Layout, path: Path) -> list[int]:
 def stated_layout(file: h5py.File) -> str:
     """Return the name of the layout that the attribute `layout` of a file states; "" if there is none."""
     try:
-        stated = file.attrs.get("layout", "")
+        stated = tree.one_text(file.attrs.get("layout", ""))
     except (OSError, RuntimeError, KeyError, TypeError, ValueError):
         return ""  # without a readable attribute, the structure of the file decides
-    return stated if isinstance(stated, str) else ""
+    return (stated or "").strip()
 
 
 def _reading(file: h5py.File, layout: Layout, path: Path, group: str | None) -> tuple[object, ...]:

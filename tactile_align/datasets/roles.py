@@ -180,7 +180,7 @@ def _array(group: h5py.Group, key: str, item: h5py.Dataset, steps: int, file: Pa
             return Array(key, shown, "depth", shape)
         kind = kind_of(data)
         if kind is not None and not holds_no_frames(group, key, "camera", file):
-            width, height = (shape[2], shape[1]) if kind == "raw" else _size(data, file, key)
+            width, height = codec.raw_size(data.dtype, shape[1:]) or _size(data, file, key)
             return Array(key, shown, _role_of_frames(key), shape, kind, width, height)
         if kind is None and data.dtype.kind in "biuf" and shaped_as_frames(data):
             return Array(key, shown, "unreadable frames", shape)

@@ -73,7 +73,7 @@ def kind_of(data: h5py.Dataset) -> Kind | None:
         return "padded_jpeg"
     if data.dtype.kind in "SV" and data.dtype.names is None and data.ndim == 1:
         return "padded_jpeg"  # the same bytes as fixed-length text or opaque data
-    if data.dtype == np.uint8 and data.ndim == 4 and data.shape[3] == 3:
+    if data.ndim > 2 and codec.raw_size(data.dtype, data.shape[1:]) is not None and not _of_matlab(data):
         return "raw"
     if data.ndim == 1 and h5py.check_vlen_dtype(data.dtype) in (np.uint8, np.int8):
         return "vlen_jpeg"
@@ -169,7 +169,9 @@ def stream_at(group: h5py.Group, name: str, key: str, layout: Layout, file: Path
     if kind == "raw":
         if 0 in row_shape:
             raise hdf5.fault("shape", file, full, f"has frames without pixels: shape {data.shape}. Record it again")
-        height, width = row_shape[:2]
+        width, height = codec.raw_size(data.dtype, row_shape) or (0, 0)
+        if data.dtype.kind == "f":
+            frame_of_raw(tree.read_row(data, 0, file, full), file, full, 0)
         return Stream(name, full, kind, rows, width, height, layout.channel_order(name, False), "raw", row_shape)
     row = codec.octets(tree.read_row(data, 0, file, full))
     try:
@@ -179,6 +181,18 @@ def stream_at(group: h5py.Group, name: str, key: str, layout: Layout, file: Path
         raise hdf5.fault("frame", file, full, text, 0) from cause
     order = layout.channel_order(name, True)
     return Stream(name, full, kind, rows, width, height, order, codec.codec_of(row), row_shape)
+
+
+def frame_of_raw(row: np.ndarray, file: Path, key: str, t: int) -> np.ndarray:
+    """Return the frame of row t of a raw stream; see `codec.from_raw`.
+
+    Raises:
+        EpisodeError: A floating-point row has values outside 0 to 1.
+    """
+    try:
+        return codec.from_raw(row)
+    except InputError as cause:
+        raise hdf5.fault("frame", file, key, str(cause), t) from cause
 
 
 def depth_at(group: h5py.Group, key: str, file: Path) -> str:
@@ -198,8 +212,9 @@ def depth_at(group: h5py.Group, key: str, file: Path) -> str:
 def _kind(data: h5py.Dataset, file: Path, key: str) -> Kind:
     kind = kind_of(data)
     if kind is None:
-        text = f"has dtype {data.dtype} and shape {data.shape}; raw frames must be uint8 (steps, height, width, 3)"
-        text += ", encoded frames uint8 (steps, bytes) or variable-length uint8"
+        text = f"has dtype {data.dtype} and shape {data.shape}; raw frames must be (steps, height, width, 3) or "
+        text += "(steps, 3, height, width) of uint8 or of numbers 0 to 1, or grey uint8 (steps, height, width), "
+        text += "encoded frames uint8 (steps, bytes) or variable-length uint8"
         if _of_matlab(data):
             text += ". Its axes are reversed, as in files of MATLAB: there, give h5write [3 width height steps]"
         raise hdf5.fault("dtype", file, key, f"{text}. Check the layout, or write the frames again")

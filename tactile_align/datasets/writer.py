@@ -265,6 +265,33 @@ def _rename(what: str) -> str:
 ABOUT_STORAGE = ("layout", "compress")  # attributes that describe how one file is stored, never copied to another
 
 
+def copied_attributes(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of an episode that a copy contains: those that HDF5 can store and that are true there.
+
+    References to objects, objects of JSON, and text that HDF5 cannot encode are excluded.
+    """
+    return {name: value for name, value in given.items() if name not in ABOUT_STORAGE and _is_storable(value)}
+
+
+def _is_storable(value: Any) -> bool:
+    if isinstance(value, h5py.Empty):
+        return True
+    try:
+        dtype = np.asarray(value).dtype
+    except ValueError:  # lists of different lengths
+        return False
+    if dtype.kind not in "UO":
+        return not dtype.hasobject
+    return all(isinstance(one, str) and _is_text(one) for one in np.asarray(value, dtype=object).ravel())
+
+
+def _is_text(text: str) -> bool:
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
 def write_episode(
     path: str | Path,
     *,

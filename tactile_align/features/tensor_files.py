@@ -71,10 +71,34 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
 
     Raises:
         FileNotFoundError, OSError: As for `read_torch`.
-        InputError: The file is damaged, or contains something other than named tensors.
+        InputError: The file is damaged, contains something other than named tensors, or a tensor is sparse, without
+            data, or not of floating-point numbers although it is learnt.
     """
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)[0], ""
+    tensors, entry = (read_safetensors(path)[0], "") if path.suffix == ".safetensors" else _state_in(path)
+    for name, value in tensors.items():
+        if what := _unfit_for_weights(name, value):
+            raise InputError(
+                f"{path}: weights must be dense floating-point tensors; {name} is {what}. Save the model's "
+                f"weights as float32, float16 or bfloat16, before it is quantised"
+            )
+    return tensors, entry
+
+
+LEARNT = ("weight", "bias", "embedding", "embed", "proj", "token")
+"""Ends of the names of tensors that are learnt; only other tensors, such as counters and indices, are whole numbers."""
+
+
+def _unfit_for_weights(name: str, value: Tensor) -> str:
+    """Return why a tensor cannot be loaded unchanged; "" if it can."""
+    if value.is_meta:
+        return "on the device meta, without data"
+    if value.layout != torch.strided:
+        return "sparse"
+    odd = value.is_complex() or value.is_quantized or (name.endswith(LEARNT) and not value.is_floating_point())
+    return f"of type {value.dtype}".replace("torch.", "") if odd else ""
+
+
+def _state_in(path: Path) -> tuple[dict[str, Tensor], str]:
     loaded = read_torch(path)
     if _is_state(loaded):
         return dict(loaded), ""

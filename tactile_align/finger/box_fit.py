@@ -10,6 +10,7 @@ from tactile_align.calibration.bundle_adjustment import jackknife
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.rig import RigCamera, Sensor
 from tactile_align.calibration.rig_parts import Solid
+from tactile_align.checks import Check
 from tactile_align.finger.camera_causes import Sight, boxes_through, camera_shift, camera_turn, focal_length
 from tactile_align.finger.frames import FingerFrames, Reading, cross_validated, likely_reading
 from tactile_align.geometry.boxes import intersection_over_union
@@ -85,8 +86,8 @@ class BoxFit:
             random errors only. The last is that of `free_stroke`.
         bias: (7,) change of the fitted `x` if every box were drawn one pixel wider at each side. The last is that of
             `free_stroke`.
-        free_stroke: The fitted factor on the stroke. If it does not differ clearly from 1, see CLEAR_SIGMAS, the stroke
-            in `x` is 1, and the sensors are fitted with it.
+        free_stroke: The fitted factor on the stroke. If it does not differ clearly from 1, see CLEAR_SIGMAS, or is to
+            be kept, the stroke in `x` is 1, and the sensors are fitted with it.
         before: (N,) IoU of each box with the box that the original rig predicts.
         after: (N,) IoU of each box with the box that a fit without it predicts.
         reading: Whether the gripper reading is commanded or measured; None if the boxes cannot tell.
@@ -158,12 +159,13 @@ def robust_fit(residuals: Callable[[np.ndarray], np.ndarray], start: np.ndarray)
     )
 
 
-def fit_boxes(drawn: Sequence[Drawn], ends: tuple[float, float]) -> list[BoxFit]:
+def fit_boxes(drawn: Sequence[Drawn], ends: tuple[float, float], keep_stroke: bool = False) -> list[BoxFit]:
     """Return the fits of S sensors of one gripper and of its stroke, 6 S + 1 parameters together, to N boxes.
 
     Args:
         drawn: The boxes of the S sensors.
         ends: The finger's distance from the tool axis when fully closed and when fully open, m.
+        keep_stroke: Whether the stroke stays 1, whatever the boxes show.
     """
     initial = np.tile(START, (len(drawn), 1))
 
@@ -185,7 +187,7 @@ def fit_boxes(drawn: Sequence[Drawn], ends: tuple[float, float]) -> list[BoxFit]
 
     fits, after = cross_validated(np.arange(len(every)), solve, errors)
     sigma, bias = _sigma(fits), _solve(wider, free) - free
-    if abs(free[0, 6] - 1) <= CLEAR_SIGMAS * np.hypot(sigma[0, 6], bias[0, 6]):
+    if keep_stroke or abs(free[0, 6] - 1) <= CLEAR_SIGMAS * np.hypot(sigma[0, 6], bias[0, 6]):
         held, best = True, np.column_stack([best[:, :6], np.ones(len(drawn))])
         best = _solve(drawn, best, held)
         fits, after = cross_validated(np.arange(len(every)), solve, errors)
@@ -240,18 +242,38 @@ LIKELY = 0.8
 """Median IoU above which `other_cause` also lists causes other than the most likely one."""
 
 
+def _sight(drawn: Drawn) -> Sight:
+    return Sight(drawn.frames.lenses, drawn.frames.which, drawn.poses(START), drawn.touch.body, drawn.seen)
+
+
+def _moved_camera(sight: Sight, mounted: RigCamera) -> tuple[float, str]:
+    """Return the IoU that a shift of the camera alone reaches, and the shift as text."""
+    shift = camera_shift(sight)
+    where = ", ".join(f"{v * 1e3:+z.0f}" for v in mounted.T_parent_this[:3, :3] @ shift.value)
+    return shift.iou, f"({where}) mm along the axes of {mounted.parent}"
+
+
+def other_explanation(drawn: Drawn, mounted: RigCamera) -> Check:
+    """Return the line with the shift of the camera that would explain the boxes in place of the sensor's.
+
+    One camera alone cannot tell the two apart, so a fit that passes is not yet proof of the sensor's pose.
+    """
+    iou, where = _moved_camera(_sight(drawn), mounted)
+    text = f"one camera: a camera moved by {where} also gives IoU {iou:.3f}; boxes in a second camera decide"
+    return Check(f"other-cause/{drawn.sensor}", f"Other cause of the boxes of {drawn.sensor}", "info", text, iou)
+
+
 def other_cause(drawn: Drawn, camera: str, mounted: RigCamera) -> str:
     """Return a sentence on which changes of the camera alone would explain the boxes of a sensor.
 
     The sensor's pose and the gripper's stroke stay as in the rig. Each change is fitted separately; the most likely
     comes first.
     """
-    sight = Sight(drawn.frames.lenses, drawn.frames.which, drawn.poses(START), drawn.touch.body, drawn.seen)
-    shift, turn, zoom = camera_shift(sight), camera_turn(sight), focal_length(sight)
-    where = ", ".join(f"{v * 1e3:+z.0f}" for v in mounted.T_parent_this[:3, :3] @ shift.value)
+    sight = _sight(drawn)
+    (moved_iou, where), turn, zoom = _moved_camera(sight, mounted), camera_turn(sight), focal_length(sight)
     about = ", ".join(f"{np.degrees(v):+z.1f}" for v in turn.value)
     causes = [
-        (shift.iou, f"move it by ({where}) mm along the axes of {mounted.parent}"),
+        (moved_iou, f"move it by {where}"),
         (turn.iou, f"turn it by ({about}) deg about its own axes"),
         (zoom.iou, f"multiply its focal length by {zoom.value[0]:.2f}"),
     ]

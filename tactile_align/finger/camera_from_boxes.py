@@ -53,6 +53,10 @@ SAME_M, SAME_RAD = 0.010, np.radians(2.0)
 FAR_M, FAR_RAD = 0.10, np.radians(10.0)
 """Differences from the rig beyond which a fit is doubtful."""
 MORE = "Draw boxes at more arm poses that are spread over the image, near and far, and turned."
+ON_HAND = (
+    "More arm poses change nothing for a camera on the hand of the sensors. Keep its pose from `calibrate hand-eye` "
+    "and fit the sensor with `calibrate finger`, or add boxes of a sensor on the other finger."
+)
 
 
 @dataclass(frozen=True)
@@ -292,13 +296,13 @@ def calibrate_camera(
     arms = {known.sensor_arm(name) for name in sensors}
     rides = all(arm and mounted.parent in _hand_frames(known, arm) for arm in arms)
     moves = [] if rides else [graded(LIMITS, "arm-poses", poses, advice=MORE)]
-    checks = [*moves, *_checks(fit, drawn, others, camera, mounted, needed, accept)]
+    checks = [*moves, *_checks(fit, drawn, others, camera, mounted, ON_HAND if rides else MORE, needed, accept)]
     subject = f"{camera}: {len(before)} boxes of {', '.join(sensors)}"
     report = Report("calibrate", subject, tuple(checks), facts=provenance(digests))
     covariance = tuple(map(tuple, fit.covariance.tolist()))
     changed = known.with_camera(camera, **pose_keys(fit.T_parent_camera), covariance=covariance)
     if needed or accept:
-        save_unless_failed(changed, out, report)
+        save_unless_failed(changed, out, report, rig)
     return PlacedCamera(changed, camera, fit, needed, report)
 
 
@@ -370,6 +374,7 @@ def _checks(
     others: dict[tuple[str, str], np.ndarray],
     camera: str,
     mounted: RigCamera,
+    more: str,
     needed: bool,
     accept: bool,
 ) -> list[Check]:
@@ -379,9 +384,10 @@ def _checks(
     doubt = "A wrong K, arm base or tip also moves the fit: run `verify` with these labels."
     near = bool(np.linalg.norm(x[:3]) <= FAR_M and np.linalg.norm(x[3:]) <= FAR_RAD)
     limit = f"<= {FAR_M * 1e3:.0f} mm, {np.degrees(FAR_RAD):.0f} deg"
+    weakest = f"{fit.weakness:.2f}{LIMITS['weakest-direction'].unit}: {amounts(fit.weakest, '+z.1f')}"
     held_out = [held_out_checks(after, part.sensor) for part, after in zip(drawn, fit.after, strict=True)]
     return [
-        graded(LIMITS, "weakest-direction", fit.weakness, advice=MORE, measured=amounts(fit.weakest, "+z.1f")),
+        graded(LIMITS, "weakest-direction", fit.weakness, advice=more, measured=weakest),
         *[check for checks in held_out for check in checks],
         graded(LIMITS, "edges-median", edges, advice="Look at the boxes that are far off, and check K."),
         needed_check(np.concatenate(fit.before), np.concatenate(fit.after), needed, f"boxes in {camera}", camera),

@@ -103,12 +103,13 @@ def _is_far(x: np.ndarray) -> bool:
 
 
 def box_checks(
-    fit: BoxFit, others: Sequence[OtherView], sensor: str, camera: str, doubt: str, accept: bool
+    fit: BoxFit, x: np.ndarray, others: Sequence[OtherView], sensor: str, camera: str, doubt: str, accept: bool
 ) -> list[Check]:
     """Return the checks of the fit of one sensor to boxes.
 
     Args:
         fit: The fit.
+        x: (7,) changes of the rig, see `BoxFit.x`: those of the fit, or none if the sensor keeps its pose.
         others: Effects of the fit on the same sensor in other cameras.
         sensor: Name of the sensor.
         camera: Name of the camera in which the boxes were seen.
@@ -116,11 +117,12 @@ def box_checks(
         accept: Whether a person confirms that the sensor's pose in the rig is wrong.
     """
     needed = is_needed(fit.before, fit.after)
+    kept = "" if x is fit.x else f"it keeps its pose; the fit would move it by {amounts(fit.x, '+z.2f')}"
     return [
         *held_out_checks(fit.after, sensor),
         needed_check(fit.before, fit.after, needed, f"boxes of {sensor} in {camera}", sensor),
         *[_other(view, camera, needed) for view in others],
-        moved_check(fit.x, sensor, doubt, accept),
+        moved_check(x, sensor, doubt, accept, kept),
         sigma_check(fit.sigma, sensor),
         wider_check(f"sensor shifts by {np.linalg.norm(fit.bias[:3]) * 1e3:.1f} mm", sensor),
     ]
@@ -165,13 +167,17 @@ def wider_check(effect: str, fitted: str) -> Check:
     return Check(f"wider-boxes/{fitted}", "Effect of boxes 1 px wider at each side", "info", effect)
 
 
-def stroke_checks(fits: Mapping[str, BoxFit], span: float, doubts: Mapping[str, str], accept: bool) -> list[Check]:
+def stroke_checks(
+    fits: Mapping[str, BoxFit], opened: float, span: float, doubts: Mapping[str, str], keep: bool, accept: bool
+) -> list[Check]:
     """Return the checks of the stroke that the fits of all sensors of a gripper share.
 
     Args:
         fits: The fits by sensor.
+        opened: Distance of an open finger from the tool axis in the original rig, m.
         span: Difference between the largest and the smallest opening in the frames, m.
         doubts: For each sensor, advice if the fit is far from the rig: which other error is more likely.
+        keep: Whether the stroke was kept because a person knows it.
         accept: Whether a person confirms that the gripper opens that far.
     """
     one = next(iter(fits.values()))
@@ -189,11 +195,12 @@ def stroke_checks(fits: Mapping[str, BoxFit], span: float, doubts: Mapping[str, 
             f"the fingers open. If they open {free:.2f} times as far as the rig states, write the fit with {FLAG}. If "
             f"not: {doubt}"
         )
-    kept = f"x 1 (sigma {sigma:.4f}): the fitted x {free:.4f} does not differ clearly"
+    why = "is not used (--keep-stroke)" if keep else "does not differ clearly"
+    kept = f"x 1 (sigma {sigma:.4f}): {2e3 * opened:.1f} mm between the open fingers; the fitted x {free:.4f} {why}"
     held = decided("stroke", "Stroke", True, kept, limit=STROKE_LIMIT, value=1.0)
     return [
         graded(LIMITS, "opening-range", span * 1e3, advice="Draw boxes at openings over the whole stroke."),
-        held if one.x[6] == 1 else stroke_check(free, sigma, advice, accept),
+        held if one.x[6] == 1 else stroke_check(free, sigma, opened, advice, accept),
         wider_check(f"stroke x {1 + one.bias[6] / one.free_stroke:.3f}", "stroke"),
     ]
 
@@ -218,7 +225,7 @@ def _other(view: OtherView, camera: str, needed: bool) -> Check:
     return decided(id, title, good, measured, limit=limit, value=median, advice=advice, otherwise=otherwise)
 
 
-def moved_check(x: np.ndarray, sensor: str, doubt: str, accept: bool) -> Check:
+def moved_check(x: np.ndarray, sensor: str, doubt: str, accept: bool, measured: str = "") -> Check:
     """Return the check of how far a fit moves and turns a sensor.
 
     Args:
@@ -226,24 +233,27 @@ def moved_check(x: np.ndarray, sensor: str, doubt: str, accept: bool) -> Check:
         sensor: Name of the sensor.
         doubt: Advice if the fitted pose is far from that in the rig: which other error is more likely.
         accept: Whether a person confirms that the sensor's pose in the rig is wrong.
+        measured: The change as text; "" states `x`.
     """
     id, title = f"sensor-moved/{sensor}", f"Sensor {sensor} moved"
     limit = f"<= {FAR_M * 1e3:.0f} mm, {np.degrees(FAR_RAD):.0f} deg"
     advice, metres = or_else(doubt, "the sensor really sits there", accept), float(np.linalg.norm(x[:3]))
-    near, otherwise = not _is_far(x), doubted(accept)
-    return decided(id, title, near, amounts(x, "+z.2f"), limit=limit, value=metres, advice=advice, otherwise=otherwise)
+    near, otherwise, measured = not _is_far(x), doubted(accept), measured or amounts(x, "+z.2f")
+    return decided(id, title, near, measured, limit=limit, value=metres, advice=advice, otherwise=otherwise)
 
 
-def stroke_check(stroke: float, sigma: float, doubt: str, accept: bool) -> Check:
+def stroke_check(stroke: float, sigma: float, opened: float, doubt: str, accept: bool) -> Check:
     """Return the check of a fitted stroke, a factor on the rig's stroke, with its standard deviation `sigma`.
 
-    `doubt` and `accept` are as in `moved_check`.
+    `opened` is the distance of an open finger from the tool axis in the original rig, m. `doubt` and `accept` are as in
+    `moved_check`.
     """
     absurd = not STROKES[0] <= stroke <= STROKES[1]
     advice = "This stroke is impossible. Check open and closed (swapped?), the finger, and the gripper's column."
     if not absurd:
         advice = or_else(doubt, "the gripper really opens that far", accept)
-    measured, limit = f"x {stroke:.4f} (sigma {sigma:.4f})", STROKE_LIMIT
+    measured, limit = f"x {stroke:.4f} (sigma {sigma:.4f}): {2e3 * opened:.1f}", STROKE_LIMIT
+    measured += f" -> {2e3 * opened * stroke:.1f} mm between the open fingers"
     near = abs(stroke - 1) <= FAR_STROKE
     otherwise = doubted(accept and not absurd)
     return decided("stroke", "Stroke", near, measured, limit=limit, value=stroke, advice=advice, otherwise=otherwise)

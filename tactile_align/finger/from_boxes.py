@@ -6,7 +6,7 @@ the opening and of the finger's own geometry dominate. `from_tag` uses a tag ins
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.checks import Report
 from tactile_align.errors import InputError
-from tactile_align.finger.box_fit import START, BoxFit, Drawn, fit_boxes, moved, other_cause
+from tactile_align.finger.box_fit import START, BoxFit, Drawn, fit_boxes, moved, other_cause, other_explanation
 from tactile_align.finger.checks import (
     MIN_BOXES,
     STROKES,
@@ -68,6 +68,7 @@ def calibrate_finger(
     camera: str | None = None,
     sensor: str | None = None,
     layout: str | Path | None = None,
+    keep_stroke: bool = False,
     accept: bool = False,
     out: str | Path | None = None,
 ) -> Finger:
@@ -81,6 +82,7 @@ def calibrate_finger(
         camera: Name of the camera; None: the only camera in the labels.
         sensor: Name of the only sensor to fit; None: all sensors that have labels in this camera.
         layout: The episodes' layout; recognised when None.
+        keep_stroke: Keep the rig's stroke, because it is known, and fit only the poses.
         accept: Write the rig even if a sensor or the stroke is far from the rig's, or if no change is needed.
         out: Where to write the rig; None: do not write. A fit that fails is never written.
 
@@ -112,30 +114,36 @@ def calibrate_finger(
     closed, opened = map(float, gripper.law.opening(np.array([0.0, 1.0])))
     views, digests = _collected(path, known, labels, sensors, layout)
     drawn = [views[camera, name] for name in sensors]
-    fits = dict(zip(sensors, fit_boxes(drawn, (closed, opened)), strict=True))
+    fits = dict(zip(sensors, fit_boxes(drawn, (closed, opened), keep_stroke), strict=True))
     first = fits[sensors[0]]
     stroke = float(first.x[6])
     plausible = STROKES[0] <= stroke <= STROKES[1]
     checks, doubts, kept = [], {}, set()
     for part in drawn:
         fit = fits[part.sensor]
-        if not accept and stroke == 1 and not is_needed(fit.before, fit.after):
+        x, wanted = fit.x, is_needed(fit.before, fit.after)
+        if not accept and stroke == 1 and not wanted:
             kept.add(part.sensor)
-            fit = replace(fit, x=START)
+            x = START
         others = [
-            OtherView(key[0], part.sensor, there.iou(START), there.iou(fit.x))
+            OtherView(key[0], part.sensor, there.iou(START), there.iou(x))
             for key, there in sorted(views.items())
             if key[1] == part.sensor and key[0] != camera
         ]
         doubt = ""
         if not plausible:
             doubt = "Correct the stroke first: see the check 'Stroke'."
-        elif is_far(fit.x):
+        elif is_far(x):
             doubt = f"{other_cause(part, camera, known.camera(camera))} {verdict_of_others(others)}"
         doubts[part.sensor] = doubt
-        checks += box_checks(fit, others, part.sensor, camera, doubt, accept)
+        checks += box_checks(fit, x, others, part.sensor, camera, doubt, accept)
+        if wanted and not others and not doubt:
+            checks.append(other_explanation(part, known.camera(camera)))
     span = float(np.ptp(np.concatenate([part.frames.opening[part.frames.stated] for part in drawn])))
-    checks += [*stroke_checks(fits, span, doubts, accept), *reading_checks(first.reading, gripper.reading)]
+    checks += [
+        *stroke_checks(fits, opened, span, doubts, keep_stroke, accept),
+        *reading_checks(first.reading, gripper.reading),
+    ]
     subject = f"{', '.join(sensors)} in {camera}: {sum(map(len, drawn))} boxes"
     report = Report("calibrate", subject, tuple(checks), facts=provenance(digests))
     changed, needed = known, any(is_needed(fit.before, fit.after) for fit in fits.values())
@@ -145,7 +153,7 @@ def calibrate_finger(
             if name not in kept:
                 changed = changed.with_sensor(name, **pose_keys(moved(known.sensor(name).T_parent_this, fit.x)))
     if needed or accept:
-        save_unless_failed(changed, out, report)
+        save_unless_failed(changed, out, report, rig)
     before, after = (
         float(np.median(np.concatenate([getattr(fit, key) for fit in fits.values()]))) for key in ("before", "after")
     )

@@ -94,7 +94,8 @@ def calibrate_finger_by_tag(
     part = camera if sought else tag.parent
     name = f"{'camera' if sought else 'sensor'} {part}"
     subject = f"tag {tag.id} in {camera}: {len(seen.uv)} of {seen.looked} frames, for {name}"
-    checks = _checks(fit, T, part, sought, seen, accept)
+    opened = float(known.gripper(arm).law.opening(np.array(1.0)))
+    checks = _checks(fit, T, part, sought, seen, opened, accept)
     checks += reading_checks(fit.reading, known.gripper(arm).reading)
     report = Report("calibrate", subject, tuple(checks), facts=provenance(seen.digests))
     changed = known
@@ -106,12 +107,17 @@ def calibrate_finger_by_tag(
             changed = changed.with_camera(camera, **pose_keys(fit.T), covariance=covariance)
         else:
             changed = changed.with_sensor(tag.parent, **pose_keys(fit.T))
-    save_unless_failed(changed, out, report)
+    save_unless_failed(changed, out, report, rig)
     return TaggedFinger(changed, name, fit, seen.looked, report)
 
 
-def _checks(fit: TagFit, T: np.ndarray, part: str, sought: bool, seen: Sightings, accept: bool) -> list[Check]:
-    """Return the checks of the fit of a camera (`sought`) or a sensor; `T` (4, 4) is the `part`'s pose in the rig."""
+def _checks(
+    fit: TagFit, T: np.ndarray, part: str, sought: bool, seen: Sightings, opened: float, accept: bool
+) -> list[Check]:
+    """Return the checks of the fit of a camera (`sought`) or a sensor; `T` (4, 4) is the `part`'s pose in the rig.
+
+    `opened` is the distance of an open finger from the tool axis in the rig, m.
+    """
     frames = seen.frames
     span, median = float(np.ptp(frames.opening[frames.stated])), float(np.median(fit.after))
     off = np.concatenate([fit.T[:3, 3] - T[:3, 3], rotation_log(invert(T)[:3, :3] @ fit.T[:3, :3])])
@@ -130,7 +136,7 @@ def _checks(fit: TagFit, T: np.ndarray, part: str, sought: bool, seen: Sightings
         # A camera pose taken from drawings is often off by centimetres; a sensor's pose on its finger is not.
         _camera_moved(off, part) if sought else moved_check(off, part, doubt, accept),
         sigma_check(sigma, part),
-        stroke_check(fit.stroke, float(sigma[6]), doubt, accept),
+        stroke_check(fit.stroke, float(sigma[6]), opened, doubt, accept),
         graded(LIMITS, "axis-lean", lean, advice="Check the tag's orientation in its file."),
     ]
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from tactile_align.checks import Check, Hypothesis, Limit, Report, Table, graded, named
+from tactile_align.checks import Check, Hypothesis, Limit, Report, Status, Table, graded, named
 from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
 from tactile_align.facts import fact_names
@@ -236,7 +236,7 @@ def describe(T: np.ndarray) -> str:
     """Return a pose as text, in mm and degrees."""
     x, y, z = 1000 * T[:3, 3]
     angle = np.degrees(np.linalg.norm(rotation_log(T[:3, :3])))
-    return f"({x:.2f}, {y:.2f}, {z:.2f}) mm, turned by {angle:.2f} deg"
+    return f"({x:z.2f}, {y:z.2f}, {z:z.2f}) mm, turned by {angle:.2f} deg"
 
 
 @dataclass(frozen=True)
@@ -272,6 +272,8 @@ class Joints:
 
 Trap = Hypothesis[PosePair]
 AS_STATED = "as stated"
+OF_FILE = {AS_STATED, "euler-order", "pose-angle-unit", "length-unit", "degrees"}
+"""Hypotheses that concern only how the file states poses and joints. If one is true, the arm's model is right."""
 ROWS_FOR_SEARCH = 24
 CANDIDATES = 24
 ALIKE_DEG = 1.0
@@ -397,8 +399,8 @@ class ControllerFit:
         fitted: Differences after fitting base and tool offsets and correcting the mistake, if one was found.
         T_reference_base: (4, 4) fitted pose of the arm's base in the controller's reference frame, metres.
         T_flange_tool: (4, 4) fitted pose of the controller's tool on the flange, metres.
-        report: The checks. They pass if the poses agree, and warn if the poses nearly agree or agree after removing a
-            tool or user frame.
+        report: The checks. They pass if the poses agree. They warn if the poses nearly agree, or agree after removing a
+            tool, a user frame or a mistake that concerns only the file, such as a unit.
             Each mistake that explains the file is a check "trap/ID".
     """
 
@@ -448,14 +450,20 @@ def check_controller_poses(
         traps = _named(hypothesis, freedom, fit)
     checks = [graded(LIMITS, "position-rms", raw.rms_mm), graded(LIMITS, "rotation-rms", raw.rms_deg)]
     if traps:
-        # The check of the mistake already states what explains these differences.
-        checks = [replace(check, status="info", why="") for check in checks]
+        left = f"{fit.residual.rms_mm:.2f} mm, {fit.residual.rms_deg:.2f} deg"
+        advice = "The arm is right, and recordings need no change: the rig computes poses from the joints."
+        advice = advice if hypothesis.name in OF_FILE else ""
+        # The mistakes explain the differences as stated, so these are only a fact.
+        checks = [
+            Check("residual", "Differences without the mistakes below, RMS", "info", left, advice=advice),
+            *traps,
+            *(replace(check, status="info", limit="", why="") for check in checks),
+        ]
     elif not agrees:
         text = "no known mistake explains the difference"
         advice = "The arm may have its own calibration, or may be a modified model."
         checks.append(Check("unexplained", "Cause", "info", text, advice=advice))
     checks += [
-        *traps,
         Check("tool-offset", "Tool on the flange", "info", describe(fit.T_flange_tool)),
         Check("base-offset", "Base in the controller's frame", "info", describe(fit.T_reference_base)),
         *_still_joints(arm, file),
@@ -497,15 +505,19 @@ def _ranked(hypothesis: Trap) -> tuple[tuple[float, ...], Trap, Freedom, PoseFit
 
 
 def _named(hypothesis: Trap, freedom: Freedom, fit: PoseFit) -> list[Check]:
-    trap = partial(named, "trap")
-    traps = [trap(hypothesis.name, hypothesis.evidence, hypothesis.advice)] if hypothesis.name != AS_STATED else []
+    status: Status = "warn" if hypothesis.name in OF_FILE else "fail"
+    trap, traps = partial(named, "trap"), list[Check]()
+    if hypothesis.name != AS_STATED:
+        traps.append(trap(hypothesis.name, hypothesis.evidence, hypothesis.advice, status))
     if freedom in ("tool", "both") and _matters(fit.T_flange_tool):
         evidence = f"the controller reports a tool, not the bare flange: {describe(fit.T_flange_tool)}"
-        traps.append(trap("tool-left-in", evidence, "Record with tool 0, or allow for this offset.", "warn"))
+        traps.append(
+            trap("tool-left-in", evidence, "For hand-eye, record with tool 0, or allow for this offset.", "warn")
+        )
     if freedom in ("base", "both") and _matters(fit.T_reference_base):
         place = describe(fit.T_reference_base)
         evidence = f"the controller's reference frame is not the arm's base; the base lies in that frame at {place}"
-        traps.append(trap("user-frame-left-in", evidence, "Record with user frame 0.", "warn"))
+        traps.append(trap("user-frame-left-in", evidence, "For hand-eye, record with user frame 0.", "warn"))
     return traps
 
 

@@ -77,7 +77,7 @@ def calibrate_intrinsics_of(
     if rig is None and out is not None:
         place = {"parent": "world", "translation_m": (0.0, 0.0, 0.0), "quat_wxyz": (1.0, 0.0, 0.0, 0.0)}
         changed = Rig(name=Path(out).stem, status="nominal", cameras={name: RigCamera.model_validate(lens | place)})
-        save_unless_failed(changed, out, report)
+        save_unless_failed(changed, out, report, rig)
     elif rig is not None:
         known = rig if isinstance(rig, Rig) else load_rig(rig)
         if session.fact.episode is not None and name in known.cameras and known.cameras[name].image_map:
@@ -86,7 +86,7 @@ def calibrate_intrinsics_of(
                 f"of camera {name}). Take images with the camera itself"
             )
         changed = known.with_camera(name, **lens)
-        save_unless_failed(changed, out, report)
+        save_unless_failed(changed, out, report, rig)
     return Calibrated(session, camera, intrinsics, None, (), report, changed)
 
 
@@ -138,7 +138,7 @@ def calibrate_hand_eye(
     changed = None
     if known is not None and hand_eye is not None:
         changed = place_camera(known, session, hand_eye)
-        save_unless_failed(changed, out, report)
+        save_unless_failed(changed, out, report, rig)
     return Calibrated(session, camera, intrinsics, hand_eye, faults, report, changed)
 
 

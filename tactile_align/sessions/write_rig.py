@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -110,10 +111,17 @@ def require_no_override(rig: Rig, kind: Literal["cameras", "sensors"], name: str
                 )
 
 
-def save_unless_failed(rig: Rig, out: str | Path | None, report: Report) -> None:
+def save_unless_failed(rig: Rig, out: str | Path | None, report: Report, source: str | Path | Rig | None) -> None:
     """Write the rig to the file `out`, unless `out` is None or a check in the report failed.
 
-    If the rig file exists, only the values in it that differ from those of `rig` are changed.
+    If `out` exists, only the values in it that differ from those of `rig` are changed. Otherwise the same is done with
+    a copy of the rig file `source`. Without such a file, the rig is written as a new file.
+
+    Args:
+        rig: The rig.
+        out: The file to write.
+        report: The report of the calibration.
+        source: The rig before the calibration: the rig, its name or its file.
 
     Raises:
         FactError: The existing file is not a rig.
@@ -121,7 +129,9 @@ def save_unless_failed(rig: Rig, out: str | Path | None, report: Report) -> None
     if out is None or report.verdict == "fail":
         return
     if Path(out).exists():
-        _rewrite(Path(out), rig)
+        _rewrite(Path(out), Path(out), rig)
+    elif isinstance(source, str | Path) and Path(source).suffix == ".toml":
+        _rewrite(Path(source), Path(out), rig)
     else:
         rig.save(out)
 
@@ -138,7 +148,7 @@ def provenance(digests: Sequence[str]) -> dict[str, str]:
 
 
 def write_verdict(report: Report, rig_file: str | Path) -> None:
-    """Write a report's verdict, its time and the hash of its data into the table [verified] of a rig file.
+    """Write a report's verdict, its time, the hash of its data and its proof into the table [verified] of a rig file.
 
     No other line of the file changes.
 
@@ -149,22 +159,42 @@ def write_verdict(report: Report, rig_file: str | Path) -> None:
     Raises:
         FactError: The file is not a rig.
     """
-    verdict = Verified(when=report.facts["when"], data_hash=report.facts["data_hash"], verdict=report.verdict)
-    _rewrite(Path(rig_file), load_rig(rig_file).model_copy(update={"verified": verdict}))
+    proof = tuple(f"{check.title}: {check.measured}" for check in report.checks if check.kind == "boxes")
+    facts = {key: report.facts[key] for key in ("when", "data_hash")}
+    verdict = Verified(**facts, verdict=report.verdict, proof=proof or None)
+    _rewrite(Path(rig_file), Path(rig_file), load_rig(rig_file).model_copy(update={"verified": verdict}))
 
 
-def _rewrite(path: Path, rig: Rig) -> None:
-    """Change the values in a rig file that differ from those of a rig; all other lines stay as they are."""
-    old = load_rig(path)
-    text = path.read_bytes().decode("utf-8")
+def _rewrite(source: Path, path: Path, rig: Rig) -> None:
+    """Write a rig file `path`: the text of the rig file `source`, with the values changed that differ from the rig's.
+
+    The two paths may be equal. In another folder, relative paths of files are changed, too.
+    """
+    old = load_rig(source)
+    text = source.read_bytes().decode("utf-8")
     ends = "\r\n" if "\r\n" in text else "\n"
-    text = edited(text.replace("\r\n", "\n"), old, rig).replace("\n", ends)
+    text = edited(text.replace("\r\n", "\n"), old, rig)
+    if source.parent.resolve() != path.parent.resolve():
+        text = _moved(text, source.parent.resolve(), path.parent.resolve())
+    text = text.replace("\n", ends)
     if _keys_of(rig_of(tomllib.loads(text), str(path), path.parent)) != _keys_of(rig):
         raise InputError(
             f"{path}: the new values cannot be written in the layout of this file, so nothing was written. Write to "
             f"a new file with --out, or rewrite dotted keys (a.b.c = 1) in this file as tables"
         )
     write_text_atomically(path, text)
+
+
+def _moved(text: str, folder: Path, to: Path) -> str:
+    """Return a rig file's text with the relative paths of its files, valid in a folder, changed for the folder `to`."""
+    document = tomlkit.parse(text)
+    sensors = [one for part in (document, *document.get("override", ())) for one in part.get("sensors", {}).values()]
+    files = [(arm, "model") for arm in document.get("arms", {}).values() if (folder / arm["model"]).is_file()]
+    files += [(sensor["no_contact"], "file") for sensor in sensors if "file" in sensor.get("no_contact", {})]
+    for table, key in files:
+        if not Path(table[key]).is_absolute():
+            table[key] = Path(os.path.relpath(folder / table[key], to)).as_posix()
+    return tomlkit.dumps(document)
 
 
 def edited(text: str, old: Rig, new: Rig) -> str:
@@ -231,9 +261,12 @@ def _add(table: Any, key: str, value: Any) -> None:
 
 
 def _keys_of(rig: Rig) -> dict[str, Any]:
-    """Return a rig's keys as in a rig file, with absolute paths of arm files, for comparison."""
+    """Return a rig's keys as in a rig file, with absolute paths of files, for comparison."""
     data = rig.model_dump(mode="json", exclude_none=True)
     for arm in data["arms"].values():
         if Path(arm["model"]).suffix and Path(arm["model"]).is_file():
             arm["model"] = str(Path(arm["model"]).resolve())
+    for sensor in [one for part in (data, *data["override"]) for one in part["sensors"].values()]:
+        if "file" in sensor.get("no_contact", {}):
+            sensor["no_contact"]["file"] = str(Path(sensor["no_contact"]["file"]).resolve())
     return data

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.config.cell import CellOptions, Recorded
 from tactile_align.datasets.codec import encode_jpeg
-from tactile_align.datasets.episodes import read_attributes, write_episode
+from tactile_align.datasets.containers import tree
+from tactile_align.datasets.episodes import write_episode
 from tactile_align.datasets.handles import open_file
 from tactile_align.errors import InputError
 from tactile_align.facts import parse
@@ -156,7 +157,7 @@ def _done(job: _Job) -> bool:
     if not job.path.exists():
         return False
     with open_file(job.path) as file:
-        attributes = read_attributes(file, job.path)
+        attributes = tree.attributes(file, job.path)
     identity = {key: attributes.get(key) for key in job.identity}
     if (options := _options_of(attributes, job.path)) is not None:
         identity["simulated_options"] = options.model_dump_json()
@@ -173,12 +174,19 @@ def recorded_options(path: Path) -> CellOptions | None:
         FactError, InputError: The file is no readable episode, or states options that are unknown here.
     """
     with open_file(path) as file:
-        return _options_of(read_attributes(file, path), path)
+        return _options_of(tree.attributes(file, path), path)
 
 
 def _options_of(attributes: dict[str, Any], path: Path) -> CellOptions | None:
     text = attributes.get("simulated_options")
-    return None if text is None else parse(CellOptions, json.loads(text), f"{path}: simulated_options")
+    if text is None:
+        return None
+    where = f"{path}: simulated_options"
+    try:
+        stated = json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{where} must be JSON; got {text!r:.60} ({error}). Record the episode again") from error
+    return parse(CellOptions, stated, where)
 
 
 def _rig(gripper: Reading) -> Rig:

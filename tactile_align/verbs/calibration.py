@@ -1,6 +1,7 @@
 """Commands for rigs: `verify`, `board`, `label`, `calibrate`. Each command imports heavy modules only when it runs."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -180,6 +181,7 @@ def calibrate(
     layout: str | None = None,
     model: LensModel = "brown",
     loose_robot: bool = False,
+    keep_stroke: bool = False,
     accept_doubtful: bool = False,
     out: Path | None = None,
     dry_run: bool = False,
@@ -208,9 +210,11 @@ def calibrate(
         model: Lens model.
         loose_robot: For hand-eye with an arm of low repeatability: treat the robot poses as uncertain, with standard
             deviations of 0.5 mm and 0.05 degrees.
+        keep_stroke: For finger with --labels: keep the gripper's stroke of the rig, because it is known, and fit only
+            the sensors' poses.
         accept_doubtful: For finger and camera: also write a result that is far from the current rig, or that improves
             too little.
-        out: Rig file to write; default: the file given by --rig.
+        out: Rig file to write; default: the file given by --rig. A new file is a copy of it with the new values.
         dry_run: Print the report, write nothing.
         as_json: Print the result as JSON.
     """
@@ -221,6 +225,8 @@ def calibrate(
     if target is not None and target.suffix != ".toml":
         fault = "its name does not end in .toml" if out else "it is a shipped rig, which is never overwritten"
         raise InputError(f"cannot write '{target}': {fault}. Give a .toml file with --out, or use --dry-run")
+    if keep_stroke and (what != "finger" or labels is None):
+        raise InputError("--keep-stroke needs `calibrate finger` with --labels. Give these, or remove --keep-stroke")
     options: dict[str, Any] = {"camera": camera, "layout": layout, "accept": accept_doubtful, "out": target}
     needed = True
     if what == "intrinsics":
@@ -253,7 +259,7 @@ def calibrate(
         from tactile_align.verify.labels import read_labels
 
         assert rig is not None
-        solve = calibrate_finger if what == "finger" else calibrate_camera
+        solve = partial(calibrate_finger, keep_stroke=keep_stroke) if what == "finger" else calibrate_camera
         fitted = solve(folder, rig, read_labels(labels), sensor=sensor, **options)
         report, needed = fitted.report, fitted.needed
     status = show(report, as_json)

@@ -203,6 +203,9 @@ def convert(
     layout: str | None = None,
     fps: float | None = None,
     rig: str | None = None,
+    cameras: Literal["video", "lossless", "image"] | None = None,
+    touches: Literal["video", "lossless", "image"] | None = None,
+    touch_group: Literal["images", "tactile"] | None = None,
     overwrite: bool = False,
 ) -> int:
     """Convert episodes to another layout, check every written frame, and list what the new layout cannot hold.
@@ -217,6 +220,12 @@ def convert(
         rig: Name or path of the rig that a LeRobotDataset shall carry; default: rig.toml beside the source, or the rig
             that the source carries, if there is one. HDF5 files receive it as rig.toml beside them. Its [[override]]
             tables are left out, because the new files have other names.
+        cameras: Storage of the cameras of a LeRobotDataset. video: H.264, small, with a loss that is printed. lossless:
+            H.264 that keeps every pixel. image: PNG. Default: video.
+        touches: Storage of the touches of a LeRobotDataset, as for --cameras. LeRobot up to 0.6.1 decodes the PNG of
+            every row of an action chunk. Default: image.
+        touch_group: Key of a touch in a LeRobotDataset: observation.images.NAME or observation.tactile.NAME. Default:
+            images.
         overwrite: Replace existing files.
     """
     from tactile_align.calibration.rig import load_rig, rig_beside
@@ -230,11 +239,13 @@ def convert(
             raise
         known = None
         logger.warning(f"the rig is not copied: {cause}")
-    written = convert_any(source, out, to, layout, fps, overwrite)
+    written = convert_any(source, out, to, layout, fps, overwrite, cameras, touches, touch_group)
     if written.kept:
         logger.info(f"{written.kept} episodes were already converted and are kept")
     for sentence in written.lossy:
         logger.info(f"not kept: {sentence}")
+    for sentence in written.costs:
+        logger.info(sentence)
     its_own = rig_places(source) if rig is None else (Path(rig),)
     in_place = to != "lerobot" and (out / "rig.toml").resolve() in {place.resolve() for place in its_own}
     if known is not None and not in_place:

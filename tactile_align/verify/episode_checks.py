@@ -13,7 +13,7 @@ from tactile_align.calibration.rig import OVERRIDABLE, Gripper, Rig
 from tactile_align.checks import Check, Status, decided, graded
 from tactile_align.kinematics.gripper import Linear
 from tactile_align.verify.evidence import Evidence, View, reasons
-from tactile_align.verify.limits import FIELD_DEG, LIMITS
+from tactile_align.verify.limits import COVERED, FIELD_DEG, LIMITS
 from tactile_align.verify.rig_hypotheses import frame_of
 from tactile_align.verify.rig_search import MOST_PAIRED, Search, search
 
@@ -101,10 +101,13 @@ def _excluded(found: Search) -> str:
     return f" Excluded: {'; '.join(reasons)}." if reasons else ""
 
 
-def on_sensor(camera: str, sensor: str, views: list[View], contact: np.ndarray, commanded: bool) -> list[Check]:
+def on_sensor(
+    rig: Rig, camera: str, sensor: str, views: list[View], contact: np.ndarray, commanded: bool
+) -> list[Check]:
     """Return the checks that compare a sensor's predicted boxes in one camera with the boxes of truth or labels.
 
     Args:
+        rig: The rig.
         camera: Name of the camera.
         sensor: Name of the sensor.
         views: One view per episode.
@@ -127,18 +130,26 @@ def on_sensor(camera: str, sensor: str, views: list[View], contact: np.ndarray, 
     edges, sides = np.nanmedian(box - seen, axis=0), seen[:, 2:] - seen[:, :2]
     side, ratio = np.nanmedian(sides.min(axis=1)), np.nanmedian((box[:, 2:] - box[:, :2]) / sides, axis=0)
     right, down = (edges[:2] + edges[2:]) / 2
-    median = float(np.nanmedian(iou))
+    # A shift in mm at the sensor's distance can be compared with a drawing.
+    depth = np.nanmedian(np.concatenate([view.T_camera_sensor[:, 2, 3] for view in views])[in_sight])
+    aside = np.abs((right, down)) * 1e3 * depth / np.abs(np.diag(rig.cameras[camera].stored.K)[:2])
+    median, count = float(np.nanmedian(iou)), int(in_sight.sum())
     measured = (
         f"{' '.join(f'{edge:+z.2f}' for edge in edges)} px (left top right bottom), side {side:.0f} px; "
         f"{ratio[0]:.2f} x as wide and {ratio[1]:.2f} x as high as seen, {abs(right):.1f} px too far "
-        f"{'right' if right > 0 else 'left'}, {abs(down):.1f} px too {'low' if down > 0 else 'high'}"
+        f"{'right' if right > 0 else 'left'}, {abs(down):.1f} px too {'low' if down > 0 else 'high'} "
+        f"({aside[0]:.1f} and {aside[1]:.1f} mm at the sensor)"
     )
+    what = "finger" if _on_one_hand(rig, camera, sensor) else "camera"
+    moved = f"the {'sensor' if what == 'finger' else 'camera'} would have to move, and whether that is likely"
     beside = (
         "If the size of the boxes is wrong, check K, the camera's distance and the sensor's size. If only their "
-        "position is wrong, check the poses."
+        f"position is wrong: `tactile-align calibrate {what} RECORDINGS --rig RIG --labels LABELS --camera {camera} "
+        f"--dry-run` states how far {moved}."
     )
     checks = [
-        judge("iou-median", median, advice),
+        _enough(camera, sensor, views, f"median IoU {median:.3f}, edges within {np.abs(edges).max():.1f} px"),
+        judge("iou-median", median, advice, f"{median:.3f} ({count} boxes)"),
         judge("iou-p5", np.nanpercentile(iou, 5), advice),
         judge("box-missing", np.isnan(box[in_sight, 0]).mean(), advice),
         judge("edge-error", np.abs(edges).max() / side, beside, measured),
@@ -159,6 +170,30 @@ def on_sensor(camera: str, sensor: str, views: list[View], contact: np.ndarray, 
         checks.append(_iou_fact("iou-held", camera, sensor, "in contact, command held at onset", iou[contact]))
         checks.append(_iou_fact("iou-unheld", camera, sensor, "in contact, command as recorded", unheld))
     return checks
+
+
+def _enough(camera: str, sensor: str, views: list[View], result: str) -> Check:
+    """Return the check whether the boxes of truth or labels are enough; `result` states how well the rig fits them.
+
+    Enough boxes are a fact, not a passed check, so that every report states what its verdict is based on.
+    """
+    drawn = [np.isfinite(view.seen[:, 0]) for view in views]
+    count, held = int(sum(flags.sum() for flags in drawn)), sum(bool(flags.any()) for flags in drawn)
+    measured, spread = f"{count} in {held} of {len(views)} episodes", held > 1 or len(views) == 1
+    widths = [1e3 * view.opening.sum(axis=1) for view in views if view.opening is not None]
+    if widths:
+        every, seen = np.concatenate(widths), np.concatenate(widths)[np.concatenate(drawn)]
+        measured += f", openings {seen.min():.0f} to {seen.max():.0f} mm between the fingers"
+        spread = spread and bool(np.ptp(seen) >= COVERED * np.ptp(every))
+    advice = (
+        "Draw about 20 boxes, in several episodes and over the openings that occur in them; `tactile-align label` "
+        "chooses such frames."
+    )
+    check = _judge(camera, sensor, "boxes", count, advice, f"{measured}: {result}")
+    if check.status == "pass" and spread:
+        return replace(check, status="info", limit="")
+    limit = f"{LIMITS['boxes'].text()}, in several episodes, over {COVERED:.0%} of the openings"
+    return replace(check, status="warn", limit=limit, why=LIMITS["boxes"].why, advice=advice)
 
 
 def _judge(camera: str, sensor: str, kind: str, value: float, advice: str, measured: str | None = None) -> Check:
@@ -244,7 +279,7 @@ def episode_checks(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
         else:
             contact = np.concatenate([episode.contact[sensor] for episode in episodes])
             commanded = any(episode.commanded[sensor].any() for episode in episodes)
-            checks += on_sensor(camera, sensor, views, contact, commanded)
+            checks += on_sensor(rig, camera, sensor, views, contact, commanded)
     checks += explained(rig, evidence)
     if unproven and len(unproven) == len(pairs):
         unproven = {"box-proof": "Proof that the boxes are right"}
@@ -396,11 +431,16 @@ def _coverage(rig: Rig, camera: str, sensor: str, views: list[View]) -> Check:
     share = float(np.mean(np.concatenate([view.reason for view in views]) == 0))
     why = reasons(views)
     measured = f"{share:.1%} of frames" + (f" ({why})" if why else "")
-    arm, _, node = rig.cameras[camera].parent.partition("/")
-    other, _, finger = rig.sensors[sensor].parent.partition("/")
-    if arm == other and node in HAND and finger in HAND:
+    if _on_one_hand(rig, camera, sensor):
         advice = "Check whether T_flange_camera is inverted or in mm, or whether K belongs to another resolution."
         return _judge(camera, sensor, "box-coverage", share, advice, measured)
     id, title = f"box-coverage/{camera}/{sensor}", LIMITS["box-coverage"].title.format(camera, sensor)
     advice = "By the rig, this camera never sees the sensor. If the frames show it, check the camera's pose."
     return decided(id, title, share > 0, measured, limit="> 0", value=share, advice=advice)
+
+
+def _on_one_hand(rig: Rig, camera: str, sensor: str) -> bool:
+    """Return whether camera and sensor are on the same hand, so that no arm joint moves one against the other."""
+    arm, _, node = rig.cameras[camera].parent.partition("/")
+    other, _, finger = rig.sensors[sensor].parent.partition("/")
+    return arm == other and node in HAND and finger in HAND

@@ -2,10 +2,12 @@
 
     python -m tests.benchmarks.heads cost                     # CPU time of a training step and of one call, by head
     python -m tests.benchmarks.heads ways RUN... --seeds 40   # on runs of the study `heads`, one line per roll-out
+    python -m tests.benchmarks.heads executed RUN...          # how many actions of a chunk should be executed?
 
 `cost` records four episodes and trains the config of the study for some steps. `ways` plays each run from one start
 with many seeds of the policy's noise, and prints which way of the grasp it chose. It then prints the median distance of
 sampled first chunks to the nearer demonstrated way, over starts and seeds (mean absolute error of the joints, rad).
+`executed` plays starts that the study does not use, and prints how many are lifted with 2, 5 and 10 executed actions.
 """
 
 import argparse
@@ -86,6 +88,29 @@ def tool_yaw(cell: Cell) -> float:
     return float(np.degrees(np.arctan2(*cell.world.T_world_tcp()[[1, 0], [0, 0]])))
 
 
+def play(cell: Cell, policy: Policy, start: int, seed: int, executed: int) -> None:
+    """Play an episode of the cell with the first actions of each chunk."""
+    cell.reset(start)
+    policy.reset(seed=seed)
+    while cell.count < cell.task.horizon and not cell.over():
+        for action in policy.act(cell.observation(cell.moment()))[:executed]:
+            cell.step(action)
+
+
+def lifted(run: Path, seeds: int, first: int) -> None:
+    """Print how many starts a run lifts by the number of executed actions of a chunk."""
+    torch.set_num_threads(1)
+    policy, _ = policy_of(run, "lift")
+    cell = Cell("lift", cameras=tuple(policy.needs.cameras))
+    for executed in (2, 5, 10):
+        raised = late = 0
+        for start in range(first, first + seeds):
+            play(cell, policy, start, seed=start, executed=executed)
+            raised += cell.outcome().lifted
+            late += not cell.outcome().lifted and cell.count >= cell.task.horizon
+        print(f"{run} executes {executed}: lifted {raised} of {seeds}, {late} end at the horizon", flush=True)
+
+
 def ways(run: Path, seeds: int, first: int) -> None:
     """Print the way that a run chooses from one start with each seed, and the distance of its chunks to the ways."""
     torch.set_num_threads(1)
@@ -97,11 +122,7 @@ def ways(run: Path, seeds: int, first: int) -> None:
     along = tool_yaw(cell)
     executed = policy.execute or EXECUTED
     for seed in range(first, first + seeds):
-        cell.reset(START)
-        policy.reset(seed=seed)
-        while cell.count < cell.task.horizon and not cell.over():
-            for action in policy.act(cell.observation(cell.moment()))[:executed]:
-                cell.step(action)
+        play(cell, policy, START, seed, executed)
         turned = (tool_yaw(cell) - along + 45) % 180 - 45
         print(
             f"{run} seed {seed}: way {int(turned > 45)}, turned {turned:.0f} deg, lifted {cell.outcome().lifted}",
@@ -136,12 +157,16 @@ def main() -> None:
     counted.add_argument("runs", nargs="+", type=Path)
     counted.add_argument("--seeds", type=int, default=40)
     counted.add_argument("--first", type=int, default=0)
+    raised = modes.add_parser("executed")
+    raised.add_argument("runs", nargs="+", type=Path)
+    raised.add_argument("--seeds", type=int, default=40)
+    raised.add_argument("--first", type=int, default=5_000)
     given = parser.parse_args()
     if given.mode == "cost":
         cost(given.steps, given.recording)
     else:
         for run in given.runs:
-            ways(run, given.seeds, given.first)
+            (ways if given.mode == "ways" else lifted)(run, given.seeds, given.first)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -97,17 +98,36 @@ def rate(folder: Path, rng: np.random.Generator) -> str:
     return "" if found is None and named else f"{stated!r} is read as {found}, {'named' if named else 'not named'}"
 
 
-GENERATORS: dict[str, Callable[[Path, np.random.Generator], str]] = {"yaml": yaml_dialect, "rates": rate}
+OWN = {"yaml": yaml_dialect, "rates": rate}
+MODULES = {
+    "cells": "datasets.containers.spelt_cells",
+    "attributes": "datasets.spelt_attributes",
+    "weights": "features.spelt_weights",
+    "poses": "sessions.spelt_poses",
+}
+"""Modules of `tests` with a function `fault_of`, by the generator's name, imported on use because torch is slow."""
+GENERATORS = (*OWN, *MODULES)
 
 
 def wrong(name: str, seeds: range) -> list[str]:
     """Return the wrong answers to the inputs of a generator, each with its seed."""
     out = []
+    fault_of: Callable[[Path, np.random.Generator], str] = (
+        OWN[name] if name in OWN else import_module(f"tests.{MODULES[name]}").fault_of
+    )
     with tempfile.TemporaryDirectory() as folder:
         for seed in seeds:
             try:
-                fault = GENERATORS[name](Path(folder), np.random.default_rng(seed))
-            except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+                fault = fault_of(Path(folder), np.random.default_rng(seed))
+            except (
+                ArithmeticError,
+                AttributeError,
+                LookupError,
+                OSError,
+                RuntimeError,
+                TypeError,
+                ValueError,
+            ) as error:
                 fault = f"{type(error).__name__}: {error}"
             out += [f"{name} {seed}: {fault}"] if fault else []
     return out

@@ -53,8 +53,8 @@ def mutated_files() -> Iterator[Case]:
 
 
 def mutated_containers() -> Iterator[Case]:
-    """300 changes of a LeRobotDataset of each version, and of a Zarr store of each form."""
-    for name in test_container_mutations.CONTAINERS:
+    """300 changes of a LeRobotDataset of each version, and of a Zarr store of each form, also with shards."""
+    for name in (*test_container_mutations.CONTAINERS, test_container_mutations.SHARDS):
         yield lambda folder, name=name: test_container_mutations.require_named(
             folder / "good", name, range(300), folder
         )

@@ -68,6 +68,29 @@ def test_hand_eye_changes_the_pose_in_a_rig_file_and_no_other_line(tmp_path: Pat
     assert keys(came) == ["translation_m", "quat_wxyz", "covariance"] and came[0].endswith("] # mm-precise")
 
 
+def test_a_new_rig_file_is_a_copy_of_the_old_one_in_which_only_the_calibrated_values_changed(tmp_path: Path) -> None:
+    path, out, folder = tmp_path / "old" / "rig.toml", tmp_path / "new" / "rig.toml", write(tmp_path / "s", capture(4))
+    path.parent.mkdir()
+    out.parent.mkdir()
+    arm = (fact_folder("kinematics") / "nova2.toml").read_text(encoding="utf-8")
+    (path.parent / "arm.toml").write_text(arm, encoding="utf-8")
+    no_contact = 'stream = "tactile1"\nno_contact = { file = "rest.png" }'
+    old = rig_file(path, ('model = "nova2"', 'model = "arm.toml"'), ('stream = "tactile1"', no_contact))
+    kept = path.read_bytes()
+    for place in (path.with_name("beside.toml"), out):
+        assert run(["calibrate", "hand-eye", str(folder), "--rig", str(path), "--out", str(place)]) == 0
+        went, came = difference(old, place)
+        pose = ["translation_m", "0.085,  # towards the thumb", "0.018, 0.035,", "] # mm-precise", "quat_wxyz"]
+        files = ["model", "no_contact"] if place == out else []
+        assert keys(went) == [*files[:1], *pose, *keys(VERDICT.splitlines()), *files[1:]]
+        assert keys(came) == [*files[:1], "translation_m", "quat_wxyz", "covariance", *files[1:]]
+    # Relative paths lead to the same files from the other folder.
+    assert came[0] == 'model = "../old/arm.toml"' and '"../old/rest.png"' in came[-1]
+    reference = load_rig(out).sensors["tactile1"].no_contact
+    assert reference is not None and Path(reference.file or "").resolve() == path.parent / "rest.png"
+    assert path.read_bytes() == kept
+
+
 def test_a_finger_changes_the_sensor_and_the_stroke_in_a_rig_file_and_no_other_line(
     recorded: dict[str, Path], tmp_path: Path
 ) -> None:

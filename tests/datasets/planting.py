@@ -82,11 +82,15 @@ def huge_jpeg_header(path: Path) -> None:
 
 
 def wrong_image_dtype(path: Path) -> None:
-    replace(path, TOP, np.zeros((7, 48, 64, 3), np.float32))
+    replace(path, TOP, np.zeros((7, 48, 64, 3), np.int32))
 
 
-def grey_frames(path: Path) -> None:
-    replace(path, TOP, np.zeros((7, 48, 64), np.uint8))
+def frames_of_255(path: Path) -> None:
+    replace(path, TOP, np.full((7, 48, 64, 3), 255, np.float32))
+
+
+def four_channels(path: Path) -> None:
+    replace(path, TOP, np.zeros((7, 48, 64, 4), np.uint8))
 
 
 def whole_number_joints(path: Path) -> None:
@@ -224,8 +228,9 @@ ON_OPENING: list[tuple[Callable[[Path], None], str]] = [
     (unequal_lengths, r"/observations/images/top has 5 frames but /observations/qpos has 7 rows.*trim .* --to 5"),
     (short_action, r"/action has 6 rows but /observations/qpos has 7 rows"),
     (truncated_first_jpeg, r"/observations/images/top row 0 is a damaged JPEG"),
-    (wrong_image_dtype, r"/observations/images/top has dtype float32"),
-    (grey_frames, r"/observations/images/top has dtype uint8 and shape \(7, 48, 64\)"),
+    (wrong_image_dtype, r"/observations/images/top has dtype int32"),
+    (frames_of_255, r"/observations/images/top row 0 has values from 255 to 255; .*0 to 1"),
+    (four_channels, r"/observations/images/top has dtype uint8 and shape \(7, 48, 64, 4\)"),
     (whole_number_joints, r"/observations/qpos has dtype int64, expected floating-point"),
     (deep_joints, r"/observations/qpos has shape \(7, 2, 7\)"),
     (zero_length, r"/observations/qpos contains no steps \(shape \(0, 14\)"),

@@ -112,7 +112,7 @@ def counts(file: h5py.File) -> None:
 def odd_frames(file: h5py.File) -> None:
     file["state"], file["actions"] = turning(8), turning(8)
     file["rgb/front"] = frames(1, T)
-    file["rgb/planar"], file["rgb/grey"] = frames(2, T).transpose(0, 3, 1, 2), frames(3, T)[..., 0]
+    file["rgb/whole"], file["rgb/alpha"] = frames(2, T).astype(np.int32), frames(3, T)[..., [0, 1, 2, 0]]
     file["rgb/front_depth"] = np.ones((T, 48, 64), np.uint16)
 
 
@@ -150,6 +150,13 @@ def lenses_of_others(file: h5py.File) -> None:
     file["frames/cam"].attrs.update(fx="text", fy=1, cx=32, cy=24, coeffs="none")
 
 
+def robotwin(file: h5py.File) -> None:
+    file["joint_action/vector"], file["action"] = turning(14), turning(14)
+    for i, key in enumerate(("observation/head_camera/rgb", "tactile/left_gsmini/rgb")):
+        rows = [cv2.imencode(".jpg", frame)[1].tobytes() for frame in frames(i, T)]
+        file[key] = np.array(rows, dtype=f"S{max(map(len, rows))}")
+
+
 SIX = [0, 1, 2, 3, 4, 5]
 ODD: dict[Callable[[h5py.File], None], dict[str, Any]] = {
     franka: {
@@ -182,6 +189,7 @@ ODD: dict[Callable[[h5py.File], None], dict[str, Any]] = {
             f"action/{side}_{part}" for side in ("left", "right") for part in ("joints", "gripper")
         ],
         "layout storage.kind": "vlen_jpeg",
+        "layout channels.encoded": "rgb",
         "rig arms.left.joints": {"columns": SIX, "unit": "deg"},
         "rig arms.right.joints": {"columns": [7, 8, 9, 10, 11, 12], "unit": "deg"},
         "rig arms.right.gripper.column": 13,
@@ -243,6 +251,7 @@ ODD: dict[Callable[[h5py.File], None], dict[str, Any]] = {
         "rig cameras.cam_top.K": "?",
         "rig cameras.cam_left.K": [[60.0, 0.0, 31.0], [0.0, 60.0, 23.0], [0.0, 0.0, 1.0]],
     },
+    robotwin: {"layout channels.encoded": "bgr", "layout channels.raw": None},
     numbers_of_no_camera: {"rig cameras.wrist.K": "?", "layout touches.names": "?", "rig sensors.left.stream": "left"},
 }
 GUESSED = {"fps", "episode_group", "action_is", "raw", "encoded", "open", "closed", "model", "parent"}

@@ -1,5 +1,6 @@
 """A copy of a recording contains everything of the source, or the losses name it."""
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import pytest
 
 from tactile_align.datasets.containers.raw_xtrainer import convert_raw_xtrainer
 from tactile_align.datasets.convert import convert_episodes
-from tactile_align.datasets.episodes import write_episode
+from tactile_align.datasets.draft import draft
+from tactile_align.datasets.episodes import open_episode, write_episode
 from tactile_align.datasets.mend import trim_episode
 from tests.datasets.containers.test_raw_xtrainer import recording
-from tests.datasets.making import parts
+from tests.datasets.containers.twins import zarr_store
+from tests.datasets.making import frames, parts
 
 
 def crowded(folder: Path) -> Path:
@@ -64,6 +67,41 @@ def test_a_conversion_keeps_or_names_every_array_and_attribute(tmp_path: Path) -
     assert done.lossy[0].startswith("arrays that layout aloha")  # float64 stays float64: no rounding
     exact = convert_episodes(source, tmp_path / "narrow", to="xtrainer").lossy
     assert any(sentence.startswith("qvel is rounded to float32") for sentence in exact)
+
+
+def test_attributes_of_odd_types_are_kept_or_named(tmp_path: Path) -> None:
+    source = write_episode(tmp_path / "episode_0.hdf5", **parts(), layout="aloha", fps=20)
+    labels = h5py.enum_dtype({"OFF": 0, "ON": 1}, "i1")
+    with h5py.File(source, "r+") as file:
+        file.attrs["opaque"], file.attrs["text"] = np.void(b"ab\0\0"), np.bytes_(b"gr\xfc\xdf")
+        file.attrs["pair"] = np.array((1, 2.5), dtype=[("a", "i4"), ("b", "f8")])[()]
+        file.attrs["state"] = np.array(1, dtype=labels)
+        file.attrs["link"] = file["action"].ref
+        h5py.h5a.create(file.id, b"\xff\xfe", h5py.h5t.NATIVE_INT32, h5py.h5s.create(h5py.h5s.SCALAR))
+        h5py.h5a.create(file.id, b"date", h5py.h5t.UNIX_D32LE, h5py.h5s.create(h5py.h5s.SCALAR))
+    done = convert_episodes(source, tmp_path / "out", to="actpp")
+    for copy in (done.paths[0], trim_episode(source, tmp_path / "cut.hdf5")):
+        with h5py.File(source) as before, h5py.File(copy) as after:
+            for name in ("opaque", "text", "pair", "state"):
+                assert before.attrs[name] == after.attrs[name], name
+                assert before.attrs.get_id(name).dtype == after.attrs.get_id(name).dtype
+            assert h5py.check_enum_dtype(after.attrs.get_id("state").dtype) == {"OFF": 0, "ON": 1}
+            assert not {"link", "date"} & set(after.attrs)
+    assert any(said.endswith("left out: /@date, /@link, /@b'\\xff\\xfe'") for said in done.lossy)
+
+
+def test_objects_in_the_attributes_of_a_zarr_store_are_named(tmp_path: Path) -> None:
+    given = {"robot0_eef_pos": np.zeros((4, 3), np.float32)}
+    given |= {"robot0_eef_rot_axis_angle": np.zeros((4, 3), np.float32), "action": np.zeros((4, 7), np.float32)}
+    given |= {"robot0_gripper_width": np.zeros((4, 1), np.float32), "camera0_rgb": frames(1, 4)}
+    odd = {"camera": {"fx": 60.0}, "ragged": [[1], [2, 3]], "nothing": None, "fps": [[1], [2, 3]], "names": ["a", "b"]}
+    store = zarr_store(tmp_path / "buffer.zarr", given, [4], attributes=odd)
+    done = convert_episodes(store, tmp_path / "out", to="xtrainer")
+    with open_episode(done.paths[0]) as episode:
+        assert list(episode.attributes["names"]) == ["a", "b"]
+    assert any("camera" in said and "ragged" in said and "nothing" in said for said in done.lossy)
+    assert any("fps = [[1], [2, 3]] is left out" in said for said in done.lossy)
+    assert tomllib.loads(draft(store, tmp_path).files["rig.toml"])["cameras"]["camera0_rgb"]["K"] == "?"
 
 
 def test_of_many_episodes_in_one_file_what_belongs_to_all_is_named(tmp_path: Path) -> None:

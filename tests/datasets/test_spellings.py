@@ -13,6 +13,7 @@ from tactile_align.datasets.convert import convert_episodes
 from tactile_align.datasets.episodes import open_episode, write_episode
 from tactile_align.datasets.inspect import inspect_path
 from tactile_align.datasets.mend import repair_episode
+from tactile_align.errors import EpisodeError
 from tests.datasets.making import STEPS, frames, parts, replace
 
 CAMERA = "observations/images/cam_high"
@@ -62,6 +63,43 @@ def test_signed_rows_of_variable_length_are_frames_too(tmp_path: Path) -> None:
             rows[t] = np.frombuffer(row, np.int8)
     with open_episode(path) as episode:
         assert [episode.encoded("cam_high", t) for t in range(STEPS)] == ENCODED
+
+
+def raw_forms() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Rows of a raw stream in each form, and the frames that they show."""
+    grey, deep = SHOWN[..., :1].repeat(3, axis=3), SHOWN / 255
+    return {
+        "channels first": (SHOWN.transpose(0, 3, 1, 2), SHOWN),
+        "float32 0..1": (deep.astype(np.float32), SHOWN),
+        "float16 0..1": (deep.astype(np.float16), SHOWN),
+        "float64 0..1, channels first": (deep.transpose(0, 3, 1, 2), SHOWN),
+        "grey": (SHOWN[..., 0], grey),
+        "grey with an axis": (SHOWN[..., :1], grey),
+        "grey, channels first": (SHOWN[:, None, :, :, 0], grey),
+    }
+
+
+@pytest.mark.parametrize("form", raw_forms())
+def test_raw_frames_are_read_in_every_form(tmp_path: Path, form: str) -> None:
+    rows, shown = raw_forms()[form]
+    path = write_episode(tmp_path / "episode_0.hdf5", **parts(), layout="aloha")
+    replace(path, "observations/images/top", rows)
+    with open_episode(path) as episode:
+        assert episode.width_height("top") == (64, 48)
+        assert all(np.array_equal(episode.image("top", t), shown[t]) for t in range(STEPS))
+    assert inspect_path(path, timing=False).faults == []
+    copy = open_episode(repair_episode(path, tmp_path / "mended.hdf5", min_steps=2).paths[0])
+    assert all(np.array_equal(copy.image("top", t), shown[t]) for t in range(STEPS))
+
+
+@pytest.mark.parametrize("wrong", [1.01, -0.01, np.nan])
+def test_a_later_floating_point_frame_outside_0_to_1_is_named_by_its_row(tmp_path: Path, wrong: float) -> None:
+    rows = SHOWN.astype(np.float32) / 255
+    rows[3, 5, 6, 1] = wrong
+    path = write_episode(tmp_path / "episode_0.hdf5", **parts(), layout="aloha")
+    replace(path, "observations/images/top", rows)
+    with open_episode(path) as episode, pytest.raises(EpisodeError, match=r"images/top row 3 has values from .*0 to 1"):
+        episode.image("top", 3)
 
 
 BEHIND = {

@@ -67,6 +67,7 @@ def test_arm_poses_that_do_not_determine_the_camera_are_refused_even_if_accepted
     found = calibrate_camera(write(tmp_path, rig, rows), wrong, drawn(rig, rows, rng), accept=True, out=out)
     assert found.report.check("weakest-direction").status == found.report.verdict == "fail" and not out.exists()
     assert (found.report.check("arm-poses").status == "fail") == (qpos is one_arm_pose)
+    assert "more arm poses" in found.report.check("weakest-direction").advice
 
 
 def test_boxes_drawn_wider_do_not_move_the_camera_and_the_margin_is_stated(scene: tuple[Path, Rig, np.ndarray]) -> None:
@@ -104,6 +105,11 @@ def test_a_camera_on_the_hand_needs_openings_but_no_arm_motion(parent: str, tmp_
     error = off(found, rig, "left_wrist")
     assert np.linalg.norm(error[:3]) < 0.003 and np.linalg.norm(error[3:]) < np.radians(1.0)
     assert found.report.verdict == "pass" and found.needed
+    # One sensor does not determine the camera, at however many arm poses.
+    alone = calibrate_camera(tmp_path, wrong, labels, sensor="tactile1")
+    check = alone.report.check("weakest-direction")
+    assert check.status != "pass" and "`calibrate finger`" in check.advice and "Draw" not in check.advice
+    assert check.measured.startswith(f"{alone.fit.weakness:.2f} x (10 mm, 1 deg): ")
 
 
 def test_a_sensor_that_another_view_contradicts_is_not_hidden_in_the_cameras_pose(

@@ -11,7 +11,7 @@ import pytest
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.cli import run
 from tactile_align.finger.box_fit import BoxFit
-from tactile_align.finger.checks import clear_change
+from tactile_align.finger.checks import amounts, clear_change
 from tactile_align.finger.from_boxes import calibrate_finger
 from tactile_align.verify.evidence import Labels
 from tests.finger.two_sensors import JOINTS, NAME, SENSORS, drawn, two_sensor_rig, write
@@ -226,7 +226,21 @@ def test_a_wrong_stroke_is_named_before_any_camera_is_blamed(recorded: dict[str,
     rig = opening_to(load_rig(folder / "rig.toml"), 0.060)
     found = calibrate_finger(folder, rig, labels(folder)).report.check("stroke")
     assert found.status == "fail" and found.value == pytest.approx(0.045 / 0.060, rel=0.04)
+    width = re.search(r": 120\.0 -> ([\d.]+) mm between the open fingers", found.measured)
+    assert width and float(width[1]) == pytest.approx(90, rel=0.04)
     assert found.advice.index("the stroke alone") < found.advice.index("cameras.left_wrist")
+
+
+def test_a_stroke_that_is_known_is_kept(recorded: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    folder = recorded["measured"]
+    rig = displaced(folder)
+    fit = calibrate_finger(folder, rig, labels(folder), keep_stroke=True)
+    assert fit.stroke == 1 and fit.rig.gripper("left") == rig.gripper("left")
+    measured = fit.report.check("stroke").measured
+    assert ": 96.0 mm between the open fingers" in measured and measured.endswith("is not used (--keep-stroke)")
+    assert fit.fits["tactile1"].free_stroke < 0.97
+    command = ["calibrate", "camera", str(folder), "--rig", "cell", "--labels", "b.csv", "--dry-run", "--keep-stroke"]
+    assert run(command) == 2 and "--keep-stroke needs `calibrate finger` with --labels" in capsys.readouterr().err
 
 
 def hand(folder: Path, **wrong: dict[str, object]) -> tuple[Rig, Rig, Labels]:
@@ -257,13 +271,21 @@ def test_two_sensors_of_a_gripper_are_fitted_together_with_one_stroke(tmp_path: 
 
 
 def test_a_stroke_that_does_not_differ_clearly_stays_1_and_a_right_sensor_keeps_its_pose(tmp_path: Path) -> None:
-    true, wrong, boxes = hand(tmp_path, tactile1={"translation_m": (0.003, 0.001, 0.147)})
+    true, wrong, boxes = hand(tmp_path, tactile1={"translation_m": (0.0025, 0.001, 0.148)})
     fit = calibrate_finger(tmp_path, wrong, boxes)
     free = fit.fits["tactile1"].free_stroke
     assert fit.stroke == 1 and free != 1 and f"x {free:.4f}" in fit.report.check("stroke").measured
     assert fit.rig.gripper("left") == wrong.gripper("left") and fit.rig.sensors["tactile2"] == true.sensors["tactile2"]
     assert error_mm(fit.rig, true, "tactile1") < 1 < error_mm(wrong, true, "tactile1")
     assert fit.needed and fit.report.check("change-needed/tactile2").status == "warn"
+    # One camera does not tell a moved sensor from a moved camera, and the report states it.
+    other = fit.report.check("other-cause/tactile1")
+    assert other.value > 0.8 and "mm along the axes of left/flange" in other.measured
+    kept = fit.report.check("sensor-moved/tactile2").measured
+    assert kept == f"it keeps its pose; the fit would move it by {amounts(fit.fits['tactile2'].x, '+z.2f')}"
+    assert np.any(fit.fits["tactile2"].x[:3]) and not [
+        one for one in fit.report.checks if one.id == "other-cause/tactile2"
+    ]
     alone = calibrate_finger(tmp_path, wrong, boxes, sensor="tactile2")
     assert list(alone.fits) == ["tactile2"] and not alone.needed
 

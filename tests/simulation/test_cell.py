@@ -3,6 +3,7 @@
 import json
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import gymnasium
@@ -15,6 +16,7 @@ from tactile_align.calibration.rig import load_rig
 from tactile_align.config.cell import CellOptions
 from tactile_align.datasets.copies import copies
 from tactile_align.datasets.episodes import open_episode
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import pose
 from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.simulation.cell import LIFTED_M, Cell, cell_rig
@@ -291,6 +293,14 @@ def test_touch_and_images_do_not_depend_on_the_cameras_that_are_rendered(sigma: 
     for both, one, none in zip(*moments, strict=True):
         assert both.touch.tobytes() == one.touch.tobytes() == none.touch.tobytes()
         assert both.images["left_wrist"].tobytes() == one.images["left_wrist"].tobytes()
+
+
+@pytest.mark.parametrize("text", ["{", b"none", 3.0, np.array(["{}", "{}"], dtype=h5py.string_dtype())])
+def test_options_of_a_recording_that_are_not_json_are_named(tmp_path: Path, text: Any) -> None:
+    with h5py.File(tmp_path / "episode_init_0.hdf5", "w") as file:
+        file.attrs["simulated_options"] = text
+    with pytest.raises(InputError, match=r"episode_init_0\.hdf5: simulated_options must be JSON; got "):
+        recorded_options(tmp_path / "episode_init_0.hdf5")
 
 
 def test_only_options_that_are_set_are_stored_and_files_with_all_options_are_still_recognised(tmp_path: Path) -> None:

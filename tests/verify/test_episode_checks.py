@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.geometry.boxes import intersection_over_union
-from tactile_align.verify.episode_checks import gripper_checks, lens_checks
+from tactile_align.verify.episode_checks import gripper_checks, lens_checks, on_sensor
+from tactile_align.verify.evidence import View
 from tactile_align.verify.labels import read_labels
 from tactile_align.verify.verify import verify_episodes
 from tactile_align.viz.overlay.footage import Footage
@@ -90,12 +92,12 @@ def test_without_truth_or_labels_nothing_is_proven(recorded: dict[str, Path], tm
     assert result.verdict == "warn" and result.check("box-proof").status == "warn"
     # Without truth nobody can know that the rig is exact.
     assert result.check("rig-status").status == "warn" and "calibrated" in result.check("rig-status").advice
-    # Six labelled frames prove the wrist camera again, and nothing else.
+    # 21 labelled frames prove the wrist camera again, and nothing else.
     measured = changed(tmp_path, lambda d: d.update(status="calibrated"))
     lines = ["episode,frame,camera,sensor,u0,v0,u1,v1"]
     labels = tmp_path / "boxes.csv"
     for camera, verdict in (("left_wrist", "warn"), ("top", "pass")):
-        for t in range(0, 42, 7):
+        for t in range(0, len(truth[camera]), len(truth[camera]) // 20):
             box = ",".join(str(edge) for edge in truth[camera][t])
             lines.append(f"{file.name},{t},{camera},tactile1,{box}")
         labels.write_text("\n".join(lines), encoding="utf-8")
@@ -103,6 +105,49 @@ def test_without_truth_or_labels_nothing_is_proven(recorded: dict[str, Path], tm
         assert result.verdict == verdict and result.check("iou-median/left_wrist/tactile1").value > 0.95
         unproven = [check.id for check in result.checks if check.kind == "box-proof"]
         assert unproven == (["box-proof/top/tactile1"] if verdict == "warn" else [])
+
+
+@pytest.mark.parametrize(
+    ("rows", "measured", "status"),
+    [
+        ([range(0, 40, 4), range(0, 40, 4)], "20 in 2 of 2 episodes, openings 0 to 36 mm", "info"),
+        ([range(0, 40, 2), ()], "20 in 1 of 2 episodes", "warn"),
+        ([range(0, 40, 2)], "20 in 1 of 1 episodes", "info"),
+        ([range(0, 40, 6), range(0, 40, 6)], "14 in 2 of 2 episodes", "warn"),
+        ([range(20, 30), range(20, 30)], "20 in 2 of 2 episodes, openings 20 to 29 mm", "warn"),
+    ],
+)
+def test_a_few_boxes_or_boxes_of_one_episode_or_of_one_opening_are_no_proof(
+    rows: list[Sequence[int]], measured: str, status: str
+) -> None:
+    box, at = np.tile([10.0, 10.0, 60.0, 50.0], (40, 1)), np.tile(np.eye(4), (40, 1, 1))
+    opening = np.tile(np.arange(40)[:, None] / 2e3, 2)
+    seen = [np.where(np.isin(np.arange(40), marked)[:, None], box, np.nan) for marked in map(list, rows)]
+    views = [View("left_wrist", "tactile1", np.zeros(40), box, box, np.nan * box, one, at, opening) for one in seen]
+    contact = np.zeros(40 * len(views), bool)
+    check = on_sensor(load_rig("cell"), "left_wrist", "tactile1", views, contact, False)[0]
+    assert check.id == "boxes/left_wrist/tactile1" and check.status == status and check.measured.startswith(measured)
+    assert check.measured.endswith("median IoU 1.000, edges within 0.0 px")
+    assert ("about 20" in check.advice) == (status == "warn")
+
+
+@pytest.mark.parametrize("camera", ["left_wrist", "top"])
+def test_boxes_beside_the_sensor_are_stated_in_millimetres_with_the_command_that_finds_the_cause(camera: str) -> None:
+    rig = load_rig("cell")
+    stored = rig.cameras[camera].stored
+    at = np.tile(np.eye(4), (20, 1, 1))
+    at[:, 2, 3] = 0.2
+    corner = stored.project(np.array([0.0, 0.0, 0.2]))[0]
+    moved = stored.project(np.array([0.002, 0.003, 0.2]))[0]
+    seen, box = (np.tile([*uv, *(uv + 40)], (20, 1)) for uv in (corner, moved))
+    view = View(camera, "tactile1", np.zeros(20), box, box, np.nan * box, seen, at)
+    checks = on_sensor(rig, camera, "tactile1", [view], np.zeros(20, bool), False)
+    (check,) = [check for check in checks if check.kind == "edge-error"]
+    assert check.status == "warn" and check.measured.endswith("too low (2.0 and 3.0 mm at the sensor)")
+    what = {"left_wrist": "finger", "top": "camera"}[camera]
+    assert (
+        f"`tactile-align calibrate {what} RECORDINGS" in check.advice and f"--camera {camera} --dry-run" in check.advice
+    )
 
 
 def test_frames_of_another_size_than_the_rigs_are_refused(recorded: dict[str, Path]) -> None:
@@ -170,6 +215,13 @@ def test_the_verdict_is_written_into_the_rig_file_and_nothing_else_is_touched(
     assert text.startswith(before.rstrip()) and text.count("[verified]") == 1
     verified = load_rig(rig_file).verified
     assert verified is not None and verified.verdict == "pass" and verified.data_hash == result.facts["data_hash"]
+    assert verified.proof is not None
+    assert [one.partition(":")[0] for one in verified.proof] == [
+        "Boxes of tactile1 in left_wrist",
+        "Boxes of tactile1 in top",
+    ]
+    # The proof is in the short text of the report, too.
+    assert all(one.partition(": ")[2] in result.text(everything=False) for one in verified.proof)
 
 
 def test_the_data_hash_changes_with_the_data(recorded: dict[str, Path], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tactile_align.datasets.containers.lerobot_depth import DepthForm, depth_form
 from tactile_align.datasets.containers.lerobot_video import VideoWriter
 from tactile_align.errors import InputError
 from tactile_align.extras import need
@@ -22,6 +23,8 @@ VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.m
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 TASKS_PATH, INFO_PATH, STATS_PATH = "meta/tasks.parquet", "meta/info.json", "meta/stats.json"
 STATE, VELOCITY, ACTION, IMAGES = "observation.state", "observation.velocity", "action", "observation.images."
+TACTILE = "observation.tactile."
+LOSSLESS_PIXELS = "gbrp"  # pixel format of a video that keeps every RGB pixel
 EPISODES_JSONL, TASKS_JSONL = "meta/episodes.jsonl", "meta/tasks.jsonl"
 DATA_PATH_2 = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
 VIDEO_PATH_2 = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
@@ -61,6 +64,18 @@ class Info:
             k: any(isinstance(n, dict) and any(n.get(m) for m in marks) for n in both) for k, both in notes.items()
         }
         return tuple(key for key, depth in is_depth.items() if depth)
+
+    @property
+    def depth_forms(self) -> dict[str, DepthForm]:
+        """Storage of those streams of `depth` that state it, and are therefore read, by their key."""
+        forms = {key: depth_form(self.features[key]) for key in self.depth}
+        return {key: form for key, form in forms.items() if form is not None}
+
+    @property
+    def videos(self) -> list[str]:
+        """Keys in `features` of the streams that are stored as video and read."""
+        keys = (*self.images.values(), *self.depth_forms)
+        return [key for key in keys if self.features[key]["dtype"] == "video"]
 
     def file(self, row: dict[str, Any], video_key: str = "") -> Path:
         """Return the path of the data file or of a video of an episode, after checking that it is inside the dataset.
@@ -235,7 +250,8 @@ class DatasetWriter:
                 self._video_number[key] = self._video_number.get(key, -1) + 1
                 path = VIDEO_PATH.format(video_key=key, chunk_index=0, file_index=self._video_number[key])
                 height, width = frame.shape[:2]
-                self._videos[key] = VideoWriter(self.root / path, self.fps, width, height)
+                lossless = self.features[key]["info"]["video.pix_fmt"] == LOSSLESS_PIXELS
+                self._videos[key] = VideoWriter(self.root / path, self.fps, width, height, lossless)
             self._begun[key] = self._videos[key].frames
         self._videos[key].add(frame)
 
@@ -441,7 +457,7 @@ def require_spans(info: Info, rows: Iterable[dict[str, Any]]) -> None:
         InputError: The part of a video is longer or shorter than its episode.
     """
     for row in rows:
-        for key in (key for key in info.images.values() if info.features[key]["dtype"] == "video"):
+        for key in info.videos:
             start, stop = (row.get(f"videos/{key}/{name}") for name in ("from_timestamp", "to_timestamp"))
             if start is None or stop is None:
                 continue

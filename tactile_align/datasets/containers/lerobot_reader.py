@@ -1,8 +1,8 @@
 """LeRobotDatasets v2.1 and v3, read in place without the package `lerobot` (extra `lerobot`: pyarrow and PyAV).
 
 The episodes are shown as the groups episode_0, episode_1, ..., named by their index. The dots in the key of a feature
-separate groups: observation.state is observation/state. In observation/images, a stream keeps its other dots, and a
-slash in its name becomes an underscore.
+separate groups: observation.state is observation/state. In observation/images and observation/tactile, a stream keeps
+its other dots, and a slash in its name becomes an underscore. The name of a depth map ends in _depth.
 """
 
 from collections import OrderedDict
@@ -20,6 +20,7 @@ from tactile_align.datasets.containers.lerobot_parquet import (
     EPISODES_JSONL,
     IMAGES,
     INFO_PATH,
+    TACTILE,
     counter_column,
     episode_columns,
     episode_rows,
@@ -85,9 +86,8 @@ class LeRobotRecording(Group):
         Raises:
             EpisodeError: A path leads outside the dataset.
         """
-        videos = [key for key in self.info.images.values() if self.info.features[key]["dtype"] == "video"]
         try:
-            files = [self.info.file(row), *(self.info.file(row, key) for key in videos)]
+            files = [self.info.file(row), *(self.info.file(row, key) for key in self.info.videos)]
         except InputError as cause:
             raise hdf5.fault("lerobot", self.path, "", f"cannot be used: {cause}") from cause
         return tuple(file for file in files if file.is_file())
@@ -141,8 +141,10 @@ class _Episode(Group):
     def __init__(self, recording: LeRobotRecording, name: str, row: dict[str, Any]) -> None:
         self.recording, self.file, self.row, self.key = recording, recording, row, name
         self.name, self.info = f"/{name}", recording.info
-        shown = [key for key in self.info.features if key not in (*COUNTERS, *self.info.depth)]
-        self._keys = {_path(key): key for key in shown}
+        self.depth = self.info.depth_forms
+        unread = (*COUNTERS, *(key for key in self.info.depth if key not in self.depth))
+        shown = [key for key in self.info.features if key not in unread]
+        self._keys = {_path(key, key in self.depth): key for key in shown}
         self.attrs = self._attributes()
 
     def files(self) -> tuple[Path, ...]:
@@ -163,6 +165,8 @@ class _Episode(Group):
         key = self._keys.get(path)
         if key is None:
             return _Folder(self, path) if self.keys_below(path) else None
+        if key in self.depth:
+            return _Depth(self, path, key)
         dtype = self.info.features[key]["dtype"]
         if dtype == "image":
             return _Images(self, path, key)
@@ -205,6 +209,17 @@ class _Faults:
 class _Column(Array):
     def __init__(self, episode: _Episode, path: str, key: str) -> None:
         self.episode, self.path, self.key, self.name = episode, path, key, f"{episode.name}/{path}"
+
+    def _stored_image(self, t: int) -> bytes:
+        """Return the encoded image of row t; b"" if the cell is empty."""
+        cell = self.episode.recording.images(self.episode.key, self.key)[self._index(t)].as_py()
+        return (cell.get("bytes") if isinstance(cell, dict) else None) or b""
+
+    def _frame_of(self, t: int) -> tuple[VideoReader, int]:
+        """Return the video, and the number in it of the frame of row t."""
+        row, info = self.episode.row, self.episode.info
+        start = 0.0 if info.by_episode else row[f"videos/{self.key}/from_timestamp"]
+        return self.episode.recording.video(info.file(row, self.key)), round(start * info.fps) + t
 
     def _index(self, t: int) -> int:
         if not -len(self) <= t < len(self):
@@ -249,9 +264,7 @@ class _Images(_Column):
 
     def row(self, t: int) -> np.ndarray:
         with _Faults(self.episode, self.path, t):
-            cell = self.episode.recording.images(self.episode.key, self.key)[self._index(t)].as_py()
-            data = cell.get("bytes") if isinstance(cell, dict) else None
-            return np.frombuffer(data or b"", np.uint8)
+            return np.frombuffer(self._stored_image(t), np.uint8)
 
 
 class _Video(_Column):
@@ -261,17 +274,31 @@ class _Video(_Column):
 
     def __init__(self, episode: _Episode, path: str, key: str) -> None:
         super().__init__(episode, path, key)
-        row, info = episode.row, episode.info
         with _Faults(episode, path):
-            self._path = info.file(row, key)
-            start = 0.0 if info.by_episode else row[f"videos/{key}/from_timestamp"]
-            self._first = round(start * info.fps)
-            video = episode.recording.video(self._path)
-        self.shape = (int(row["length"]), video.height, video.width, 3)
+            video, _ = self._frame_of(0)
+        self.shape = (int(episode.row["length"]), video.height, video.width, 3)
 
     def row(self, t: int) -> np.ndarray:
         with _Faults(self.episode, self.path, t):
-            return self.episode.recording.video(self._path).frame(self._first + self._index(t))
+            video, number = self._frame_of(self._index(t))
+            return video.frame(number)
+
+
+class _Depth(_Column):
+    """Depth maps, from images or a video."""
+
+    def __init__(self, episode: _Episode, path: str, key: str) -> None:
+        super().__init__(episode, path, key)
+        self._form = episode.depth[key]
+        self.dtype = self._form.dtype
+        self.shape = (int(episode.row["length"]), self._form.height, self._form.width)
+
+    def row(self, t: int) -> np.ndarray:
+        with _Faults(self.episode, self.path, t):
+            if self.episode.info.features[self.key]["dtype"] == "image":
+                return self._form.from_image(self._stored_image(t))
+            video, number = self._frame_of(self._index(t))
+            return self._form.from_codes(video.codes(number, self.shape[1:]))
 
 
 def _state(path: Path) -> _State:
@@ -280,9 +307,12 @@ def _state(path: Path) -> _State:
     return path, stat.st_mtime_ns, stat.st_size
 
 
-def _path(key: str) -> str:
-    if key.startswith(IMAGES):
-        return f"{IMAGES.replace('.', '/')}{key.removeprefix(IMAGES).replace('/', '_')}"
+def _path(key: str, depth: bool) -> str:
+    if depth:
+        return f"{_path(key, False).removesuffix('_depth')}_depth"
+    for group in (IMAGES, TACTILE):
+        if key.startswith(group):
+            return f"{group.replace('.', '/')}{key.removeprefix(group).replace('/', '_')}"
     return "/".join(filter(None, key.replace(".", "/").split("/")))
 
 

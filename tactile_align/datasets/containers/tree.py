@@ -8,6 +8,7 @@ container provides subclasses of `Group` and `Array`. The functions of this modu
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeGuard
@@ -208,6 +209,60 @@ def sound(group: Any, key: str, file: Path) -> Any:
         return reach(group, key, file)
     except EpisodeError:
         return None
+
+
+def attributes(item: Any, file: Path) -> dict[str, Any]:
+    """Return the attributes of a group or array by name, with values as `plain` returns them.
+
+    Attributes whose name is not text, or whose HDF5 type numpy lacks, are left out; `convert.left_behind` names them.
+
+    Raises:
+        EpisodeError: An attribute is damaged; the message names it.
+    """
+    found: dict[str, Any] = {}
+    with hdf5.reading(file, f"{item.name} (attributes)"):
+        names = [name for name in item.attrs if isinstance(name, str)]
+    for name in names:
+        with hdf5.reading(file, f"{item.name}@{name}"), suppress(TypeError):
+            value = item.attrs[name]
+            dtype = None if isinstance(item, (Group, Array)) else item.attrs.get_id(name).dtype
+            is_enum = dtype is not None and h5py.check_enum_dtype(dtype)  # h5py drops the labels of a single value
+            found[name] = np.asarray(value, dtype) if is_enum else plain(value)
+    return found
+
+
+def plain(value: Any) -> Any:
+    """Return the value of an attribute, a single number or text as a Python value; text that is not UTF-8 as bytes."""
+    if isinstance(value, np.generic) and value.dtype.kind in "biufc":
+        return value.item()
+    if isinstance(value, bytes):
+        with suppress(UnicodeDecodeError):
+            return value.decode() if b"\0" not in value else value
+    if isinstance(value, str) and any("\udc80" <= character <= "\udcff" for character in value):
+        with suppress(UnicodeEncodeError):  # h5py shows bytes that are not UTF-8 in this form, and writes them back
+            return np.bytes_(value.encode("utf-8", "surrogateescape"))
+    return value
+
+
+def one_text(value: Any) -> str | None:
+    """Return the text in an attribute, also if it is bytes or an array of one text; None if it is no text of UTF-8."""
+    with suppress(ValueError):  # lists of different lengths, and text that UTF-8 cannot encode
+        texts = np.ravel(np.asarray(value)).tolist()
+        text = plain(texts[0]) if len(texts) == 1 else None
+        if isinstance(text, str):
+            text.encode()
+            return text
+    return None
+
+
+def one_number(value: Any) -> float | None:
+    """Return the number in an attribute, also if it is text or an array of equal numbers; None if it is no number."""
+    try:
+        values = np.asarray(value)
+        numbers = np.unique(values.astype(np.float64)) if values.dtype.kind in "fiuSUO" else np.zeros(0)
+    except (TypeError, ValueError):  # also for lists of different lengths
+        return None
+    return float(numbers[0]) if len(numbers) == 1 and not np.isnan(numbers[0]) else None
 
 
 def address(item: Any) -> int | str:

@@ -3,7 +3,8 @@
 A replay buffer, as Diffusion Policy, UMI, Reactive Diffusion Policy and Open X-Tactile write it, joins all episodes in
 arrays `data/KEY` of one row per step. `meta/episode_ends` holds the row after the last one of each episode. The
 episodes are shown as the groups episode_0, episode_1, ..., whose arrays are the arrays below `data`. An array (T, N,
-height, width, 3) of the images of N sensors is shown as N arrays KEY_0 to KEY_{N-1}.
+height, width, 3) of the images of N sensors, or (T, N, height, width) of grey ones, is shown as N arrays KEY_0 to
+KEY_{N-1}.
 
 The store is read without the package zarr, because its sizes must be checked before anything is decompressed.
 """
@@ -12,6 +13,8 @@ import json
 import math
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +24,7 @@ import numpy as np
 from tactile_align.config.data import ZARR_MARKS, has_mark
 from tactile_align.datasets import hdf5
 from tactile_align.datasets.containers.tree import Array, Group
-from tactile_align.datasets.containers.zarr_arrays import MOST_SHRINK, Stored, format_2, format_3, one_line
+from tactile_align.datasets.containers.zarr_arrays import MOST_SHRINK, NO_CHUNK, Stored, format_2, format_3, one_line
 from tactile_align.errors import EpisodeError, InputError
 
 MARKS = (".zgroup", "zarr.json")
@@ -38,6 +41,12 @@ class _Store(Protocol):
     def read(self, name: str, most: int) -> bytes | None:
         """Return a file of at most `most` bytes; None if it does not exist."""
 
+    def part(self, name: str, first: int, count: int) -> bytes | None:
+        """Return `count` bytes of a file from the byte `first`, before the end if negative; None without the file.
+
+        Fewer bytes are returned where the file ends.
+        """
+
     def names(self, under: str) -> tuple[str, ...]:
         """Return the sorted names of the files and folders in a folder."""
 
@@ -50,14 +59,26 @@ class _Folder:
         self.root, self.resolved = root, root.resolve()
 
     def read(self, name: str, most: int) -> bytes | None:
+        path = self._inside(name)
+        if path is not None and path.stat().st_size > most:
+            raise InputError(f"{name} has {path.stat().st_size:,} bytes; the limit is {most:,}. Write the store again")
+        return None if path is None else path.read_bytes()
+
+    def part(self, name: str, first: int, count: int) -> bytes | None:
+        path = self._inside(name)
+        if path is None:
+            return None
+        with path.open("rb") as handle:
+            handle.seek(first if first >= 0 else max(path.stat().st_size + first, 0))
+            return handle.read(count)
+
+    def _inside(self, name: str) -> Path | None:
         path = self.root / name
         if not path.is_file():
             return None
         if not path.resolve().is_relative_to(self.resolved):
             raise InputError(f"{name} is a link out of the store. Copy the store with the files to which it links")
-        if path.stat().st_size > most:
-            raise InputError(f"{name} has {path.stat().st_size:,} bytes; the limit is {most:,}. Write the store again")
-        return path.read_bytes()
+        return path
 
     def names(self, under: str) -> tuple[str, ...]:
         folder = self.root / under
@@ -110,10 +131,19 @@ class _Zip:
             return None
         if member.file_size > most:
             raise InputError(f"{name} states {member.file_size:,} bytes; the limit is {most:,}. Write the store again")
-        try:
+        with _unzipping(name):
             return self.file.read(member)
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError) as cause:
-            raise InputError(f"{name} cannot be read from the zip file ({one_line(cause)}). Copy it again") from cause
+
+    def part(self, name: str, first: int, count: int) -> bytes | None:
+        member = self.members.get(name)
+        if member is None:
+            return None
+        if member.compress_type != zipfile.ZIP_STORED:
+            text = "is a shard that the zip file compresses again, so no part of it can be read"
+            raise InputError(f"{name} {text}. Write the zip file without compression")
+        with _unzipping(name), self.file.open(member) as handle:
+            handle.seek(first if first >= 0 else max(member.file_size + first, 0))
+            return handle.read(count)
 
     def names(self, under: str) -> tuple[str, ...]:
         return tuple(sorted(self.folders.get(under, ())))
@@ -122,6 +152,15 @@ class _Zip:
         if self._file is not None:
             self._file.close()
         self._file = None
+
+
+@contextmanager
+def _unzipping(name: str) -> Iterator[None]:
+    """Convert the errors of `zipfile` inside the `with` block to an InputError that contains the file."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError) as cause:
+        raise InputError(f"{name} cannot be read from the zip file ({one_line(cause)}). Copy it again") from cause
 
 
 def _store(path: Path) -> _Store:
@@ -172,6 +211,7 @@ class ZarrRecording(Group):
         self.path, self.name, self.file = path, "/", self
         self._stored: dict[str, Stored | None] = {}
         self._bands: dict[str, tuple[int, np.ndarray]] = {}
+        self._tables: dict[str, tuple[str, np.ndarray | None]] = {}
         try:
             self.store = _store(path)
             self.attrs = _attributes(self.store)
@@ -183,6 +223,7 @@ class ZarrRecording(Group):
     def close(self) -> None:
         self.store.close()
         self._bands.clear()
+        self._tables.clear()
 
     def names(self) -> tuple[str, ...]:
         return tuple(f"episode_{i}" for i in range(len(self.ends)))
@@ -233,17 +274,43 @@ class ZarrRecording(Group):
         for part in array.parts:
             where = tuple(slice(i * c, (i + 1) * c) for i, c in zip(part, array.chunks[1:], strict=True))
             there = rows[(slice(None), *where)]
-            name = f"{array.name}/{array.place((band, *part))}"
-            raw = self.store.read(name, most)
+            raw = self._raw(array, (band, *part), most)
             if raw is None:
                 there[...] = array.fill
                 continue
             try:
                 chunk = array.decode(raw)
             except InputError as cause:
-                raise InputError(f"chunk {name} {cause}") from cause
+                raise InputError(f"chunk {array.file((band, *part))} {cause}") from cause
             there[...] = chunk[tuple(slice(n) for n in there.shape)]
         return rows
+
+    def _raw(self, array: Stored, chunk: tuple[int, ...], most: int) -> bytes | None:
+        """Return the bytes of a chunk, at most `most`; None if the chunk is not stored."""
+        name, shards = array.file(chunk), array.shards
+        if shards is None:
+            return self.store.read(name, most)
+        known, table = self._tables.get(array.name, ("", None))
+        if known != name:
+            raw = self.store.part(name, -shards.table_bytes if shards.at_end else 0, shards.table_bytes)
+            if raw is not None and len(raw) != shards.table_bytes:
+                raise InputError(f"shard {name} ends before its table of chunks. Copy the store again")
+            try:
+                table = None if raw is None else shards.table(raw)
+            except InputError as cause:
+                raise InputError(f"the table of chunks in shard {name} {cause}") from cause
+            self._tables[array.name] = name, table
+        if table is None:
+            return None
+        first, count = map(int, table[tuple(i % n for i, n in zip(chunk, shards.per, strict=True))])
+        if first == count == NO_CHUNK:
+            return None
+        if count > most or first >= 2**63:
+            raise InputError(f"shard {name} states a chunk of {count:,} bytes at {first:,}. Copy the store again")
+        found = self.store.part(name, first, count)
+        if found is None or len(found) != count:
+            raise InputError(f"shard {name} ends before a chunk that its table states. Copy the store again")
+        return found
 
     def _episode_ends(self) -> np.ndarray:
         key = "meta/episode_ends"
@@ -295,7 +362,8 @@ class _Episode(Group):
                 found.update(inner.files() if isinstance(inner, Group) else ())
             elif stored.chunks:
                 bands = range(self.first // stored.chunks[0], math.ceil(self.end / stored.chunks[0]))
-                found.update((folder / stored.place((band, *part))).parent for band in bands for part in stored.parts)
+                files = (stored.file((band, *part)) for band in bands for part in stored.parts)
+                found.update((self.recording.path / file).parent for file in files)
         return tuple(sorted(path for path in found if path.is_dir()))
 
     def names(self) -> tuple[str, ...]:
@@ -330,9 +398,14 @@ class _Episode(Group):
 
 
 def _sensors(stored: Stored) -> int:
-    """Return the number N of sensors of an array (T, N, height, width, 3) of images; 0 for any other array."""
-    images = len(stored.shape) == 5 and stored.shape[4] == 3 and stored.dtype == np.uint8
-    return stored.shape[1] if images else 0
+    """Return the number N of sensors of an array (T, N, height, width, 3) of images; 0 for any other array.
+
+    Grey images (T, N, height, width) of sensors are told from coloured ones (T, 3, height, width) only if N is not 3.
+    """
+    shape = stored.shape
+    images = len(shape) == 5 and shape[4] == 3
+    grey = len(shape) == 4 and shape[1] not in (1, 3) and shape[3] > 4 and min(shape[2:]) >= 32
+    return shape[1] if stored.dtype == np.uint8 and (images or grey) else 0
 
 
 class _Rows(Array):
@@ -384,9 +457,9 @@ def _is_store(path: Path, *state: int) -> bool:
 
 
 def marks(folder: Path) -> tuple[Path, ...]:
-    """Return files and folders whose change shows that the list of episodes in a store changed."""
-    ends = folder / "meta" / "episode_ends"
-    return tuple(path for path in (*(folder / mark for mark in MARKS), ends, ends / ".zarray") if path.exists())
+    """Return files and folders whose change shows that the list of episodes or the attributes of a store changed."""
+    ends, places = folder / "meta" / "episode_ends", [folder / name for name in (*MARKS, ".zattrs")]
+    return tuple(path for path in (*places, ends, ends / ".zarray") if path.exists())
 
 
 open_recording = ZarrRecording

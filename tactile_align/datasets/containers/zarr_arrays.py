@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -17,16 +17,44 @@ from tactile_align.errors import InputError
 from tactile_align.extras import need
 
 MOST_CHUNKS = 2**14  # largest number of chunks over which one row is spread
+MOST_IN_SHARD = 2**20  # largest number of chunks in a file
 MOST_SHRINK = 4  # the compressed size of incompressible data exceeds their size by far less than this factor
 _NAMES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32")
 _DTYPES = (*_NAMES, "float64")  # of format 3
+
+
+class Shards(NamedTuple):
+    """Division of the files of an array into chunks: each file begins or ends with a table of its chunks' places.
+
+    `per` is the number of chunks of a file along each axis, `at_end` whether the table ends the file, and `checked`
+    whether a checksum follows the table.
+    """
+
+    per: tuple[int, ...]
+    at_end: bool
+    checked: bool
+
+    @property
+    def table_bytes(self) -> int:
+        """Size of the table, bytes."""
+        return hdf5.byte_count(self.per, 16) + 4 * self.checked
+
+    def table(self, raw: bytes) -> np.ndarray:
+        """Return the first byte and the number of bytes of each chunk of a file, (*per, 2) uint64, from its table."""
+        plain = _without_crc32c(raw) if self.checked else raw
+        return np.frombuffer(plain, "<u8").reshape(*self.per, 2)
+
+
+NO_CHUNK = 2**64 - 1
+"""Place and size, in the table of a shard, of a chunk that is not stored."""
 
 
 @dataclass(frozen=True)
 class Stored:
     """Array as stored: its shape, its division into chunks, and the steps that decode a chunk.
 
-    `dtype` is object when the entries are not numbers of fixed size. `decode` takes the bytes of a chunk.
+    `dtype` is object when the entries are not numbers of fixed size. `decode` takes the bytes of a chunk. `place` takes
+    the index of a file, which is one chunk unless `shards` states how many chunks it contains.
     """
 
     name: str
@@ -37,6 +65,12 @@ class Stored:
     place: Callable[[tuple[int, ...]], str]
     decode: Callable[[bytes], np.ndarray]
     compression: str | None
+    shards: Shards | None = None
+
+    def file(self, chunk: tuple[int, ...]) -> str:
+        """Return the path in the store of the file that contains the chunk with this index."""
+        inside = chunk if self.shards is None else (i // n for i, n in zip(chunk, self.shards.per, strict=True))
+        return f"{self.name}/{self.place(tuple(inside))}"
 
     @property
     def parts(self) -> Iterator[tuple[int, ...]]:
@@ -106,6 +140,9 @@ def format_3(name: str, meta: dict[str, Any]) -> Stored:
     codecs = meta.get("codecs")
     if not isinstance(codecs, list) or not codecs or not all(_is_codec(codec, "name") for codec in codecs):
         raise InputError("has no list of codecs with a name each. Write it again")
+    shards = None
+    if codecs[0]["name"] == "sharding_indexed" and len(codecs) == 1:
+        shards, chunks, codecs = _shards(_options(codecs[0]), chunks)
     default = encoding["name"] == "default"
     options = encoding.get("configuration")
     separator = str(options.get("separator", "/" if default else ".")) if isinstance(options, dict) else "/"
@@ -115,13 +152,34 @@ def format_3(name: str, meta: dict[str, Any]) -> Stored:
         return separator.join((*(("c",) if default else ()), *map(str, index))) or "0"
 
     packed = next((c["name"] for c in reversed(codecs) if c["name"] not in ("bytes", "transpose", "crc32c")), None)
-    return _checked(Stored(name, shape, chunks, dtype, _fill(meta.get("fill_value"), dtype), place, decode, packed))
+    fill = _fill(meta.get("fill_value"), dtype)
+    return _checked(Stored(name, shape, chunks, dtype, fill, place, decode, packed, shards))
+
+
+def _shards(options: dict[str, Any], file: tuple[int, ...]) -> tuple[Shards, tuple[int, ...], list[dict[str, Any]]]:
+    """Return the shards, the shape of a chunk and its codecs, from the options of a shard and the shape of a file."""
+    chunks, codecs = _shape(options.get("chunk_shape"), "chunk_shape of its shards"), options.get("codecs")
+    if not isinstance(codecs, list) or not codecs or not all(_is_codec(codec, "name") for codec in codecs):
+        raise InputError("has shards without a list of codecs with a name each. Write it again")
+    if len(chunks) != len(file) or not all(chunks) or any(n % c for n, c in zip(file, chunks, strict=True)):
+        raise InputError(f"has shards of {file} with chunks of {chunks}, which do not fit. Write it again")
+    of_table, place = options.get("index_codecs"), options.get("index_location", "end")
+    table = [codec for codec in of_table if _is_codec(codec, "name")] if isinstance(of_table, list) else []
+    names = [codec["name"] for codec in table]
+    if names not in (["bytes"], ["bytes", "crc32c"]) or _options(table[0]).get("endian") == "big":
+        text = f"has shards whose table has the codecs {names}, expected little-endian bytes, or these and crc32c"
+        raise InputError(f"{text}. Write it again")
+    if place not in ("start", "end"):
+        raise InputError(f"has the index_location {place!r} of its shards, expected start or end. Write it again")
+    per = tuple(n // c for n, c in zip(file, chunks, strict=True))
+    if math.prod(per) > MOST_IN_SHARD:
+        text = f"has shards of {math.prod(per):,} chunks; the limit is {MOST_IN_SHARD:,}"
+        raise InputError(f"{text}. Write it with smaller shards")
+    return Shards(per, place == "end", len(names) == 2), chunks, codecs
 
 
 def _chain(codecs: list[dict[str, Any]], dtype: np.dtype[Any], chunks: tuple[int, ...]) -> Callable[[bytes], Any]:
     """Return the function that decodes a chunk with the list of codecs of format 3."""
-    if codecs[0]["name"] == "sharding_indexed" and len(codecs) == 1:
-        raise InputError("is stored in shards, which are not read. Write the array again without shards")
     turned = list(range(len(chunks)))
     while codecs and codecs[0]["name"] == "transpose":
         order = _options(codecs[0]).get("order")
@@ -183,7 +241,7 @@ def _options(codec: dict[str, Any]) -> dict[str, Any]:
 
 def _fill(value: Any, dtype: np.dtype[Any]) -> Any:
     if dtype.hasobject or dtype.kind not in "biuf":
-        return dtype.type() if not dtype.hasobject else None
+        return np.zeros((), dtype)[()] if not dtype.hasobject else None
     try:
         with np.errstate(invalid="raise"):
             return np.array(0 if value is None else value).astype(dtype)[()]

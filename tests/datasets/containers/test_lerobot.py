@@ -1,6 +1,7 @@
 """LeRobotDataset v3.0 out, v2.1 and v3.0 in."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,25 +12,14 @@ import pytest
 from tactile_align.cli import run
 from tactile_align.datasets.containers.lerobot import export_lerobot, import_lerobot
 from tactile_align.datasets.containers.lerobot_parquet import INFO_PATH, STATS_PATH, read_info
+from tactile_align.datasets.containers.lerobot_video import VideoReader, VideoWriter
 from tactile_align.datasets.episodes import open_episode, write_episode
 from tactile_align.errors import InputError
+from tests.datasets.containers.spelt_cells import EPISODES, dataset_in, recordings, with_cell
 from tests.datasets.making import frames, parts
 
 pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
 pytest.importorskip("av", reason="PyAV is not installed")
-
-
-def recordings(folder: Path) -> list[Path]:
-    """Three episodes of different lengths."""
-    return [
-        write_episode(
-            folder / f"episode_init_{i}.hdf5",
-            **{**parts(7 + i), "images": {"top": frames(i, 7 + i), "left_wrist": frames(10 + i, 7 + i, 80, 56)}},
-            attributes={"task": f"task {i % 2}"},
-            fps=20,
-        )
-        for i in range(3)
-    ]
 
 
 @pytest.mark.parametrize("cameras", ["video", "image"])
@@ -58,6 +48,62 @@ def test_out_and_in_again_keeps_joints_and_touches_exact(tmp_path: Path, cameras
                 for name in source.cameras:
                     error = np.abs(episode.image(name, t).astype(int) - source.image(name, t))
                     assert error.max() == 0 if cameras == "image" else error.mean() < 3
+
+
+@pytest.mark.parametrize(("touches", "group"), [("lossless", "tactile"), ("video", "images")])
+def test_the_command_states_what_the_storage_of_touches_costs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], touches: str, group: str
+) -> None:
+    source = write_episode(tmp_path / "in" / "episode_init_0.hdf5", **{**parts(), "images": {"top": frames(1)}}, fps=20)
+    command = ["convert", str(tmp_path / "in"), str(tmp_path / "out"), "--to", "lerobot", "--cameras", "image"]
+    assert run([*command, "--touches", touches, "--touch-group", group]) == 0
+    told = capsys.readouterr().err
+    assert f"observation.{group}.tactile1" in read_info(tmp_path / "out").features
+    with open_episode(source) as episode, open_episode(f"{tmp_path / 'out'}#episode_0") as copy:
+        assert copy.sensors == episode.sensors
+        pairs = [(episode.image("tactile1", t), copy.image("tactile1", t)) for t in range(len(episode))]
+    loss = max(float(np.mean((a.astype(float) - b) ** 2)) for a, b in pairs)
+    if touches == "lossless":
+        assert loss == 0 and "not kept" not in told
+    else:
+        assert (
+            f"not kept: tactile1 is encoded as video (every frame keeps at least {-10 * np.log10(loss / 255**2):.1f} dB"
+            in told
+        )
+    form = {"lossless": "video without loss", "video": "video with a loss"}[touches]
+    assert re.search(rf"tactile1 is stored as {form}: \d+ frames a CPU-second", told)
+    assert re.search(
+        r"top is stored as PNG: \d+ frames .*\n.*LeRobot up to 0.6.1 decodes the PNG of every row", told, re.DOTALL
+    )
+
+
+def test_a_storage_of_lerobot_is_refused_for_another_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_episode(tmp_path / "in" / "e.hdf5", **parts())
+    command = ["convert", str(tmp_path / "in"), str(tmp_path / "out"), "--to", "aloha", "--touch-group", "tactile"]
+    assert run(command) == 2
+    assert "--touch-group state how a LeRobotDataset stores frames; got --to aloha" in capsys.readouterr().err
+
+
+def test_a_lossless_video_keeps_frames_of_odd_size(tmp_path: Path) -> None:
+    given = frames(1, 4, 35, 43)
+    with pytest.raises(InputError, match=r"frames are 35x43, but a video with loss needs even sizes"):
+        VideoWriter(tmp_path / "a.mp4", 10, 35, 43)
+    video = VideoWriter(tmp_path / "b.mp4", 10, 35, 43, lossless=True)
+    for frame in given:
+        video.add(frame)
+    video.close()
+    reader = VideoReader(tmp_path / "b.mp4", 10)
+    assert all(np.array_equal(reader.frame(t), given[t]) for t in (3, 0, 2, 1))
+
+
+def test_a_video_whose_header_names_no_codec_is_refused_by_name(tmp_path: Path) -> None:
+    video = VideoWriter(tmp_path / "a.mp4", 10, 32, 16)
+    video.add(frames(1, 1, 32, 16)[0])
+    video.close()
+    data = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "b.mp4").write_bytes(data.replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
+    with pytest.raises(InputError, match=r"b\.mp4: cannot be decoded \(its header names no known codec\)"):
+        VideoReader(tmp_path / "b.mp4", 10)
 
 
 def test_the_files_are_those_of_version_three(tmp_path: Path) -> None:
@@ -108,6 +154,21 @@ def test_episodes_with_other_streams_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"b\.hdf5 has streams"):
         export_lerobot(tmp_path / "in", tmp_path / "out", cameras="image")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_stream_of_odd_size_is_stored_without_loss_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = {"top": frames(1, width=63), "left_wrist": frames(2)}
+    source = write_episode(
+        tmp_path / "episode_init_0.hdf5", **{**parts(), "images": images}, fps=20, attributes={"task": ["pick"]}
+    )
+    done = export_lerobot(source, tmp_path / "lerobot")
+    assert [said.split(" (")[0] for said in done.lossy] == ["left_wrist is encoded as video"]
+    assert "top is stored as a lossless video: its frames are 63x48" in caplog.text
+    with open_episode(source) as episode, open_episode(f"{done.paths[0]}#episode_0") as copy:
+        assert all(np.array_equal(episode.image("top", t), copy.image("top", t)) for t in range(len(episode)))
+        assert copy.attributes["task"] == "pick"
 
 
 def change_info(root: Path, **changes: Any) -> None:
@@ -191,68 +252,10 @@ def test_the_command_resumes_an_import_and_replaces_other_files_only_where_told(
     assert run([*command, "--overwrite"]) == 0 and len(open_episode(first)) == 7
 
 
-EPISODES, DATA = "meta/episodes/chunk-000/file-000.parquet", "data/chunk-000/file-000.parquet"
-BAD = (float("nan"), None, "x", -1, 0.5, True, b"\xff", float("inf"), [1], {"a": 1})
-"""Cells that are no whole number."""
-
-
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three episodes with one video and one image feature."""
-    folder = tmp_path_factory.mktemp("cells")
-    recordings(folder / "in")
-    export_lerobot(folder / "in", folder / "set")
-    return folder / "set"
-
-
-def with_cell(root: Path, file: str, column: str, row: int, value: Any) -> None:
-    """Put a value into a cell of a table, or remove the column when the value is ...; other cells keep their values."""
-    pa = pytest.importorskip("pyarrow")
-    table = pq.read_table(root / file)
-    cells = table[column].to_pylist()
-    table = table.drop_columns([column])
-    if value is not ...:
-        cells[row] = value
-        try:
-            column_of = pa.array(cells)
-        except (pa.ArrowException, TypeError, ValueError):
-            column_of = pa.array([str(cell) for cell in cells])  # as a table that holds mixed types as text
-        table = table.append_column(column, column_of)
-    pq.write_table(table, root / file)
-
-
-def one_change(rng: np.random.Generator) -> tuple[str, str, int, Any]:
-    """File, column, row and new value of a random damaged cell."""
-    video = "videos/observation.images.top/"
-    whole = ("episode_index", "length", "data/chunk_index", "data/file_index", f"{video}chunk_index")
-    column = str(rng.choice([*whole, f"{video}from_timestamp", "action", "observation.state", "task_index", "text"]))
-    bad: list[Any] = [*BAD, ...]
-    if column.startswith(("videos/", "data/", "length", "episode")):
-        bad = [value for value in bad if not (column.endswith("timestamp") and value == 0.5)]
-        return EPISODES, column, int(rng.integers(3)), bad[int(rng.integers(len(bad)))]
-    if column == "text":
-        return "meta/tasks.parquet", "__index_level_0__", int(rng.integers(2)), [None, 3.5, ...][int(rng.integers(3))]
-    file, rows = (DATA, 24) if column != "task_index" or rng.integers(2) else ("meta/tasks.parquet", 2)
-    if column == "task_index":
-        bad.remove(...) if file == DATA else None  # a table without tasks is sound
-    else:
-        bad = [None, [1.0], [float("nan")] * 14, ["x"] * 14, ...]
-    return file, column, int(rng.integers(rows)), bad[int(rng.integers(len(bad)))]
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_a_damaged_cell_is_named_with_its_file_column_and_row(dataset: Path, tmp_path: Path, seed: int) -> None:
-    root = tmp_path / "set"
-    shutil.copytree(dataset, root)
-    file, column, row, value = one_change(np.random.default_rng(seed))
-    with_cell(root, file, column, row, value)
-    with pytest.raises(InputError) as error:
-        import_lerobot(root, tmp_path / "back", to="aloha")
-    assert str(root / file) in str(error.value)
-    assert column in str(error.value) or "no column task" in str(error.value)
-    assert value is ... or "row" in str(error.value) or "whole numbers" in str(error.value)
-    written = len(list((tmp_path / "back").glob("*"))) if (tmp_path / "back").exists() else 0
-    assert written == 0 or file == DATA
+    return dataset_in(tmp_path_factory.mktemp("cells"))
 
 
 def test_whole_numbers_that_pandas_stored_as_floats_are_read(dataset: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from tests.datasets.making import frames, parts
 for library in ("pyarrow", "av", "zarr", "numcodecs"):
     pytest.importorskip(library, reason=f"{library} is not installed")
 CONTAINERS = ("lerobot2", "lerobot3", "zarr2", "zarr3", "zarr2.zip")
+SHARDS = "zarr3.shards"
 
 
 def record(root: Path) -> None:
@@ -26,6 +27,7 @@ def record(root: Path) -> None:
     arrays, ends = buffer_of(root / "in")
     for form, name in ((2, "zarr2"), (3, "zarr3"), (2, "zarr2.zip")):
         zarr_store(root / name, arrays, ends, form, chunk=2, attributes={"fps": 20})
+    zarr_store(root / SHARDS, arrays, ends, 3, chunk=1, attributes={"fps": 20}, shard=4)
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
@@ -35,7 +37,7 @@ def test_a_mutated_recording_is_read_or_gives_one_named_error(
     require_named(shared_folder(tmp_path_factory, "mutated", record), container, range(20), tmp_path)
 
 
-# `tests.benchmarks.sweeps` calls it with 300 seeds.
+# `tests.benchmarks.sweeps` calls it with 300 seeds, and with shards, too.
 def require_named(root: Path, container: str, seeds: range, tmp_path: Path) -> None:
     resource = pytest.importorskip("resource", reason="this system does not report its memory")
     if not root.exists():

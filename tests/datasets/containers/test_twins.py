@@ -16,6 +16,7 @@ from tactile_align.datasets import codec
 from tactile_align.datasets.containers.lerobot import export_lerobot
 from tactile_align.datasets.episodes import list_episodes, open_episode, write_episode
 from tactile_align.datasets.inspect import inspect_path
+from tactile_align.evenly import evenly
 from tactile_align.moments.batch import MomentBatch
 from tactile_align.moments.cache import Job, packed_bytes, prepare
 from tactile_align.moments.dataset import Moments
@@ -36,7 +37,11 @@ LOSSY = ("lerobot 2 video", "lerobot 3 video")
 @pytest.fixture(scope="module")
 def twins(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two short simulated episodes, made small, in every container; read only."""
-    root = shared_folder(tmp_path_factory, "twins", lambda folder: record(regrasp_folder, folder))
+    return places(shared_folder(tmp_path_factory, "twins", lambda folder: record(regrasp_folder, folder)))
+
+
+def places(root: Path) -> dict[str, Path]:
+    """Where `record` puts each container."""
     paths = {"hdf5": root / "hdf5", "oxt": root / "oxt.zarr"}
     for form in (2, 3):
         paths |= {f"zarr {form}": root / f"zarr{form}.zarr", f"zarr {form} zip": root / f"zarr{form}.zip"}
@@ -52,13 +57,16 @@ def original(twins: dict[str, Path], regrasp_folder: Path, tmp_path_factory: pyt
     return facts(twins["hdf5"]), table(twins["hdf5"], known), dict(leaves(moments))
 
 
-def record(simulated: Path, root: Path) -> None:
+# `tests.benchmarks.twins` calls this and what follows with 20 episodes.
+def record(simulated: Path, root: Path, episodes: int = 2, spread: bool = False) -> None:
+    """Write the first rows of episodes, or with `spread` as many rows of the whole episode, to every container."""
     source = root / "hdf5"
-    for i, ref in enumerate(list_episodes(simulated)[:2]):
+    for i, ref in enumerate(list_episodes(simulated)[:episodes]):
         with open_episode(ref) as episode:
-            small = {n: [codec.encode_png(resized(episode.image(n, t), n)) for t in range(ROWS)] for n in SIZES}
+            rows = evenly(len(episode), ROWS) if spread else np.arange(ROWS)
+            small = {n: [codec.encode_png(resized(episode.image(n, int(t)), n)) for t in rows] for n in SIZES}
             touches = {"tactile1": small.pop("tactile1")}
-            low = {"qpos": episode.qpos[:ROWS], "action": episode.action[:ROWS]}
+            low = {"qpos": episode.qpos[rows], "action": episode.action[rows]}
             write_episode(source / f"episode_init_{i}.hdf5", **low, images=small, touches=touches, fps=5)
     arrays, ends = buffer_of(source)
     for form in (2, 3):
@@ -124,7 +132,10 @@ def table(path: Path, known: Rig) -> dict[str, tuple[str, float | None]]:
 def test_verify_gives_the_same_table(
     twins: dict[str, Path], regrasp_folder: Path, original: Any, container: str
 ) -> None:
-    theirs, ours = table(twins[container], rig(regrasp_folder, container)), original[1]
+    require_same_table(table(twins[container], rig(regrasp_folder, container)), original[1])
+
+
+def require_same_table(theirs: dict[str, tuple[str, float | None]], ours: dict[str, tuple[str, float | None]]) -> None:
     assert theirs.keys() == ours.keys() and len(ours) > 5
     for id, (status, value) in ours.items():
         assert theirs[id][0] == status
@@ -156,8 +167,11 @@ def leaves(part: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def test_training_batches_are_equal_bit_for_bit(
     twins: dict[str, Path], regrasp_folder: Path, original: Any, tmp_path: Path, container: str
 ) -> None:
-    ours = dict(original[2])
     theirs = dict(leaves(batch(twins[container], rig(regrasp_folder, container), container, tmp_path)))
+    require_same_batch(theirs, dict(original[2]), container)
+
+
+def require_same_batch(theirs: dict[str, Any], ours: dict[str, Any], container: str) -> None:
     assert ours.keys() == theirs.keys() and any("box" in name for name in ours)
     if container == "oxt":  # its actions are the next states
         ours, theirs = ({k: v for k, v in table.items() if "action" not in k} for table in (ours, theirs))

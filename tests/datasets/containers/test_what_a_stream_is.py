@@ -1,5 +1,6 @@
 """What a stream is decides, not what it is called: depth, deep pixels, spans and rates that disagree are told apart."""
 
+import io
 import json
 import re
 import shutil
@@ -10,10 +11,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from tactile_align.cli import run
 from tactile_align.datasets import codec
 from tactile_align.datasets.containers.lerobot import export_lerobot, import_lerobot
+from tactile_align.datasets.containers.lerobot_depth import depth_form
 from tactile_align.datasets.containers.lerobot_parquet import INFO_PATH
 from tactile_align.datasets.containers.lerobot_video import VideoReader
 from tactile_align.datasets.episodes import open_episode, write_episode
@@ -90,6 +93,77 @@ def test_a_depth_stream_is_left_out_by_name(dataset: Path, note: tuple[str, str]
     change_info(dataset, lambda info: info["features"][TOP][place].update({mark: False}))
     with open_episode(import_lerobot(dataset, tmp_path / "all", to="aloha").paths[0], "aloha") as episode:
         assert "top" in episode.cameras
+
+
+def tiff(values: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(values).save(out, "TIFF")
+    return out.getvalue()
+
+
+def with_depth_images(dataset: Path, unit: str, maps: list[np.ndarray]) -> None:
+    """Make the stream top one of depth maps, as lerobot 0.6 stores them."""
+
+    def change(info: dict[str, Any]) -> None:
+        info["features"][TOP] |= {"shape": [48, 64, 1], "info": {"is_depth_map": True, "depth_unit": unit}}
+
+    change_info(dataset, change)
+    cells = [{"bytes": tiff(values), "path": "x.tiff"} for values in maps]
+    change_column(dataset, DATA, TOP, lambda _: cells)
+
+
+@pytest.mark.parametrize(("unit", "dtype"), [("mm", np.uint16), ("m", np.float32)])
+def test_depth_images_are_read_as_stored_and_imported(dataset: Path, tmp_path: Path, unit: str, dtype: Any) -> None:
+    maps = list(np.random.default_rng(0).uniform(0, 4000, (15, 48, 64)).astype(dtype))
+    with_depth_images(dataset, unit, maps)
+    done = import_lerobot(dataset, tmp_path / "back", to="aloha")
+    assert done.lossy == ()
+    for where in (f"{dataset}#episode_1", done.paths[1]):
+        with open_episode(where) as episode:
+            assert episode.depth == ("top_depth",) and "top" not in episode.cameras
+            for t in range(8):
+                assert np.array_equal(episode.depth_image("top_depth", t), maps[7 + t])
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((48, 65), np.uint16), np.zeros((48, 64), np.float32), None])
+def test_a_wrong_depth_image_is_named_by_its_row(dataset: Path, wrong: np.ndarray | None) -> None:
+    maps = [np.zeros((48, 64), np.uint16)] * 15
+    with_depth_images(dataset, "mm", [*maps[:3], maps[0] if wrong is None else wrong, *maps[4:]])
+    if wrong is None:
+        cell = {"bytes": tiff(maps[0])[:5], "path": "x.tiff"}
+        change_column(dataset, DATA, TOP, lambda cells: [*cells[:3], cell, *cells[4:]])
+    with (
+        open_episode(f"{dataset}#episode_0") as episode,
+        pytest.raises(EpisodeError, match=r"images/top_depth row 3 .*(is an image of|is a damaged depth image)"),
+    ):
+        episode.depth_image("top_depth", 3)
+
+
+def test_codes_of_a_depth_video_are_distances_in_equal_steps_of_the_logarithm(tmp_path: Path) -> None:
+    codes = np.random.default_rng(0).integers(0, 4096, (48, 64)).astype(np.uint16)
+    path = tmp_path / "far.mkv"
+    with av.open(str(path), "w") as box:
+        stream = box.add_stream("ffv1", rate=20)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "gray12le"
+        frame = av.VideoFrame(64, 48, "gray12le")
+        rows = np.zeros((48, frame.planes[0].line_size // 2), np.uint16)
+        rows[:, :64] = codes
+        frame.planes[0].update(rows.tobytes())
+        for packet in (*stream.encode(frame), *stream.encode()):
+            box.mux(packet)
+    read = VideoReader(path, 20).codes(0, (48, 64))
+    assert np.array_equal(read, codes)
+    info = {"depth_unit": "m", "video.depth_min": 0.01, "video.depth_max": 10.0, "video.shift": 3.5}
+    feature = {"dtype": "video", "shape": [48, 64, 1], "info": {**info, "video.use_log": True}}
+    form = depth_form(feature)
+    assert form is not None
+    share = codes / 4095
+    np.testing.assert_allclose(form.from_codes(read), 3.51 * (13.5 / 3.51) ** share - 3.5, atol=1e-6)
+    linear = depth_form({**feature, "info": {**info, "video.use_log": False}})
+    assert linear is not None
+    np.testing.assert_allclose(linear.from_codes(read), 0.01 + share * 9.99, atol=1e-6)
+    with pytest.raises(InputError, match=r"frame 0 has 64x48 px of gray12le, expected 32x48 px of 12 bits"):
+        VideoReader(path, 20).codes(0, (48, 32))
 
 
 def test_an_image_column_of_16_bits_is_refused_by_name_and_row(dataset: Path, tmp_path: Path) -> None:

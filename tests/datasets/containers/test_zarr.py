@@ -59,6 +59,36 @@ def test_a_buffer_of_both_formats_is_read_from_folders_and_zip_files(
                 assert np.array_equal(episode.image(stream, t), given[stream][5 + t])
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(("name", "place"), [("a.zarr", "end"), ("a.zarr", "start"), ("a.zip", "end")])
+def test_chunks_are_read_out_of_shards(tmp_path: Path, name: str, place: str) -> None:
+    import zarr
+    from zarr.storage import LocalStore, ZipStore
+
+    given = arrays(touch_grid=np.zeros((12, 3), np.uint8))
+    given["touch_grid"][11] = 7  # chunks of zeros, the fill value, are not stored
+    path = tmp_path / name
+    store = ZipStore(path, mode="w") if path.suffix == ".zip" else LocalStore(path)
+    root = zarr.open_group(store, mode="w", zarr_format=3)
+    root.attrs.update({"fps": 20})
+    root.create_group("meta").create_array("episode_ends", data=np.array(ENDS), chunks=(1,), shards=(2,))
+    for key, values in given.items():
+        shards: Any = {"shape": (4, *values.shape[1:]), "index_location": place}
+        root.create_array(f"data/{key}", data=values, chunks=(2, *values.shape[1:]), shards=shards)
+    store.close()
+    with open_episode(f"{path}#episode_1") as episode:
+        assert np.array_equal(episode.qpos, given["robot_joint"][5:])
+        for t in (6, 0, 4, 5, 1):
+            assert np.array_equal(episode.image("top", t), given["top"][5 + t])
+    with open_file(path) as root:
+        assert np.array_equal(root["episode_1"]["touch_grid"].all(), given["touch_grid"][5:])
+
+
+def test_an_array_of_opaque_entries_is_described_with_an_empty_fill_value() -> None:
+    meta = {"shape": [4], "chunks": [2], "dtype": "|V9", "order": "C", "compressor": None, "fill_value": "AAAA"}
+    assert bytes(zarr_arrays.format_2("a", meta).fill) == bytes(9)
+
+
 def compressors(form: int) -> list[Any]:
     """The compressors of a format that are often met, with the ones of UMI's and Diffusion Policy's writers."""
     import numcodecs
@@ -128,9 +158,14 @@ def test_a_missing_codec_is_named_with_its_package(tmp_path: Path, monkeypatch: 
         episode.image("camera0_rgb", 0)
 
 
-def test_the_gels_of_a_hand_are_one_stream_each_in_open_x_tactile(tmp_path: Path) -> None:
+@pytest.mark.parametrize("grey", [False, True])
+def test_the_gels_of_a_hand_are_one_stream_each_in_open_x_tactile(tmp_path: Path, grey: bool) -> None:
     given = arrays()
-    path = zarr_store(tmp_path / "a.zarr", oxt_of(given), ENDS, chunk=12)
+    stored = oxt_of(given)
+    if grey:
+        stored["left_tactile_data_gripper"] = stored["left_tactile_data_gripper"][..., 1]
+        given["tactile2"] = given["tactile2"][..., [1, 1, 1]]
+    path = zarr_store(tmp_path / "a.zarr", stored, ENDS, chunk=12)
     with open_episode(f"{path}#episode_0") as episode:
         assert episode.layout.name == "oxt" and episode.qpos.shape == (5, 14)
         assert episode.sensors == ("left_tactile_data_gripper_0", "left_tactile_data_gripper_1")
@@ -275,6 +310,15 @@ def test_a_chunk_that_is_written_again_changes_the_stamp_of_its_episode(tmp_path
     new.write_bytes(chunk.read_bytes())
     new.replace(chunk)
     assert Stamp.of_episode(path, "episode_0") != before
+
+
+def test_a_corrected_attribute_is_read_while_the_store_is_open(tmp_path: Path) -> None:
+    path = zarr_store(tmp_path / "a.zarr", arrays(), ENDS, attributes={"fps": 20})
+    with open_episode(f"{path}#episode_0") as episode:
+        assert episode.fps == 20
+        (path / ".zattrs").write_text('{"fps": 30.0}')
+        with open_episode(f"{path}#episode_0") as again:
+            assert again.fps == 30
 
 
 def test_a_chunk_of_episode_ends_that_no_memory_holds_is_refused(tmp_path: Path) -> None:

@@ -39,9 +39,13 @@ def zarr_store(
     inside: str = "",
     chunk: int = 1,
     attributes: dict[str, Any] | None = None,
+    shard: int = 0,
     **how: Any,
 ) -> Path:
-    """Write a replay buffer with the package zarr: a folder, or with the suffix .zip a zip file."""
+    """Write a replay buffer with the package zarr: a folder, or with the suffix .zip a zip file.
+
+    With `shard`, each file of an array below data holds the chunks of this number of rows.
+    """
     import zarr
     from zarr.storage import LocalStore, ZipStore
 
@@ -54,6 +58,7 @@ def zarr_store(
     data = root.create_group("data")
     for key, values in arrays.items():
         options = {"chunks": (chunk, *values.shape[1:]), **how}
+        options |= {"shards": (shard, *values.shape[1:])} if shard else {}
         data.create_array(key, data=values, **options)
     store.close()
     return path
