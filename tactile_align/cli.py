@@ -18,7 +18,7 @@ from tyro.conf import Positional
 from tactile_align.errors import DivergedError, InputError, MissingExtra
 from tactile_align.verbs import FAILED, GOOD, UNUSABLE
 from tactile_align.verbs.calibration import board, calibrate, label, verify
-from tactile_align.verbs.data import convert, init, inspect, overlay, repair, simulate, trim
+from tactile_align.verbs.data import convert, init, inspect, overlay, repair, resample, rig_from, simulate, trim
 from tactile_align.verbs.training import (
     ablate,
     demo,
@@ -44,11 +44,11 @@ def _pretrain_help(config: Positional[Path]) -> int:
     return pretrain([str(config)])
 
 
-_ON_DATA = (simulate, inspect, init, trim, repair, convert)
+_ON_DATA = (simulate, inspect, init, rig_from, trim, repair, resample, convert)
 _ON_RIGS = (board, label, calibrate, verify, overlay)
 _ON_RUNS = (doctor, ablate, evaluate, point, rollout, study, report, watch, demo)
 VERBS: dict[str, Callable[..., int]] = {
-    **{verb.__name__: verb for verb in (*_ON_DATA, *_ON_RIGS)},
+    **{verb.__name__.replace("_", "-"): verb for verb in (*_ON_DATA, *_ON_RIGS)},
     "pretrain": _pretrain_help,
     "train": _train_help,
     **{verb.__name__: verb for verb in _ON_RUNS},

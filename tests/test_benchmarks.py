@@ -1,11 +1,12 @@
-"""Benchmark scripts: each can be imported, and two run at tiny sizes."""
+"""Benchmark scripts: each can be imported, and some run at tiny sizes."""
 
+import json
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import gpu, inputs, no_information
+from tests.benchmarks import gpu, inputs, no_information, scale
 
 SCRIPTS = sorted(path.stem for path in (Path(__file__).parent / "benchmarks").glob("*.py"))
 
@@ -26,6 +27,17 @@ def test_random_spellings_are_read_right_and_damage_is_named(name: str) -> None:
     for library in {"cells": ("pyarrow", "av"), "attributes": ("zarr",)}.get(name, ()):
         pytest.importorskip(library)
     assert inputs.wrong(name, range(20)) == []
+
+
+def test_the_benchmark_of_scale_measures_three_episodes_and_names_what_is_over_a_bar(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert scale.main([str(scale.written(tmp_path, 3)), "--here", "--parts", "files", "listing"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [name for name, _ in lines] == ["files written", "cold listing", "warm listing"]
+    slow = {100: {"CPU s": 0.1}, 1000: {"CPU s": 9.0}}
+    assert len(scale.judged("warm listing", slow)) == 2 and len(scale.judged("inspect", slow)) == 1
+    assert scale.judged("warm listing", {100: {"CPU s": 0.1}, 1000: {"CPU s": 1.0}}) == []
 
 
 def test_the_gpu_benchmark_runs_dry_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:

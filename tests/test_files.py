@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from tactile_align.datasets.handles import what_it_is
-from tactile_align.files import clear_parts, foreign_file, part_of, write_atomically, write_text_atomically
+from tactile_align.files import (
+    READ_PER_CALL,
+    clear_parts,
+    foreign_file,
+    part_of,
+    write_atomically,
+    write_text_atomically,
+)
 
 ROOT = Path(__file__).parents[1]
 WRITE = """
@@ -50,6 +57,26 @@ def test_parts_of_other_machines_go_after_a_day_and_unlike_names_never(tmp_path:
         os.utime(path, (time.time() - 90_000,) * 2)
     clear_parts(tmp_path, "a.txt")
     assert sorted(tmp_path.iterdir()) == sorted([young, mine, unlike])
+
+
+def test_writing_many_files_into_one_folder_reads_a_bounded_number_of_names_per_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, names = 600, 0
+    for i in range(count):
+        (tmp_path / f"{i}.txt").touch()
+    scan = os.scandir
+
+    def counted(folder: Path) -> object:
+        nonlocal names
+        names += count
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    for i in range(100):
+        write_text_atomically(tmp_path / f"{i}.txt", "new")
+    assert 0 < names <= 2 * READ_PER_CALL * 100 + count
+    assert (tmp_path / "99.txt").read_text() == "new"
 
 
 def test_a_writer_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ A released gel recovers slowly. After a release the score can only fall. If it r
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -30,6 +30,8 @@ WIDE = 5.0  # cells; brightness changes over longer distances are caused by the 
 MAX_BINS = 400  # largest number of moments at which the running reference is computed
 MAX_PAIRED = 600  # largest number of frames compared with each other; longer episodes use every second, third, ...
 MAX_CLUSTERS = 6  # largest number of clusters that are tried as the frames without contact
+KEPT = 1000  # frames whose local structure is kept; that of later frames is computed each time, which bounds the memory
+BLOCK = 500  # frames that are compared with the reference at a time
 NEAR = 1.4  # frames of one cluster differ by less than this multiple of the noise
 
 ENTER = 2.0  # grey levels; a smaller change is no contact
@@ -147,22 +149,24 @@ def contact_of(
             have one entry per frame.
     """
     cells = _cells(touches)
-    fields = _fields(cells)
-    noise = _noise(_score(fields[1:], fields[:-1])) / float(np.sqrt(2))  # two frames contain the noise of two
+    fields = _Fields(cells)
+    noise = _noise(fields.steps()) / float(np.sqrt(2))  # two frames contain the noise of two
+    always = np.zeros(len(cells), np.int64)
     if reference is not None:
         rest = _cells([reference], shape=cells.shape[1:])
-        given = np.broadcast_to(_fields(rest), fields.shape)
+        given = _Running(_local_structure(rest), always)
         trace, evidence, doubt = _settled(fields, given, noise, first_noise=noise * float(np.sqrt(2))), "reference", ""
     else:
         grip = [_travel(name, values, len(cells)) for name, values in (("opening", opening), ("command", command))]
         trace, evidence, doubt = _chosen(fields, noise, *grip)
     if reference is not None and (~trace.flags).sum() < FREE_FRAMES:
-        running = np.broadcast_to(rest, cells.shape)
+        running = _Running(rest.astype(np.float32), always)
     else:
-        running = _running_mean(cells, trace.weight)
+        running = _running_mean(lambda at: cells[at].astype(np.float32), trace.weight)
     drift, (enter, leave) = _drift(running), thresholds(noise)
     flags = np.zeros(len(cells), bool) if doubt else trace.flags
-    return Contact(flags, trace.score, enter, leave, running.mean(axis=0), drift, drift > enter, evidence, doubt)
+    rest_image = running.mean(np.arange(len(cells)))
+    return Contact(flags, trace.score, enter, leave, rest_image, drift, drift > enter, evidence, doubt)
 
 
 def contacts(flags: np.ndarray) -> np.ndarray:
@@ -204,7 +208,7 @@ class ContactWatch:
         Raises:
             InputError: The touch and the reference differ in size.
         """
-        field, rest = _fields(_cells([touch])), _fields(_cells([self.against(touch)]))
+        field, rest = (_local_structure(_cells([image])) for image in (touch, self.against(touch)))
         if self._last is not None:
             self._steps = (*self._steps[-MAX_BINS:], float(_score(field, self._last)[0]))
         self._last = field
@@ -228,7 +232,11 @@ class ContactWatch:
 
 
 def _cells(touches: Iterable[np.ndarray], shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """Return touches resized to cells by area averaging, (T, h, w, 3) float32."""
+    """Return touches resized to cells by area averaging, (T, h, w, 3) uint8."""
+    if isinstance(touches, np.ndarray) and touches.dtype == np.uint8 and touches.ndim == 4 and shape is None:
+        small = touches.shape[3] == 3 and max(touches.shape[1:3]) <= LONG_SIDE
+        if small and len(touches):
+            return touches  # a copy would hold the touches of a long episode twice
     rows: list[np.ndarray] = []
     first: tuple[int, ...] | None = None
     for row, frame in enumerate(touches):
@@ -242,23 +250,72 @@ def _cells(touches: Iterable[np.ndarray], shape: tuple[int, ...] | None = None) 
         height, width = frame.shape[:2]
         scale = min(1.0, LONG_SIDE / max(height, width))
         h, w = shape[:2] if shape else (max(1, round(height * scale)), max(1, round(width * scale)))
-        rows.append(cv2.resize(frame, (w, h), interpolation=cv2.INTER_AREA).astype(np.float32))
+        rows.append(frame if (w, h) == (width, height) else cv2.resize(frame, (w, h), interpolation=cv2.INTER_AREA))
     if not rows:
         raise InputError("touches is empty, but contact needs at least one frame. Give the frames of an episode")
     return np.stack(rows)
 
 
-def _local(cells: np.ndarray) -> np.ndarray:
-    """Return cells without the slow brightness changes over the gel, which the lamps cause; a contact is local."""
-    return cells - np.stack([cv2.GaussianBlur(frame, (0, 0), WIDE) for frame in cells])
+def _local_structure(cells: np.ndarray) -> np.ndarray:
+    """Return the local structure of cells, (T, h, w, 3) float32.
 
-
-def _fields(cells: np.ndarray) -> np.ndarray:
-    """Return the local structure of cells, (T, h, w, 3).
-
-    The average over neighbouring cells reduces the noise, but keeps a contact, because a contact covers a patch.
+    The slow brightness changes over the gel, which the lamps cause, are removed; a contact is local. The average over
+    neighbouring cells reduces the noise, but keeps a contact, because a contact covers a patch.
     """
-    return np.stack([cv2.blur(frame, (3, 3)) for frame in _local(cells)])
+    fields = np.empty(cells.shape, np.float32)
+    for field, cell in zip(fields, cells, strict=True):
+        frame = cell.astype(np.float32)
+        field[:] = cv2.blur(frame - cv2.GaussianBlur(frame, (0, 0), WIDE), (3, 3))
+    return fields
+
+
+class _Fields:
+    """Local structure of T frames, given as cells (T, h, w, 3) uint8. Only that of KEPT frames stays in memory."""
+
+    def __init__(self, cells: np.ndarray) -> None:
+        self._cells, self._first = cells, _local_structure(cells[:KEPT])
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    def __getitem__(self, at: np.ndarray) -> np.ndarray:
+        """Return the local structure of some frames, (n, h, w, 3) float32."""
+        kept = at < KEPT
+        if kept.all():
+            return self._first[at]
+        fields = np.empty((len(at), *self._first.shape[1:]), np.float32)
+        fields[kept], fields[~kept] = self._first[at[kept]], _local_structure(self._cells[at[~kept]])
+        return fields
+
+    def mean(self, at: np.ndarray) -> np.ndarray:
+        """Return the mean local structure of some frames, (h, w, 3)."""
+        return np.asarray(sum(self[part].sum(axis=0) for part in _parts(at)) / np.float32(len(at)))
+
+    def steps(self) -> np.ndarray:
+        """Return the score of each frame against the one before it, (T - 1,)."""
+        parts = _parts(np.arange(len(self) - 1))
+        return np.concatenate([np.zeros(0), *(_score(self[part + 1], self[part]) for part in parts)])
+
+
+def _parts(at: np.ndarray) -> list[np.ndarray]:
+    """Return the frames `at` (n,) in parts of at most BLOCK frames, small enough to be worked on at once."""
+    return [at[start : start + BLOCK] for start in range(0, len(at), BLOCK)]
+
+
+@dataclass(frozen=True)
+class _Running:
+    """No-contact reference at each of T frames: `images` (n, h, w, 3) float32, and the index `where` (T,) into them."""
+
+    images: np.ndarray
+    where: np.ndarray
+
+    def __getitem__(self, at: np.ndarray | int) -> np.ndarray:
+        return np.asarray(self.images[self.where[at]])
+
+    def mean(self, at: np.ndarray) -> np.ndarray:
+        """Return the mean reference at some frames, (h, w, 3) float32."""
+        counts = np.bincount(self.where[at], minlength=len(self.images)).astype(np.float32)
+        return np.asarray(np.tensordot(counts, self.images, 1) / np.float32(len(at)))
 
 
 def _score(fields: np.ndarray, rest: np.ndarray) -> np.ndarray:
@@ -282,15 +339,15 @@ def _noise(steps: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class _Trace:
-    """Score, flag, and weight in the reference of each frame, (T,), and the reference at each frame (T, h, w, 3)."""
+    """Score, flag, and weight in the reference of each frame, (T,), and the reference at each frame."""
 
     score: np.ndarray
     flags: np.ndarray
     weight: np.ndarray
-    running: np.ndarray
+    running: _Running
 
 
-def _settled(fields: np.ndarray, running: np.ndarray, noise: float, first_noise: float | None = None) -> _Trace:
+def _settled(fields: _Fields, running: _Running, noise: float, first_noise: float | None = None) -> _Trace:
     """Return scores and flags from a first reference, which becomes the mean of the frames without contact.
 
     Frames have less weight while the gel recovers: soon after a contact, or with a large score. So the reference
@@ -298,14 +355,14 @@ def _settled(fields: np.ndarray, running: np.ndarray, noise: float, first_noise:
     """
     weight, before = np.ones(len(fields)), np.zeros(0, bool)
     for level in (noise if first_noise is None else first_noise, *[noise] * (ROUNDS - 1)):
-        score = _score(fields, running)
+        score = np.concatenate([_score(fields[part], running[part]) for part in _parts(np.arange(len(fields)))])
         flags = _flags(score, level)
         if (~flags).sum() < FREE_FRAMES or np.array_equal(flags, before):
             break
         at, enter = np.arange(len(flags)), thresholds(level)[0]
         since = at - np.maximum.accumulate(np.where(flags, at, -(10**6)))
         weight = (since / (since + RECOVERY)) ** 2 * (enter / np.maximum(score, enter)) ** 3
-        running, before = _running_mean(fields, weight), flags
+        running, before = _running_mean(fields.__getitem__, weight), flags
     return _Trace(score, flags, weight, running)
 
 
@@ -327,7 +384,7 @@ def _flags(score: np.ndarray, noise: float) -> np.ndarray:
 
 
 def _chosen(
-    fields: np.ndarray, noise: float, opening: np.ndarray | None, command: np.ndarray | None
+    fields: _Fields, noise: float, opening: np.ndarray | None, command: np.ndarray | None
 ) -> tuple[_Trace, str, str]:
     """Return the result for the cluster that is without contact, the evidence for it, and the doubt about it."""
     queue, refused, joined = deque(_clusters(fields)), [], False
@@ -335,7 +392,7 @@ def _chosen(
         if not queue:
             break
         free = queue.popleft()
-        trace = _settled(fields, _running_mean(fields, free.astype(np.float64)), noise)
+        trace = _settled(fields, _running_mean(fields.__getitem__, free.astype(np.float64)), noise)
         verdict, rest = _verdict(fields, trace, noise)
         narrower, measured = _narrower(trace.flags, opening, command), opening is not None
         if verdict == "at rest" and narrower > -NARROWER:
@@ -358,7 +415,7 @@ def _chosen(
     return trace, "none", f"{_DOUBTS[verdict]}. {_REMEDY}"
 
 
-def _before_contact(fields: np.ndarray, noise: float, trace: _Trace, others: list[np.ndarray]) -> _Trace:
+def _before_contact(fields: _Fields, noise: float, trace: _Trace, others: list[np.ndarray]) -> _Trace:
     """Return the trace, or a better one whose reference contains less of what remains of a contact.
 
     Then the gel before the first contact is the reference, and all frames in contact were in contact already. Frames
@@ -366,7 +423,7 @@ def _before_contact(fields: np.ndarray, noise: float, trace: _Trace, others: lis
     """
     for free in others:
         if trace.flags[free].mean() > 0.5 and np.median(trace.score[free]) < RELEASED * trace.score.max():
-            other = _settled(fields, _running_mean(fields, free.astype(np.float64)), noise)
+            other = _settled(fields, _running_mean(fields.__getitem__, free.astype(np.float64)), noise)
             fewer = trace.flags.sum() - other.flags.sum() > (other.flags & ~trace.flags).sum() * 10
             before = np.argmax(free) < np.argmax(other.flags)
             if before and fewer and _verdict(fields, other, noise)[0] == "at rest":
@@ -384,7 +441,7 @@ _DOUBTS = {
 _REMEDY = "Name a no-contact reference of the sensor, in the rig or in the layout"
 
 
-def _verdict(fields: np.ndarray, trace: _Trace, noise: float) -> tuple[str, np.ndarray | None]:
+def _verdict(fields: _Fields, trace: _Trace, noise: float) -> tuple[str, np.ndarray | None]:
     """Return whether the reference is the gel "at rest", and (T,) bool frames that look more at rest, if any do.
 
     The pattern of a contact is searched for in the reference. Its share there has a standard error because the gel has
@@ -394,10 +451,11 @@ def _verdict(fields: np.ndarray, trace: _Trace, noise: float) -> tuple[str, np.n
     """
     if not trace.flags.any():
         return "still", None
-    total, power, own, against, least, rest = np.zeros(fields.shape[1:3]), 0.0, 0.0, 0.0, INVERTED, None
+    total, power, own, against, least, rest = np.zeros(trace.running.images.shape[1:3]), 0.0, 0.0, 0.0, INVERTED, None
     firm = [at[trace.score[at] >= 0.7 * trace.score[at].max()] for at in _runs(trace.flags)]
     for number, at in enumerate([*firm, *_levels(trace.score)]):
-        reference, pattern = trace.running[at].mean(axis=0), (fields[at] - trace.running[at]).mean(axis=0)
+        reference = trace.running.mean(at)
+        pattern = fields.mean(at) - reference
         spectra = np.conj(np.fft.rfft2(pattern, axes=(0, 1))) * np.fft.rfft2(reference, axes=(0, 1))
         shifted = np.fft.irfft2(spectra.sum(axis=2), s=pattern.shape[:2])
         strength = (pattern**2).sum(axis=2)
@@ -462,7 +520,7 @@ def _narrower(flags: np.ndarray, opening: np.ndarray | None, command: np.ndarray
     return float(np.mean(shares)) if shares else 0.0
 
 
-def _clusters(fields: np.ndarray) -> list[np.ndarray]:
+def _clusters(fields: _Fields) -> list[np.ndarray]:
     """Return the dense clusters of frames, each (T,) bool, the one with the smoothest images first; at least one."""
     from scipy.sparse.csgraph import connected_components  # slow to import, and most commands do not need it
 
@@ -470,7 +528,7 @@ def _clusters(fields: np.ndarray) -> list[np.ndarray]:
     if steps < 8:
         return [np.ones(steps, bool)]
     every = -(-steps // MAX_PAIRED)
-    some = fields[::every, 1::3, 1::3]  # cells are averages over 3x3
+    some = fields[np.arange(0, steps, every)][:, 1::3, 1::3]  # cells are averages over 3x3
     planes = np.ascontiguousarray(some.reshape(len(some), -1, 3).transpose(2, 0, 1))
     apart = np.stack([sum((plane - plane[i]) ** 2 for plane in planes).max(axis=1) for i in range(len(some))]) ** 0.5
     need = max(4, len(some) // 40)
@@ -487,22 +545,28 @@ def _clusters(fields: np.ndarray) -> list[np.ndarray]:
     return [whole.reshape(-1)[:steps] == k for k in candidates] or [np.ones(steps, bool)]
 
 
-def _running_mean(images: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Return the no-contact reference at each moment, (T, h, w, 3): a mean weighted by nearness in time and `share`."""
-    steps = len(images)
+def _running_mean(images: Callable[[np.ndarray], np.ndarray], share: np.ndarray) -> _Running:
+    """Return the no-contact reference at each moment: a mean of the frames, weighted by nearness in time and `share`.
+
+    Args:
+        images: Function that returns the images (n, h, w, 3) float32 of the frames with the indices (n,).
+        share: (T,) weight of each frame.
+    """
+    steps = len(share)
     count = min(steps, MAX_BINS)
     where = np.arange(steps) * count // steps
-    some = np.flatnonzero(share)
-    sums = np.zeros((count, images[0].size), np.float32)
-    np.add.at(sums, where[some], images[some].reshape(len(some), -1) * share[some, None].astype(np.float32))
+    shape = images(np.zeros(1, np.int64)).shape[1:]
+    sums = np.zeros((count, int(np.prod(shape))), np.float32)
+    for some in _parts(np.flatnonzero(share)):
+        np.add.at(sums, where[some], images(some).reshape(len(some), -1) * share[some, None].astype(np.float32))
     frames = np.bincount(where, share, minlength=count).astype(np.float32)
     width, at = max(10.0 * count / steps, count / 10), np.arange(count)
     weight = np.exp(-0.5 * ((at[:, None] - at[None]) / width) ** 2).astype(np.float32) + np.float32(1e-6)
     mean = (weight @ sums) / (weight @ frames)[:, None]
-    return np.asarray(mean[where].reshape(images.shape))
+    return _Running(mean.reshape(count, *shape), where)
 
 
-def _drift(running: np.ndarray) -> float:
+def _drift(running: _Running) -> float:
     last = cv2.GaussianBlur(running[-1], (0, 0), WIDE)
-    ends = [cv2.GaussianBlur(running[t], (0, 0), WIDE) - last for t in (0, len(running) // 2)]
+    ends = [cv2.GaussianBlur(running[t], (0, 0), WIDE) - last for t in (0, len(running.where) // 2)]
     return float(max(np.sqrt((end**2).sum(axis=2)).mean() for end in ends))

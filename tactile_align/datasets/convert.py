@@ -9,12 +9,14 @@ import h5py
 import numpy as np
 
 from tactile_align.datasets import hdf5
+from tactile_align.datasets.action_kinds import guessed_kinds
 from tactile_align.datasets.containers import tree
 from tactile_align.datasets.episodes import Episode, EpisodeRef, list_episodes, open_episode
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.layout import Layout, load_layout
 from tactile_align.datasets.refs import episode_groups, locate
 from tactile_align.datasets.streams import Found, described, frame_places
+from tactile_align.datasets.times import nearest
 from tactile_align.datasets.writer import ABOUT_STORAGE, copied_attributes, write_episode
 from tactile_align.errors import InputError, printable
 
@@ -70,6 +72,7 @@ def untaken_streams(
 def _known(layout: Layout, places: Iterable[tuple[str, str, str]]) -> set[str]:
     state = layout.state
     known = {*state.qpos, *state.action, *state.qvel, *(key for _, _, key in places)}
+    known |= {layout.times.rows, *layout.times.streams.values()} if layout.times else set()
     return known | ({layout.lengths.key} if layout.lengths else set())
 
 
@@ -212,6 +215,75 @@ def convert_episodes(
     return Converted(tuple(paths), tuple(lossy), kept)
 
 
+def resample_episode(
+    where: EpisodeRef | str | Path,
+    out: str | Path,
+    *,
+    fps: float,
+    within_s: float | None = None,
+    to: str | Path = "xtrainer",
+    layout: str | Path | None = None,
+    overwrite: bool = False,
+) -> Converted:
+    """Write an episode at another rate: at each multiple of 1 / `fps` the row that is nearest in time.
+
+    The times of the rows are those that the layout states ([times]), or else follow from the rate of the episode. No
+    value is interpolated.
+
+    Args:
+        where: The episode: a reference, a file, or "FILE#demo_3".
+        out: The new file.
+        fps: Rows per second of the new file.
+        within_s: Largest time between a row and the time for which it is taken, s; None: half the time between two new
+            rows, so that no row is taken twice.
+        to: Layout of the new file.
+        layout: Layout of the episode; recognised from the file when None.
+        overwrite: Whether an existing file may be replaced.
+
+    Raises:
+        FileExistsError: `out` exists.
+        InputError: No row is near enough to one of the times, the times are unknown, or the actions are changes, of
+            which rows cannot be left out.
+    """
+    if not (np.isfinite(fps) and fps > 0):
+        raise InputError(f"fps must be a positive number; got {fps}. Give the rate of the new episode")
+    target, path = load_layout(to), Path(out)
+    with open_episode(where, layout) as episode:
+        _require_targets(episode)
+        if episode.times is None and episode.fps is None:
+            text = "resampling needs the times of the rows, but neither times nor a rate are recorded"
+            raise InputError(f"{episode.ref}: {text}. State [times] or fps in a layout, and give it with --layout")
+        times = np.arange(len(episode)) / (episode.fps or 1) if episode.times is None else episode.times
+        grid = times[0] + np.arange(int((times[-1] - times[0]) * fps + 1e-6) + 1) / fps
+        rows, apart = nearest(times, grid)
+        most = 0.5 / fps if within_s is None else within_s
+        if over := np.flatnonzero(apart > most * (1 + 1e-9)).tolist():
+            text = (
+                f"the row nearest to {grid[over[0]] - times[0]:.3f} s, row {rows[over[0]]}, is {apart[over[0]]:.3g} s "
+            )
+            text += f"away, and {len(over)} of {len(grid)} rows are farther away than {most:.3g} s"
+            raise InputError(f"{episode.ref}: {text}. Choose a lower fps, or state the distance with --within-s")
+        require_other_than(path, episode.path)
+        chosen = episode.at_rows(rows, fps)
+        _convert(chosen, path, to, target, fps, overwrite)
+        lossy = [f"{len(episode)} rows became {len(rows)}; each is at most {1e3 * apart.max():.3g} ms from its time"]
+        with open_episode(EpisodeRef(path), to) as copy:
+            return Converted((path,), (*lossy, *_losses(chosen, copy, fps)))
+
+
+def _require_targets(episode: Episode) -> None:
+    kinds, labels = episode.layout.each("action_is", episode.action.shape[1]), range(episode.action.shape[1])
+    if not kinds and episode.action.shape == episode.qpos.shape:
+        named = tuple(f"column {i}" for i in labels)
+        kinds, _ = guessed_kinds([(episode.qpos, episode.action)], tuple(labels), named)
+    if "delta" in kinds:
+        raise InputError(
+            f"{episode.ref}: resampling needs actions that are targets, but column {kinds.index('delta')} is a change "
+            f"of the state, and changes of rows that are left out would be lost. If it is a target, state "
+            f"action_is = 'absolute' in [state] of the layout"
+        )
+
+
 def require_other_than(path: Path, *sources: Path) -> None:
     """Raise an error if an output path exists and is one of `sources`, or lies in a folder of `sources`.
 
@@ -302,6 +374,10 @@ def _losses(episode: Episode, copy: Episode, fps: float | None) -> Iterator[str]
     if episode.qvel is not None and copy.qvel is None:
         yield f"qvel is left out, because layout {copy.layout.name} cannot store qvel"
     yield from left_behind(episode.ref, episode.carried)
+    if episode.times is not None:
+        yield "the times of rows and frames are left out"
+    for name, apart in episode.apart_s.items():
+        yield f"{name} has the frames that are nearest to the rows in time (at most {1e3 * apart:.3g} ms away)"
     if episode.fps is None and "fps" in episode.attributes:
         yield f"the attribute fps = {episode.attributes['fps']!r} is left out, because it is not one number"
     if episode.fps is None and fps is None and copy.fps is not None:

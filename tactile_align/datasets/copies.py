@@ -1,7 +1,7 @@
 """Search for copies among episodes: recordings that share joints and actions, also re-encoded, renamed or cut out."""
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -29,7 +29,7 @@ class Copy:
     others: int = 1
 
 
-def copies(states: Sequence[np.ndarray], groups: Sequence[Hashable] | None = None) -> list[Copy]:
+def copies(states: Iterable[np.ndarray], groups: Sequence[Hashable] | None = None) -> list[Copy]:
     """Return the episodes that share at least half of their moving rows with another, or with all others together.
 
     Of several copies with the same `second`, the one with the largest share is returned. Rows are compared as float32,
@@ -37,12 +37,13 @@ def copies(states: Sequence[np.ndarray], groups: Sequence[Hashable] | None = Non
     in which the arm rests count only in an episode that never moves.
 
     Args:
-        states: (T, D) joints and actions side by side of each episode with T rows.
+        states: (T, D) joints and actions side by side of each episode with T rows. One state at a time is in memory; 8
+            bytes are kept of each row.
         groups: Group of each episode; only episodes of different groups are compared. None: all are compared.
     """
-    if not states:
-        return []
     windows = [_windows(np.ascontiguousarray(state, np.float32)) for state in states]
+    if not windows:
+        return []
     counts = [len(hashes) for hashes in windows]
     hashes, owners = np.concatenate(windows), np.repeat(np.arange(len(counts)), counts)
     order = np.argsort(hashes, kind="stable")

@@ -21,6 +21,7 @@ import tomlkit
 from tactile_align.config.data import DataConfig
 from tactile_align.datasets.action_kinds import LEVELS, guessed_kinds
 from tactile_align.datasets.containers import tree
+from tactile_align.datasets.containers.carried import carried_rig
 from tactile_align.datasets.contents import (
     IMAGE_WORDS,
     NUMBERS,
@@ -33,12 +34,15 @@ from tactile_align.datasets.contents import (
     contents_of,
     listed,
 )
+from tactile_align.datasets.found_cameras import FoundCamera, found_cameras
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.refs import list_episodes
 from tactile_align.datasets.roles import FRAMES, Array, words
+from tactile_align.datasets.times import SECONDS, STEP_S, guessed_unit
 from tactile_align.errors import InputError, printable
 from tactile_align.facts import UNKNOWN, fact_names, toml_line, unknown_keys
 from tactile_align.files import write_text_atomically
+from tactile_align.geometry.frames import quaternion_from_rotation
 from tactile_align.kinematics.arm_files import Links, read_links
 
 FIXED_WORDS = {"scene", "top", "front", "side", "external", "exterior", "overhead", "third", "agentview", "table"}
@@ -48,8 +52,6 @@ FINGERS_M = (0.01, 0.3)
 """Range of the widest opening between two fingers, m."""
 MOST_OVER = 1.05
 """Largest ratio of a recorded width to the width at the limits of the URDF's fingers."""
-STEP_S = (0.004, 0.5)
-"""Range of the time between two rows, s."""
 CENTRED = 0.15
 """Largest distance of a principal point from the image's centre, as a share of the image, for which K may fit it."""
 AGREE = 0.05
@@ -115,16 +117,37 @@ def draft(recording: str | Path, out: str | Path, urdf: str | Path | None = None
         EpisodeError: The first recording cannot be read.
         FactError: The URDF cannot be read.
     """
-    path, out = list_episodes(recording)[0].path, Path(out)
+    out = Path(out)
+    contents, state, links = _read(recording, urdf)
+    files = {} if contents.layout else {"layout.toml": _layout(contents, state)}
+    files["rig.toml"] = _rig(contents, state, links, _model(urdf, out))
+    files["run.toml"] = _run(contents, Path(recording), out)
+    return Drafts(files, contents.layout.name if contents.layout else None)
+
+
+def draft_rig(recording: str | Path, out: str | Path, urdf: str | Path | None = None) -> Drafts:
+    """Return the rig that a recording carries, or else a draft of it as in `draft`; nothing is written.
+
+    The arguments and errors are those of `draft`; see `found_cameras` for the cameras that a recording describes.
+    """
+    carried = carried_rig(list_episodes(recording)[0].path)
+    if carried is not None:
+        return Drafts({"rig.toml": carried}, None)
+    contents, state, links = _read(recording, urdf)
+    text = _rig(contents, state, links, _model(urdf, Path(out)))
+    return Drafts({"rig.toml": text}, contents.layout.name if contents.layout else None)
+
+
+def _read(recording: str | Path, urdf: str | Path | None) -> tuple[Contents, StateColumns, Links | None]:
+    path = list_episodes(recording)[0].path
     links = None if urdf is None else read_links(Path(urdf))
     with open_file(path) as file:
         contents = contents_of(file, path)
-    state = StateColumns(contents, links)
-    files = {} if contents.layout else {"layout.toml": _layout(contents, state)}
-    model = None if urdf is None else Path(os.path.relpath(Path(urdf).resolve(), out.resolve())).as_posix()
-    files["rig.toml"] = _rig(contents, state, links, model)
-    files["run.toml"] = _run(contents, Path(recording), out)
-    return Drafts(files, contents.layout.name if contents.layout else None)
+    return contents, StateColumns(contents, links), links
+
+
+def _model(urdf: str | Path | None, out: Path) -> str | None:
+    return None if urdf is None else Path(os.path.relpath(Path(urdf).resolve(), out.resolve())).as_posix()
 
 
 class _Text:
@@ -212,10 +235,10 @@ def _timed_rate(contents: Contents) -> tuple[float | None, str]:
         if len(steps) < 2 or not np.all(steps > 0):
             continue
         step = float(np.median(steps))
-        unit = next((unit for unit in (1.0, 1e3, 1e9) if STEP_S[0] <= step / unit <= STEP_S[1]), None)
+        unit = guessed_unit(contents.values[array.key][:, 0])
         if unit is not None and np.abs(steps - step).max() < step:
-            name = {1.0: "s", 1e3: "ms", 1e9: "ns"}[unit]
-            return round(unit / step, 2), f"A guess: the median step of {array.key} is {step:.4g}, taken as {name}."
+            why = f"A guess: the median step of {array.key} is {step:.4g}, taken as {unit}."
+            return round(1 / (step * SECONDS[unit]), 2), why
     return None, ""
 
 
@@ -322,12 +345,17 @@ def _rig(contents: Contents, state: StateColumns, links: Links | None, model: st
     text.put(
         "status", "nominal", 'From drawings. Write "calibrated" when each pose is measured (a sensor by tape will do).'
     )
-    for number, arm in enumerate(state.arms):
-        _put_arm(text, contents, state, arm, links, model, first=number == 0)
     cameras, touches, unsure = contents.streams
     named = _named(cameras)
+    found = found_cameras(contents, named, tuple(arm.name for arm in state.arms))
+    hands = {camera.parent.partition("/")[0] for camera in found.values() if camera.parent and "/" in camera.parent}
+    if len(hands) == len(state.arms) == 1:
+        state.arms[0].name = hands.pop()
+    in_world = any(camera.parent == "world" and camera.T_parent_camera is not None for camera in found.values())
+    for number, arm in enumerate(state.arms):
+        _put_arm(text, contents, state, arm, links, model, first=number == 0 and not in_world)
     for name, camera in named.items():
-        _put_camera(text, contents, state, name, camera)
+        _put_camera(text, contents, state, name, camera, found.get(name))
     for name, touch in _named(touches).items():
         _put_sensor(text, state, name, touch, links)
     if unsure:
@@ -367,7 +395,7 @@ def _put_arm(
     if first:
         text.comment("A choice: the world frame is the base of this arm.")
     else:
-        text.comment("The base of this arm in the world frame.")
+        text.comment("The base of this arm in the world frame, which is also that of the cameras' poses.")
     text.put("translation_m", [0.0, 0.0, 0.0] if first else UNKNOWN)
     text.put("quat_wxyz", [1.0, 0.0, 0.0, 0.0] if first else UNKNOWN)
     unit, why = _unit(contents, state, arm, links)
@@ -472,7 +500,9 @@ def _named(streams: list[Array]) -> dict[str, Array]:
     return named
 
 
-def _put_camera(text: _Text, contents: Contents, state: StateColumns, name: str, camera: Array) -> None:
+def _put_camera(
+    text: _Text, contents: Contents, state: StateColumns, name: str, camera: Array, found: FoundCamera | None
+) -> None:
     inside, arm = set(words(name)), _arm_of(state, camera)
     parent, why = UNKNOWN, f"world, or {arm}/flange for a camera on the hand."
     if WRIST_WORDS & inside and (len(state.arms) == 1 or camera.side):
@@ -482,7 +512,16 @@ def _put_camera(text: _Text, contents: Contents, state: StateColumns, name: str,
     text.table("cameras", name)
     if camera.role == "camera or touch":
         text.comment("A guess: it may be a touch sensor, which belongs under sensors.")
+    if found is not None:
+        text.comment(f"From {found.source}.", *found.remarks)
+        parent, why = found.parent or parent, "" if found.parent else why
     text.put("parent", parent, why)
+    if found is not None and found.T_parent_camera is not None:
+        T = found.T_parent_camera
+        text.put("translation_m", [round(float(x), 6) for x in T[:3, 3]])
+        text.put("quat_wxyz", [round(float(x), 9) for x in quaternion_from_rotation(T[:3, :3])])
+        _put_lens(text, contents, name, camera, found)
+        return
     poses = [key for key in _holders(contents, name) if "extrinsic" in key.lower()]
     stored = f" The file contains {poses[0]}, but not from which frame to which." if poses else ""
     text.comment(
@@ -491,7 +530,7 @@ def _put_camera(text: _Text, contents: Contents, state: StateColumns, name: str,
     )
     text.put("translation_m", UNKNOWN)
     text.put("quat_wxyz", UNKNOWN)
-    _put_lens(text, contents, name, camera)
+    _put_lens(text, contents, name, camera, found)
 
 
 def _holders(contents: Contents, camera: str) -> list[str]:
@@ -512,8 +551,19 @@ def _plain_words(name: str) -> tuple[str, ...]:
     return tuple(word for word in words(name) if word not in IMAGE_WORDS) or words(name)
 
 
-def _put_lens(text: _Text, contents: Contents, name: str, camera: Array) -> None:
+def _put_lens(text: _Text, contents: Contents, name: str, camera: Array, found: FoundCamera | None) -> None:
     """Add width, height, K and distortion; the numbers in the file are taken if they fit the frames."""
+    if found is not None and found.K is not None:
+        w, h, lens = found.width or camera.width, found.height or camera.height, dict(found.lens)
+        text.put("width", w)
+        text.put("height", h)
+        text.put("K", found.K)
+        if (w, h) != (camera.width, camera.height):
+            lens.setdefault("image_map", UNKNOWN)
+            text.comment(f"image_map: steps from {w}x{h} to the stored {camera.width}x{camera.height}.")
+        for key, value in lens.items():
+            text.put(key, value)
+        return
     numbers: dict[str, Any] = {}
     holders = _holders(contents, name)
     frames = [array for array in contents.of(*FRAMES) if array.parent == camera.parent]

@@ -1,6 +1,7 @@
 """Episodes opened for reading. Frames are read one at a time and are always returned as RGB."""
 
 import hashlib
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -81,6 +82,8 @@ class Episode:
         qvel: (T, D) float64 joint velocities, None if not recorded. The qvel of X-Trainer recordings is a copy of qpos.
         fps: Frames per second, None when neither the file nor the layout states the rate as one number.
         attributes: Attributes of the episode.
+        times: (T,) times of the rows, s, if the layout states where they are; None otherwise.
+        apart_s: For each stream with times of its own, the largest time between a row and its frame, s.
     """
 
     def __init__(
@@ -100,6 +103,8 @@ class Episode:
         self._stamp = stamp
         self._depth, self._carried = contents.depth, contents.carried
         self._cameras, self._touches = contents.cameras, contents.touches
+        self.times, self.apart_s = contents.times, contents.apart_s
+        self._stored = contents.nearest
 
     def __len__(self) -> int:
         return len(self.qpos)
@@ -173,6 +178,28 @@ class Episode:
             keys = present(group, keys, self.layout, self.path)
             return tuple(key for key in keys for _ in range(1 if group[key].ndim == 1 else group[key].shape[1]))
 
+    def at_rows(self, rows: np.ndarray, fps: float | None) -> "Episode":
+        """Return an episode of some rows of this one, (n,) in any order, perhaps repeated; `fps` is its rate."""
+        other = copy(self)
+        other.qpos, other.action, other.fps = self.qpos[rows], self.action[rows], fps
+        other.qvel = None if self.qvel is None else self.qvel[rows]
+        other.times = None if self.times is None else self.times[rows]
+        whole = np.arange(len(self))
+        other._stored = {
+            name: self._stored.get(name, whole)[rows] for name in (*self._streams, *self.depth, *self.carried)
+        }
+        return other
+
+    def stored_row(self, name: str, t: int) -> int:
+        """Return the row of a stream or carried array, as stored, that belongs to row t of the episode.
+
+        Raises:
+            IndexError: `t` is outside the episode.
+        """
+        if not 0 <= t < len(self):
+            raise IndexError(f"{self.ref}: index {t} is not in 0 to {len(self) - 1}. Use an index in this range")
+        return int(self._stored[name][t]) if name in self._stored else int(t)
+
     def width_height(self, name: str) -> tuple[int, int]:
         """Return (width, height), px, of the frames of the camera or touch sensor `name`."""
         stream = self.stream(name)
@@ -195,7 +222,7 @@ class Episode:
             IndexError: `t` is outside the episode.
             EpisodeError: The frame is damaged, or its size differs from that of the first frame.
         """
-        stream, row = self.stream(name), self._row(name, t)
+        stream, row, t = self.stream(name), self._row(name, t), self.stored_row(name, t)
         if stream.kind == "raw":
             frame = frame_of_raw(row, self.path, stream.key, t)
             return np.ascontiguousarray(frame[..., ::-1] if stream.channels == "bgr" else frame)
@@ -217,7 +244,7 @@ class Episode:
         stream = self.stream(name)
         if stream.kind == "raw":
             return None
-        row = self._row(name, t)
+        row, t = self._row(name, t), self.stored_row(name, t)
         try:
             return row.tobytes() if padded else codec.without_padding(row)
         except ValueError as cause:
@@ -229,11 +256,11 @@ class Episode:
         if name not in self._depth:
             remedy = f"Use one of: {', '.join(self._depth)}" if self._depth else "It contains no depth; use image()"
             raise InputError(f"{self.ref} has no depth stream {name!r}. {remedy}")
-        return HANDLES.read_row(self._stamp, self._depth[name], self._index(t))
+        return HANDLES.read_row(self._stamp, self._depth[name], self.stored_row(name, t))
 
     def carried_array(self, key: str) -> np.ndarray:
         """Return the array at the path `key`, one of `carried`; its first axis is the T rows of the episode."""
-        rows = [HANDLES.read_row(self._stamp, self._carried[key], t) for t in range(len(self))]
+        rows = [HANDLES.read_row(self._stamp, self._carried[key], self.stored_row(key, t)) for t in range(len(self))]
         return np.stack(rows)
 
     def content_hash(self) -> str:
@@ -254,14 +281,9 @@ class Episode:
                 digest.update(self._row(name, t).tobytes())
         return digest.hexdigest()
 
-    def _index(self, t: int) -> int:
-        if not 0 <= t < len(self):
-            raise IndexError(f"{self.ref}: index {t} is not in 0 to {len(self) - 1}. Use an index in this range")
-        return int(t)
-
     def _row(self, name: str, t: int) -> np.ndarray:
         stream = self.stream(name)
-        row = HANDLES.read_row(self._stamp, stream.key, self._index(t))
+        row = HANDLES.read_row(self._stamp, stream.key, self.stored_row(name, t))
         return row if stream.kind == "raw" else codec.octets(row)
 
 

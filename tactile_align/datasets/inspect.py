@@ -5,10 +5,12 @@ import re
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
+from sys import intern
 from typing import Literal
 
 import h5py
@@ -17,15 +19,18 @@ import numpy as np
 from tactile_align.checks import Check, Limit, Report, graded
 from tactile_align.datasets import codec, hdf5, stream_faults
 from tactile_align.datasets.contact import Contact, contact_of, contacts
+from tactile_align.datasets.containers import tree
 from tactile_align.datasets.containers.carried import geometry_remark
 from tactile_align.datasets.convert import untaken_streams
 from tactile_align.datasets.copies import copies
 from tactile_align.datasets.episodes import Episode, EpisodeRef, examine_episode, list_episodes
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.refs import how_it_fits, locate, parse_ref
-from tactile_align.datasets.roles import array_lines
+from tactile_align.datasets.roles import TIME_WORDS, array_lines, words
 from tactile_align.datasets.streams import Found, Stream, frame_places
+from tactile_align.datasets.times import GAP, Steps, why_no_times
 from tactile_align.errors import EpisodeError, Fault, InputError, printable
+from tactile_align.evenly import evenly
 from tactile_align.geometry.images import exif_orientation
 
 MOST_UNTAKEN = 8
@@ -45,10 +50,42 @@ LIMITS = {
         form=".0f",
         why="JPEG loses faint gel colours",
     ),
+    "time-gap": Limit(
+        "Longest step between the times {1} in {0}",
+        GAP,
+        inf,
+        " median steps",
+        form=".1f",
+        why="Rows are missing there, or were written late",
+    ),
+    "time-jitter": Limit(
+        "Distance of 95% of the steps between the times {1} in {0} from their median",
+        0.25,
+        inf,
+        form=".0%",
+        why="Rows at uneven times look like changes of speed",
+    ),
+    "time-rate": Limit(
+        "Difference of the rate of the times {1} from the recorded rate of {0}",
+        0.02,
+        inf,
+        form=".1%",
+        why="One of the two is wrong",
+    ),
+    "time-offset": Limit(
+        "Difference between the first times {1} and {2} in {0}",
+        2.5,
+        inf,
+        " median steps",
+        form=".1f",
+        why="Streams that begin at different times, or clocks that differ, pair rows of different moments",
+    ),
 }
+MOST_TIMES = 1_000_000
+"""Largest number of times that are read of one array."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StreamFacts:
     """Facts about the storage and the content of one camera or touch stream.
 
@@ -79,7 +116,7 @@ class StreamFacts:
     evidence: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ColumnFacts:
     """Facts about one column of qpos or action: its name and the range of its numbers as recorded.
 
@@ -133,12 +170,16 @@ class EpisodeFacts:
 
 @dataclass
 class Inspection:
-    """Result of `inspect_path`: the facts of each episode, and the faults and remarks that concern several episodes."""
+    """Result of `inspect_path`: the facts of each episode, and the faults and remarks that concern several episodes.
+
+    `listed` is the number of episodes that the path contains; `episodes` are those of them that were inspected.
+    """
 
     path: Path
     episodes: list[EpisodeFacts]
     faults: list[Fault] = field(default_factory=list)
     remarks: list[Check] = field(default_factory=list)
+    listed: int = 0
 
     @property
     def root(self) -> Path:
@@ -206,7 +247,8 @@ class Inspection:
         steps = [episode.steps for episode in self.episodes if episode.steps]
         layouts = Counter(episode.layout or "unknown" for episode in self.episodes).items()
         named = ", ".join(f"{count} {layout}" for layout, count in layouts)
-        measured = f"{len(self.episodes)} episodes, {sum(steps):,} steps ({named})"
+        among = f" of {self.listed:,}" if self.listed > len(self.episodes) else ""
+        measured = f"{len(self.episodes)}{among} episodes, {sum(steps):,} steps ({named})"
         if steps:
             measured += f"; steps per episode: {min(steps)} to {max(steps)}, median {int(np.median(steps))}"
         return Check("episodes", "Episodes", "info", measured, len(self.episodes))
@@ -251,49 +293,64 @@ ContactOf = Callable[[Episode, str, np.ndarray], Contact]
 
 
 def inspect_path(
-    path: str | Path, layout: str | Path | None = None, *, timing: bool = True, contact: ContactOf | None = None
+    path: str | Path,
+    layout: str | Path | None = None,
+    *,
+    most: int | None = None,
+    timing: bool = True,
+    contact: ContactOf | None = None,
 ) -> Inspection:
     """Return the inspection of an episode, a file with several episodes, "FILE#demo_3", or a folder.
 
     The start, end and size of every stored frame are checked. Camera frames are sampled and decoded; touches are all
-    decoded.
+    decoded. One episode at a time is in memory, of its touches a thumbnail of 3.6 kB per frame; of each episode its
+    facts are kept, and 8 bytes per row for the search for copies.
 
     Args:
         path: The episode, file or folder to inspect.
         layout: Name or file of a layout; recognised from the file when None.
+        most: Largest number of episodes to inspect, chosen evenly from the list of all; None: all.
         timing: Whether to measure how fast moments are read (half a second per episode, first three episodes).
         contact: Function with further evidence of contact, such as a rig; None: from the touches alone. If it raises an
             InputError, a remark contains the reason, and the touches alone are used.
 
     Raises:
         FileNotFoundError: The path does not exist, or the folder contains no episode.
+        InputError: `most` is less than 1.
     """
+    if most is not None and most < 1:
+        raise InputError(f"most must be at least 1; got {most}. Leave it out to inspect all episodes")
     alone = "#" in str(path) and not Path(path).exists()
     refs: tuple[EpisodeRef | str, ...] = (str(path),) if alone else list_episodes(path, layout)
-    inspection, usable = Inspection(Path(path), []), list[Episode]()
-    for number, ref in enumerate(refs):
-        inspection.episodes.append(_inspect(ref, layout, timing and number < 3, inspection, usable, contact))
+    inspection, usable = Inspection(Path(path), [], listed=len(refs)), list[tuple[EpisodeRef, str]]()
+    if most is not None:
+        refs = tuple(refs[i] for i in evenly(len(refs), most))
+
+    def states() -> Iterator[np.ndarray]:
+        for number, ref in enumerate(refs):
+            facts, episode = _inspect(ref, layout, timing and number < 3, inspection, contact)
+            inspection.episodes.append(facts)
+            if episode is not None:
+                usable.append((episode.ref, episode.layout.state.qpos[0]))
+                yield np.hstack([episode.qpos, episode.action])
+
+    found = copies(states())
     for place in dict.fromkeys(parse_ref(ref).path for ref in refs):
         if remark := geometry_remark(place):
             inspection.remarks.append(remark)
     _compare(inspection)
-    for copy in copies([np.hstack([episode.qpos, episode.action]) for episode in usable]):
-        first, second = usable[copy.first], usable[copy.second]
-        text = f"shares {copy.share:.0%} of its joints and actions with {place_below(inspection.root, str(first.ref))}"
+    for copy in found:
+        (first, _), (second, key) = usable[copy.first], usable[copy.second]
+        text = f"shares {copy.share:.0%} of its joints and actions with {place_below(inspection.root, str(first))}"
         text += f" and {copy.others - 1} more" if copy.others > 1 else ""
-        key = second.layout.state.qpos[0]
         inspection.faults.append(Fault("duplicate", second.path, key, f"{text}; keep only one of the two episodes"))
     return inspection
 
 
 def _inspect(
-    ref: EpisodeRef | str,
-    layout: str | Path | None,
-    timing: bool,
-    inspection: Inspection,
-    usable: list[Episode],
-    contact: ContactOf | None,
-) -> EpisodeFacts:
+    ref: EpisodeRef | str, layout: str | Path | None, timing: bool, inspection: Inspection, contact: ContactOf | None
+) -> tuple[EpisodeFacts, Episode | None]:
+    """Return the facts of an episode, and the episode if it has no fault that was found when it was opened."""
     result = EpisodeFacts(place_below(inspection.root, str(ref)))
     try:
         episode, examined = examine_episode(ref, layout)
@@ -306,7 +363,7 @@ def _inspect(
             shown = (other for other in inspection.episodes if other.tree and _without_lengths(other.tree) == arrays)
             if first := next(shown, None):
                 result.tree, result.same_arrays = [], first.name
-        return result
+        return result, None
     with episode:
         result.layout, result.title = episode.layout.name, episode.layout.title
         result.steps, result.fps = len(episode), episode.fps
@@ -321,7 +378,8 @@ def _inspect(
         if examined.faults:
             if layout is None and (against := _against(episode)):
                 result.title = f"perhaps {result.title} (against it: {against})"
-            return result
+            return result, None
+        _judge_times(episode, result)
         if half := stream_faults.second_arm(episode, result.untaken):
             result.remark("second-arm", "Joints of a second arm", *half)
         if episode.fps is None:
@@ -331,7 +389,6 @@ def _inspect(
             )
             advice = "Write `fps = ...` into the layout file, or give --fps to each command that needs the rate."
             result.remark("rate", "Rate", measured, advice, info=True)
-        usable.append(episode)
         what: Literal["qpos", "action"]
         for what in ("qpos", "action"):
             try:
@@ -341,7 +398,59 @@ def _inspect(
                 result.faults.append(Fault("columns", episode.path, key, f"does not fit the layout: {cause}"))
         if _look(episode, result, contact) and timing:
             result.items_a_second, result.slowest = _measure(episode)
-    return result
+    return result, episode
+
+
+def _judge_times(episode: Episode, result: EpisodeFacts) -> None:
+    """Add remarks on the recorded times of an episode, and the distances of frames that are aligned by time."""
+    usable: list[tuple[str, float, Steps]] = []
+    times = episode.layout.times
+    for key, values in _recorded_times(episode).items():
+        title = f"Times {key} in {result.name}"
+        if why := why_no_times(values, times.unit if times and key in (times.rows, *times.streams.values()) else None):
+            advice = "Record seconds as float64, or count them from the start of the episode."
+            result.remark("no-times", title, f"cannot be used: {why}", advice, key)
+            continue
+        steps = Steps.of(values)
+        for kind, rows in (("equal to", steps.repeats), ("earlier than", steps.backwards)):
+            if rows:
+                measured = f"{len(rows)} of {len(values)} times are {kind} the time before, the first in row {rows[0]}"
+                result.remark("time-order", title, measured, "Find out whether the recorder repeats rows.", key)
+        row = f"{steps.longest:{LIMITS['time-gap'].form}}{LIMITS['time-gap'].unit}, after row {steps.longest_row}"
+        _judge(
+            result, "time-gap", steps.longest, key, "Trim the episode, or find what stops the recorder.", measured=row
+        )
+        _judge(result, "time-jitter", steps.jitter, key, "Resample with `tactile-align resample`.")
+        if steps.rate is not None and episode.fps is not None:
+            measured = f"{steps.rate:.4g} per second by the times, {episode.fps:g} fps recorded"
+            _judge(result, "time-rate", abs(steps.rate / episode.fps - 1), key, "Correct fps.", measured=measured)
+        usable.append((key, float(values[0]), steps))
+    for key, begin, _ in usable[1:]:
+        first, start, steps = usable[0]
+        offset = abs(begin - start) / steps.median
+        measured = f"{begin - start:+.6g} {steps.unit or ''}, {offset:.3g} median steps of {first}"
+        advice = "Record all streams by one clock. [times] of a layout aligns streams whose clocks agree."
+        _judge(result, "time-offset", offset, key, advice, first, measured=measured)
+    for name, apart in episode.apart_s.items():
+        measured = f"the frame of a row is the nearest in time, at most {1e3 * apart:.3g} ms away"
+        result.remark("aligned", f"Alignment of {name} in {result.name}", measured, "", name, info=True)
+
+
+def _recorded_times(episode: Episode) -> dict[str, np.ndarray]:
+    """Return the arrays of an episode that are called times, (n,) as stored, by their paths."""
+    found: dict[str, np.ndarray] = {}
+    with open_file(episode.path) as file:
+        _, layout, group = locate(file, episode.ref, None)
+        truth = tree.sound(group, "truth", episode.path)
+        seen = set() if truth is None else {tree.address(truth)}
+        for key, item in tree.below(group, episode.path, "", seen):
+            stated = (layout.times.rows, *layout.times.streams.values()) if layout.times else ()
+            named = key in stated or TIME_WORDS & set(words(key.rpartition("/")[2]))
+            flat = tree.is_array(item) and item.shape and item.shape[0] == item.size and item.dtype.kind in "fiu"
+            if named and flat and 2 < item.size <= MOST_TIMES:
+                with suppress(EpisodeError):  # damage in data that are never read is not a fault of the episode
+                    found[key] = tree.read_low_dim(item, episode.path, key).reshape(-1)
+    return found
 
 
 def _without_lengths(tree: list[str]) -> list[str]:
@@ -357,7 +466,7 @@ def _columns(episode: Episode, what: Literal["qpos", "action"]) -> list[ColumnFa
             for i, (key, name) in enumerate(zip(keys, names, strict=True))
         )
     facts = zip(names, values.min(axis=0), values.max(axis=0), strict=True)
-    return [ColumnFacts(name, float(low), float(high), bool(high > low)) for name, low, high in facts]
+    return [ColumnFacts(intern(name), float(low), float(high), bool(high > low)) for name, low, high in facts]
 
 
 def _against(episode: Episode) -> str:
@@ -383,11 +492,17 @@ def _look(episode: Episode, result: EpisodeFacts, contact_of_stream: ContactOf |
     if result.faults:
         return False
     seen: dict[str, stream_faults.Look] = {}
+    touching: dict[str, Contact] = {}
     for name in names:
         try:
-            seen[name] = stream_faults.look_at(episode, name, every=1 if name in episode.sensors else None)
+            look = stream_faults.look_at(episode, name, every=1 if name in episode.sensors else None)
         except EpisodeError as error:
             result.faults.extend(error.faults)
+            continue
+        if name in episode.sensors:
+            touching[name] = _contact(episode, name, look.thumbs, result, contact_of_stream)
+            look = replace(look, thumbs=look.thumbs[:0].copy())  # those of every frame of several sensors are too many
+        seen[name] = look
     if result.faults:
         return False
     with open_file(episode.path) as file:
@@ -397,10 +512,10 @@ def _look(episode: Episode, result: EpisodeFacts, contact_of_stream: ContactOf |
         except EpisodeError as error:
             result.faults.extend(error.faults)
     for name, look in seen.items():
-        stream, touch, (same, size) = episode.stream(name), name in episode.sensors, stored[name]
+        stream, touch, (same, size) = episode.stream(name), name in touching, stored[name]
         share, count, drift, evidence = None, None, None, None
         if touch:
-            contact = _contact(episode, name, look.thumbs.round().astype(np.uint8), result, contact_of_stream)
+            contact = touching[name]
             drift, evidence = round(contact.drift, 2), contact.evidence
             if contact.doubt:
                 advice = "Until then no frame of this sensor counts as contact, and no commanded opening is held."
@@ -452,9 +567,11 @@ def _contact(
     return contact_of(touches)
 
 
-def _judge(result: EpisodeFacts, kind: str, value: float, name: str, advice: str) -> None:
+def _judge(
+    result: EpisodeFacts, kind: str, value: float, name: str, advice: str, *on: str, measured: str | None = None
+) -> None:
     """Add a remark if a value does not pass its limit."""
-    check = graded(LIMITS, kind, value, result.name, name, advice=advice)
+    check = graded(LIMITS, kind, value, result.name, name, *on, advice=advice, measured=measured)
     if check.status != "pass":
         result.remarks.append(check)
 
@@ -463,7 +580,8 @@ def _scan(episode: Episode, name: str, result: EpisodeFacts) -> tuple[np.ndarray
     """Check every stored frame without decoding it.
 
     Returns:
-        (T - 1,) bool, whether frame t + 1 has the same bytes as frame t, and the mean number of bytes per frame.
+        (T - 1,) bool, whether frame t + 1 is another frame with the same bytes as frame t, and the mean number of bytes
+        per frame.
     """
     stream = episode.stream(name)
     before: bytes | None = None
@@ -487,7 +605,7 @@ def _scan(episode: Episode, name: str, result: EpisodeFacts) -> tuple[np.ndarray
             )
             result.faults.extend(own)
             continue
-        if t:
+        if t and episode.stored_row(name, t) != episode.stored_row(name, t - 1):
             same[t - 1] = data == before
         before, total = data, total + len(data)
     if tags - {1}:

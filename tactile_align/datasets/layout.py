@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from tactile_align.datasets.times import Unit
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict, fact_names, parse, read_fact
 
@@ -160,6 +161,27 @@ class ChannelOrder(Strict):
     streams: dict[str, Channels] = Field(default_factory=dict)
 
 
+class Times(Strict):
+    """Times at which rows and frames were recorded, for streams with clocks of their own.
+
+    `rows` is the path of the times of the rows of qpos and action, `streams` the path of the times of the frames of
+    each stream, by its name; all are in `unit`, of one clock. A stream that is listed may have any number of frames. To
+    each row belongs the frame that is nearest in time; a row without a frame within `within_s` is a fault.
+    """
+
+    rows: Data
+    streams: dict[str, Data] = Field(default_factory=dict)
+    unit: Unit
+    within_s: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _has_distance(self) -> "Times":
+        if self.streams and self.within_s is None:
+            text = "streams are aligned by time, but within_s, the largest distance of a frame from its row, is missing"
+            raise InputError(f"{text}. Add it, such as within_s = 0.02")
+        return self
+
+
 class Lengths(Strict):
     """Table of the encoded frames' lengths, bytes, at the path `key`, one row per stream, in the order `rows`.
 
@@ -191,14 +213,16 @@ class Layout(Strict):
     depth: Depth = Depth()
     storage: Storage
     channels: ChannelOrder = ChannelOrder()
+    times: Times | None = None
     lengths: Lengths | None = None
     requires: tuple[Data, ...] = ()  # further paths that must exist for the layout to be recognised
     attributes: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> "Layout":
-        if self.writable and (self.container != "hdf5" or self.state.action_from == "next" or self.state.optional):
-            text = "container, action_from and optional are for reading, but the layout is writable"
+        reads = self.container != "hdf5" or self.state.action_from == "next" or self.state.optional or self.times
+        if self.writable and reads:
+            text = "container, action_from, optional and times are for reading, but the layout is writable"
             raise InputError(f"{text}. Add the line writable = false")
         if "{index}" not in self.file_name:
             raise InputError(f"file_name must contain {{index}}; got {self.file_name!r}. Add {{index}}")
@@ -280,6 +304,7 @@ def _read(name_or_path: str | Path) -> Layout:
     return parse(Layout, data, source)
 
 
+@lru_cache(maxsize=1)
 def all_layouts() -> tuple[Layout, ...]:
     """Return all shipped layouts, sorted by name."""
     return tuple(load_layout(name) for name in fact_names("datasets"))

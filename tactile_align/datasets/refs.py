@@ -13,7 +13,7 @@ import h5py
 from tactile_align.config.data import EPISODE_FILES
 from tactile_align.datasets import hdf5
 from tactile_align.datasets.containers import tree
-from tactile_align.datasets.handles import CONVERT_FIRST, is_recording, open_file
+from tactile_align.datasets.handles import CONVERT_FIRST, Stamp, is_recording, open_file
 from tactile_align.datasets.layout import Layout, all_layouts, load_layout
 from tactile_align.datasets.streams import Found, described, frame_places, kind_of, present
 from tactile_align.errors import EpisodeError
@@ -218,8 +218,8 @@ def list_episodes(path: str | Path, layout: str | Path | None = None) -> tuple[E
     """Return references to the episodes of a folder (with its subfolders) or of one recording, in natural order.
 
     A recording is an HDF5 file, a LeRobotDataset, or a Zarr store in a folder or a zip file. It is opened only to find
-    out whether it contains several episodes. A damaged recording is listed too, and opening its episode raises an
-    error.
+    out whether it contains several episodes. A file that was listed before in this process and has not changed since is
+    not opened again. A damaged recording is listed too, and opening its episode raises an error.
 
     Args:
         path: A folder of recordings, or one recording.
@@ -241,7 +241,23 @@ def list_episodes(path: str | Path, layout: str | Path | None = None) -> tuple[E
         files = [place]
     else:
         raise FileNotFoundError(f"{place}: no such file or folder. Give an episode or a folder of episodes")
-    return tuple(ref for file in files for ref in _episodes_in(file, layout))
+    return tuple(ref for file in files for ref in _listed(file, layout))
+
+
+_LISTED: dict[tuple[Stamp, str | None], tuple[EpisodeRef, ...]] = {}
+MOST_LISTED = 50_000  # files whose episodes are kept, about 2 kB each
+
+
+def _listed(path: Path, layout: str | Path | None) -> tuple[EpisodeRef, ...]:
+    """Return the episodes of one recording; those of a file are kept until it changes."""
+    if path.is_dir() or not (layout is None or (isinstance(layout, str) and not layout.endswith(".toml"))):
+        return tuple(_episodes_in(path, layout))  # a layout in a file may change as well
+    key = Stamp.of(path), layout
+    if key not in _LISTED:
+        if len(_LISTED) >= MOST_LISTED:
+            _LISTED.clear()
+        _LISTED[key] = tuple(_episodes_in(path, layout))
+    return _LISTED[key]
 
 
 def _recordings_below(folder: Path) -> Iterator[Path]:

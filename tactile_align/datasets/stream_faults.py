@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -28,38 +29,32 @@ class Look:
     Attributes:
         name: Name of the stream.
         at: (n,) rows of the sampled frames.
-        thumbs: (n, h, w, 3) float32 RGB frames, resized to h x w pixels, grey levels.
+        thumbs: (n, h, w, 3) uint8 RGB frames, resized to h x w pixels.
+        motion: (n - 1,) mean absolute change from each sampled frame to the next, grey levels.
+        texture: Mean absolute difference of the smoothest frame from its blurred copy, grey levels. It is small for a
+            gel that nothing touches in some frame, even if an object with ridges presses in most frames.
+        rgb: Mean red, green and blue of the sampled frames, grey levels.
     """
 
     name: str
     at: np.ndarray
     thumbs: np.ndarray
-
-    @property
-    def motion(self) -> np.ndarray:
-        """Mean absolute change from each of the n sampled frames to the next, (n - 1,), grey levels."""
-        return np.asarray(np.abs(np.diff(self.thumbs, axis=0)).mean(axis=(1, 2, 3)))
-
-    @property
-    def texture(self) -> float:
-        """Mean absolute difference of the smoothest frame from its blurred copy, grey levels.
-
-        It is small for a gel that nothing touches in some frame, even if an object with ridges presses in most frames.
-        """
-        return min(float(np.abs(frame - cv2.GaussianBlur(frame, (0, 0), 3)).mean()) for frame in self.thumbs)
-
-    @property
-    def rgb(self) -> tuple[float, float, float]:
-        """Mean red, green and blue of the sampled frames, grey levels."""
-        red, green, blue = self.thumbs.mean(axis=(0, 1, 2))
-        return float(red), float(green), float(blue)
+    motion: np.ndarray
+    texture: float
+    rgb: tuple[float, float, float]
 
 
 def look_at(episode: Episode, name: str, every: int | None = None) -> Look:
     """Return a sample of a stream as thumbnails: every `every`-th frame; None: at most 120 evenly spaced frames."""
     at = evenly(len(episode), MAX_LOOKED_AT) if every is None else np.arange(0, len(episode), every)
-    thumbs = [cv2.resize(episode.image(name, int(t), at_least=THUMB), THUMB, interpolation=cv2.INTER_AREA) for t in at]
-    return Look(name, at, np.stack(thumbs).astype(np.float32))
+    thumbs = np.empty((len(at), THUMB[1], THUMB[0], 3), np.uint8)
+    for thumb, t in zip(thumbs, at, strict=True):
+        thumb[:] = cv2.resize(episode.image(name, int(t), at_least=THUMB), THUMB, interpolation=cv2.INTER_AREA)
+    motion = np.array([cv2.absdiff(a, b).mean() for a, b in pairwise(thumbs)])
+    frames = (thumb.astype(np.float32) for thumb in thumbs)
+    texture = min(float(np.abs(frame - cv2.GaussianBlur(frame, (0, 0), 3)).mean()) for frame in frames)
+    red, green, blue = thumbs.mean(axis=(0, 1, 2))
+    return Look(name, at, thumbs, motion, texture, (float(red), float(green), float(blue)))
 
 
 def frozen(episode: Episode, name: str, same: np.ndarray) -> list[Fault]:
@@ -190,13 +185,14 @@ def swapped_arms(episode: Episode, looks: dict[str, Look]) -> list[Fault]:
 def colours(episode: Episode, looks: dict[str, Look]) -> list[str]:
     """Return remarks on cameras whose colours match the other cameras better when red and blue are exchanged."""
     remarks = []
-    for name in episode.cameras:
-        others = [looks[other] for other in episode.cameras if other != name]
+    histograms = {name: _histogram(looks[name].thumbs) for name in episode.cameras}
+    for name, own in histograms.items():
+        others = [histogram for other, histogram in histograms.items() if other != name]
         if not others:
             continue
-        theirs = np.mean([_histogram(other.thumbs) for other in others], axis=0)
-        as_is = float(np.minimum(_histogram(looks[name].thumbs), theirs).sum())
-        turned = float(np.minimum(_histogram(looks[name].thumbs[..., ::-1]), theirs).sum())
+        theirs = np.mean(others, axis=0)
+        as_is = float(np.minimum(own, theirs).sum())
+        turned = float(np.minimum(own.transpose(2, 1, 0), theirs).sum())
         if turned > as_is + 0.15:
             text = f"{turned:.0%} of its colours with the other cameras with red and blue exchanged, else {as_is:.0%}"
             remarks.append(
@@ -224,7 +220,8 @@ def distinct_share(look: Look, apart: float = 3.0) -> float:
     A frame is distinct if it differs from each earlier distinct frame by at least `apart` grey levels on average.
     """
     kept: list[np.ndarray] = []
-    thumbs = [cv2.resize(thumb, (10, 8), interpolation=cv2.INTER_AREA).ravel() for thumb in look.thumbs]
+    frames = look.thumbs.astype(np.float32)
+    thumbs = [cv2.resize(frame, (10, 8), interpolation=cv2.INTER_AREA).ravel() for frame in frames]
     for thumb in thumbs:
         if not kept or np.abs(np.stack(kept) - thumb).mean(axis=1).min() >= apart:
             kept.append(thumb)
@@ -232,11 +229,11 @@ def distinct_share(look: Look, apart: float = 3.0) -> float:
 
 
 def _histogram(thumbs: np.ndarray) -> np.ndarray:
-    """Return the share of pixels of each colour, (24 ** 3,), normalised to equal brightness."""
-    total = thumbs.sum(axis=-1, keepdims=True) + 1e-6
-    shares = (thumbs / total).reshape(-1, 3)
-    counts, _ = np.histogramdd(shares, bins=24, range=[(0, 1)] * 3)
-    return np.asarray(counts.ravel() / counts.sum())
+    """Return the share of pixels of each colour (red, green, blue), (24, 24, 24), normalised to equal brightness."""
+    shares = thumbs / (thumbs.sum(axis=-1, keepdims=True) + 1e-6)
+    red, green, blue = np.moveaxis(np.minimum((24 * shares).astype(np.int64), 23), -1, 0)
+    counts = np.bincount(((red * 24 + green) * 24 + blue).ravel(), minlength=24**3)
+    return np.asarray(counts.reshape(24, 24, 24) / counts.sum())
 
 
 def _list(columns: np.ndarray) -> str:

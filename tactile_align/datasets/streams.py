@@ -10,7 +10,8 @@ import numpy as np
 
 from tactile_align.datasets import codec, hdf5
 from tactile_align.datasets.containers import tree
-from tactile_align.datasets.layout import Channels, Kind, Layout
+from tactile_align.datasets.layout import Channels, Kind, Layout, Times
+from tactile_align.datasets.times import SECONDS, Steps, nearest, why_no_times
 from tactile_align.errors import EpisodeError, Fault, InputError
 from tactile_align.evenly import evenly
 
@@ -298,6 +299,9 @@ class Found:
     touches: dict[str, Stream] = field(default_factory=dict)
     depth: dict[str, str] = field(default_factory=dict)  # name -> key
     carried: dict[str, str] = field(default_factory=dict)
+    times: np.ndarray | None = None  # (T,) times of the rows, s
+    nearest: dict[str, np.ndarray] = field(default_factory=dict)  # frame of each row, (T,), of a stream with own times
+    apart_s: dict[str, float] = field(default_factory=dict)  # largest distance of such a frame from its row, s
     strays: list[str] = field(default_factory=list)  # arrays called like streams that contain no frames
     faults: list[Fault] = field(default_factory=list)
 
@@ -324,8 +328,53 @@ def find(group: h5py.Group, layout: Layout, file: Path) -> Found:
             else:
                 side = contents.touches if role == "touch" else contents.cameras
                 side[name] = stream_at(group, name, key, layout, file)
+    if layout.times is not None and contents.qpos is not None:
+        _align(group, layout.times, len(contents.qpos), file, contents)
     _check_lengths(group, layout, file, contents)
     return contents
+
+
+def _align(group: h5py.Group, stated: Times, steps: int, file: Path, contents: Found) -> None:
+    """Add to `contents` the times of the `steps` rows, and the frames that are nearest to the rows in time."""
+    with _Collect(contents):
+        contents.times = _times(group, stated.rows, steps, "rows", stated, file)
+    lengths = {name: stream.rows for name, stream in (*contents.cameras.items(), *contents.touches.items())}
+    lengths |= {name: int(tree.array(group.file, key, file).shape[0]) for name, key in contents.depth.items()}
+    for name, key in stated.streams.items():
+        if name not in lengths or contents.times is None:
+            continue
+        with _Collect(contents):
+            times = _times(group, key, lengths[name], f"frames of {name}", stated, file)
+            contents.nearest[name], apart = nearest(times, contents.times)
+            contents.apart_s[name] = float(apart.max())
+            if over := np.flatnonzero(apart > (stated.within_s or 0)).tolist():
+                text = (
+                    f"has no frame of {name} within {stated.within_s:g} s of row {over[0]} and of {len(over)} rows in "
+                )
+                text += f"all; the nearest is {apart[over[0]]:.3g} s away. The times of the frames begin "
+                text += f"{times[0] - contents.times[0]:+.3g} s after those of the rows and end "
+                text += f"{times[-1] - contents.times[-1]:+.3g} s after them. Correct the times or the unit, or set a "
+                raise hdf5.fault("apart", file, hdf5.full_name(group, key), f"{text}larger within_s in the layout")
+
+
+def _times(group: h5py.Group, key: str, count: int, what: str, stated: Times, file: Path) -> np.ndarray:
+    """Return the recorded times of `count` rows or frames, (count,) s, after checking that they never decrease."""
+    full, data = hdf5.full_name(group, key), tree.array(group, key, file)
+    if data is None:
+        text = (
+            f"is missing, but the layout states the times of the {what} there. Check that the layout is the right one"
+        )
+        raise hdf5.fault("missing", file, full, text)
+    values = tree.read_low_dim(data, file, full)
+    if values.dtype.kind not in "fiu" or values.size != count:
+        got = f"has dtype {values.dtype} and shape {values.shape}"
+        raise hdf5.fault("times", file, full, f"{got}; expected a time for each of {count} {what}. Check the layout")
+    if why := why_no_times(values.reshape(-1), stated.unit):
+        raise hdf5.fault("times", file, full, f"contains no times in {stated.unit}: {why}. Record the times again")
+    times = values.reshape(-1).astype(np.float64) * SECONDS[stated.unit]
+    if back := Steps.of(times).backwards:
+        raise hdf5.fault("times", file, full, "is earlier than the row before. Record the times again", back[0])
+    return times
 
 
 class _Collect:
@@ -376,12 +425,13 @@ def _check_lengths(group: h5py.Group, layout: Layout, file: Path, contents: Foun
     steps = len(contents.qpos)
     base = hdf5.full_name(group, present(group, layout.state.qpos, layout, file)[0])
     streams = (*contents.cameras.values(), *contents.touches.values())
-    lengths = {stream.key: (stream.rows, "frames") for stream in streams}
+    lengths = {stream.key: (stream.rows, "frames") for stream in streams if stream.name not in contents.nearest}
     for what, keys in (("action", layout.state.action), ("qvel", layout.state.qvel)):
         values = getattr(contents, what)
         if values is not None:
             lengths[hdf5.full_name(group, keys[0])] = (len(values), "rows")
-    for key in (*contents.carried.values(), *contents.depth.values()):
+    depth = [key for name, key in contents.depth.items() if name not in contents.nearest]
+    for key in (*contents.carried.values(), *depth):
         data = tree.array(group.file, key, file)
         if data is not None:
             lengths[key] = (int(data.shape[0]) if data.ndim else 0, "rows")
@@ -424,6 +474,9 @@ def length_fault(
     text = f"has {length} but /{base} has {steps} rows; all streams of an episode must be equally long"
     if ratio := rate_ratio(rows, steps):
         text += f". The ratio of {ratio} suggests streams of different rates, whose rows have different times. Record "
-        text += "the streams at one rate, or resample them by time. Only if their rates are equal and a stream ended "
+        text += (
+            "the streams at one rate, or state their times in [times] of a layout, and the nearest frames are read. "
+        )
+        text += "Only if their rates are equal and a stream ended "
         return Fault("rate", file, key, f"{text}early, cut them with: {command} --same-rate")
     return Fault("length", file, key, f"{text}. Cut all streams with: {command}")

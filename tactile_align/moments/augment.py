@@ -1,4 +1,4 @@
-"""Random augmentation of the images of a batch. Boxes and points are moved with their image, but not for pretraining."""
+"""Random augmentation of the images of a batch. Boxes and points move with their image, except in pretraining."""
 
 from dataclasses import replace
 from typing import TypeVar

@@ -56,6 +56,7 @@ def simulate(
 def inspect(
     path: Positional[Path],
     layout: str | None = None,
+    most: int | None = None,
     pictures: Path | None = None,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> int:
@@ -66,6 +67,7 @@ def inspect(
     Args:
         path: Episode file or folder.
         layout: Name or path of the episode layout; default: detect the layout.
+        most: Maximum number of episodes to inspect; they are spread evenly over the folder.
         pictures: Folder for one picture per touch stream: no-contact reference, score of each frame, and contacts.
         as_json: Print the result as JSON.
     """
@@ -83,7 +85,7 @@ def inspect(
             logger.info(f"wrote {write_contact_picture(pictures, name, result, touches)}")
         return result
 
-    inspection = inspect_path(path, layout, contact=contact)
+    inspection = inspect_path(path, layout, most=most, contact=contact)
     if as_json:
         return show(inspection.report, as_json)
     print(inspection.text())
@@ -114,6 +116,30 @@ def init(
         print(f'{path}: still "?": {", ".join(keys)}' if keys else f"{path}: complete; read its guesses")
     layout = drafts.layout or str(folder / "layout.toml")
     logger.info(f"next: tactile-align inspect {shlex.quote(str(recording))} --layout {shlex.quote(layout)}")
+    return GOOD
+
+
+def rig_from(
+    recording: Positional[Path], urdf: Path | None = None, out: Path | None = None, overwrite: bool = False
+) -> int:
+    """Draft rig.toml from the cameras that a recording describes: their K, sizes and poses.
+
+    Read are a rig that the recording carries, meta/cameras.json of a LeRobotDataset, camera_info of robomimic, and
+    camera_ego_pose of Open X-Tactile. A comment calls each guess a guess. What the recording does not contain is "?".
+
+    Args:
+        recording: Recording, or folder of recordings; the first episode is read.
+        urdf: URDF file of the arm, as for `init`.
+        out: Folder to write into; default: the folder of the recording, where other commands look for rig.toml.
+        overwrite: Replace an existing file.
+    """
+    from tactile_align.datasets.draft import draft_rig
+
+    folder = out or (recording if recording.is_dir() else recording.parent)
+    drafts = draft_rig(recording, folder, urdf)
+    for path in drafts.write(folder, overwrite):
+        keys = drafts.unknown[path.name]
+        print(f'{path}: still "?": {", ".join(keys)}' if keys else f"{path}: complete; read its guesses")
     return GOOD
 
 
@@ -248,6 +274,38 @@ def _copy_rig(rig: "Rig", out: Path, to: str, overwrite: bool) -> Iterator[str]:
         rig.save(place)
     elif place.read_bytes() != rig.text().encode():
         yield f"the rig: {place} exists and differs. To replace it, give --overwrite"
+
+
+def resample(
+    episode: Positional[str],
+    out: Path,
+    fps: float,
+    within_s: float | None = None,
+    to: str = "xtrainer",
+    layout: str | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Write an episode at another rate to a new file: for each new time the nearest row, and nothing interpolated.
+
+    Args:
+        episode: Episode file; FILE#NAME if the file holds several episodes.
+        out: File to write.
+        fps: Rows per second of the new file.
+        within_s: Largest time between a row and the time for which it is taken, s; default: half the time between two
+            new rows.
+        to: Layout of the new file.
+        layout: Name or path of the episode layout, which may state the times of the rows in [times]; default: detect
+            the layout.
+        overwrite: Replace an existing file.
+    """
+    from tactile_align.datasets.convert import resample_episode
+
+    options: dict[str, Any] = {"within_s": within_s, "to": to, "layout": layout, "overwrite": overwrite}
+    written = resample_episode(episode, out, fps=fps, **options)
+    for sentence in written.lossy:
+        logger.info(f"not kept: {sentence}")
+    print(out)
+    return GOOD
 
 
 def overlay(

@@ -125,6 +125,16 @@ def test_a_long_episode_is_judged_with_the_same_care() -> None:
     assert (found.flags != (pressed > 0)).mean() < 0.002
 
 
+def test_the_contact_of_an_episode_too_long_for_memory_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    touches = gel(regrasp(2), 2, drift=5.0)
+    whole = contact_of(touches)
+    monkeypatch.setattr("tactile_align.datasets.contact.KEPT", 20)
+    monkeypatch.setattr("tactile_align.datasets.contact.BLOCK", 7)
+    in_parts = contact_of(touches)
+    np.testing.assert_array_equal(in_parts.flags, whole.flags)
+    np.testing.assert_allclose(in_parts.score, whole.score, rtol=1e-5)
+
+
 def test_contacts_are_numbered_in_order() -> None:
     flags = np.array([1, 1, 0, 0, 1, 0, 1], bool)
     np.testing.assert_array_equal(contacts(flags), [0, 0, -1, -1, 1, -1, 2])

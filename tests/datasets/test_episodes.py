@@ -241,6 +241,17 @@ def test_files_are_listed_in_the_order_people_count(tmp_path: Path) -> None:
         list_episodes(tmp_path / "empty")
 
 
+def test_a_file_that_was_listed_is_opened_again_only_after_it_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [xtrainer_file(tmp_path / name) for name in ("a", "b")]
+    first, opened = list_episodes(tmp_path), list[Path]()
+    monkeypatch.setattr("tactile_align.datasets.refs.open_file", lambda path: opened.append(path) or h5py.File(path))
+    assert list_episodes(tmp_path) == first and opened == []
+    write_episode(paths[1], **parts(2), layout="aloha", overwrite=True)
+    assert [ref.layout for ref in list_episodes(tmp_path)] == ["xtrainer", "aloha"] and opened == [paths[1]]
+
+
 def test_nothing_is_overwritten_unless_said(tmp_path: Path) -> None:
     path = xtrainer_file(tmp_path)
     before = path.read_bytes()

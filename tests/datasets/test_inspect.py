@@ -165,6 +165,16 @@ def test_a_touch_from_the_first_row_on_for_most_of_the_episode_is_remarked(
     assert ("contact-from-start/episode_init_0.hdf5/tactile1" in remarked(inspection)) == said
 
 
+def test_some_of_many_episodes_are_inspected_evenly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(5):
+        write_episode(tmp_path / f"e_{i}.hdf5", **{**parts(), "qpos": np.random.default_rng(i).normal(size=(7, 14))})
+    assert run(["inspect", str(tmp_path), "--most", "3"]) == 0
+    text = capsys.readouterr().out
+    assert [i for i in range(5) if f"e_{i}.hdf5\n" in text] == [0, 2, 4] and "3 of 5 episodes, 21 steps" in text
+    with pytest.raises(InputError, match="most must be at least 1; got 0"):
+        inspect_path(tmp_path, most=0)
+
+
 def test_the_same_episode_twice_is_named(tmp_path: Path) -> None:
     first = write_episode(tmp_path / "a.hdf5", **moving(0))
     shutil.copy(first, tmp_path / "b.hdf5")

@@ -15,7 +15,7 @@ from tactile_align.cli import VERBS, run
 from tactile_align.config.presets import with_preset
 from tactile_align.config.study import StudyConfig
 from tactile_align.config.train import TrainConfig
-from tactile_align.datasets.layout import Layout, State
+from tactile_align.datasets.layout import Layout, State, Times
 from tactile_align.facts import parse
 from tactile_align.finger.tag_fit import FingerTag
 from tactile_align.sessions.session import SessionFact
@@ -89,6 +89,8 @@ def test_a_toml_block_is_accepted_by_what_reads_it(block: Block) -> None:
         parse(Layout, data, block.name)
     elif "state" in data:
         parse(State, data["state"], block.name)
+    elif "times" in data:
+        parse(Times, data["times"], block.name)
     else:
         assert "dh" in data, f"{block.name}: what reads this block? Teach this test"
 
