@@ -26,8 +26,8 @@ class CodebookConfig(Strict):
     refresh_every: Annotated[int, Field(ge=0)] = 0
     """Number of optimiser steps between two refreshes, in which tokens of the step replace all rare codes of vq. 0:
     never. A refresh moves tokens to other codes at once, which can end in a loop that loses codes."""
-    refresh_below: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    """Fraction of the tokens below which a code is rare. Evenly used codes have 1 / `size` each."""
+    refresh_below: Annotated[float, Field(gt=0)] = 0.1
+    """Fraction of an even share of the tokens (1 / `size`) below which a code is rare. 0.1: a tenth of it."""
     learn: bool = False
     """Train the codes of vq by gradient in place of the moving average; distances are then Euclidean."""
     levels: Annotated[tuple[Annotated[int, Field(ge=3)], ...], Field(min_length=1)] = (8, 5, 5, 5)

@@ -57,7 +57,7 @@ def pretraining(recording: Path, out: Path, **changes: Any) -> TrainConfig:
 def whole(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished pretraining run with micro-batches, a running mean of the weights and a codebook; read only."""
     options = {"accumulate": 2, "ema": 0.9, **PRETRAINING["optimiser"]}
-    pre = {"sensors": ["tactile1"], "codebook": {"size": 16, "refresh_every": 3, "refresh_below": 0.05}}
+    pre = {"sensors": ["tactile1"], "codebook": {"size": 16, "refresh_every": 3, "refresh_below": 0.8}}
     out = tmp_path_factory.mktemp("pre") / "whole"
     return train(pretraining(regrasp_folder, out, optimiser=options, pretrain=pre), progress=False)
 
