@@ -123,6 +123,8 @@ class LogConfig(Strict):
 
 UNREAD_BY_PRETRAINING = ("init", "policy", "pointer", "augment", "alignment", "region", "patience")
 """Entries of a config that must keep their default values with [pretrain], which ignores them."""
+FEWEST_PRETRAINED = 8
+"""Fewest moments of a micro-batch with [pretrain]: of 1 or 2 images, SIGReg is lower for a point than for normal z."""
 Selection = Literal["auto", "action", "retrieval", "hsa", "last"]
 
 
@@ -242,6 +244,14 @@ class TrainConfig(Strict):
             raise InputError(
                 f"pretrain.regions = true gives the encoder single images, but touch_frames = "
                 f"{self.features.touch_frames} stacks touches as channels. Set regions = false, or touch_frames = 1"
+            )
+        accumulate = self.optimiser.accumulate
+        if self.batch_size // accumulate < FEWEST_PRETRAINED:
+            raise InputError(
+                f"[pretrain] needs at least {FEWEST_PRETRAINED} moments in each micro-batch, because SIGReg compares "
+                f"their distribution with a normal one; got batch_size = {self.batch_size} and optimiser.accumulate = "
+                f"{accumulate}. Raise batch_size to {FEWEST_PRETRAINED * accumulate} or more, or lower "
+                f"optimiser.accumulate"
             )
         side, encoder = self.pretrained_side, getattr(self.features, self.pretrained_side)
         if encoder.tune == "frozen":
