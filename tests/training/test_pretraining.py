@@ -56,6 +56,11 @@ def pretraining(recording: Path, out: Path, **changes: Any) -> TrainConfig:
     return TrainConfig.model_validate({**PRETRAINING, **entries, **changes})
 
 
+def codebook_of(**options: Any) -> dict[str, Any]:
+    """Return the entries of [pretrain] with a codebook of these options."""
+    return {"sensors": ["tactile1"], "codebook": options}
+
+
 @pytest.fixture(scope="module")
 def whole(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished pretraining run with micro-batches, a running mean of the weights and a codebook; read only."""
@@ -252,6 +257,11 @@ def test_a_spike_of_a_pretraining_does_not_advise_what_pretraining_refuses() -> 
         ({"pretrain": {"sensors": ["tactile1"], "regions": True}}, r"regions = true with 0"),
         ({"features": {"touch": {**TOWER, "tune": "frozen"}}}, r"features\.touch\.tune = 'frozen'"),
         ({"features": {"vision": {**TOWER, "tune": "frozen"}}}, r"features\.vision\.tune = 'frozen'"),
+        ({"features": {"touch": TOWER, "vision": TOWER, "dim": 64}}, r"effect: features\.vision, features\.dim\."),
+        ({"optimiser": {"lr_temperature": 0.1}}, r"effect: optimiser\.lr_temperature\."),
+        ({"pretrain": codebook_of(kind="fsq", refresh_every=5)}, r"refresh_every = 5 needs kind = 'vq'.*kind = 'fsq'"),
+        ({"pretrain": codebook_of(learn=True, refresh_every=5)}, r"refresh_every = 5 .* learn = true"),
+        ({"pretrain": codebook_of(kind="fsq", expire_below=2)}, r"expire_below = 2 needs kind = 'vq'"),
         ({"optimiser": {"accumulate": 2}}, r"batch_size = 12 and optimiser\.accumulate = 2.*batch_size to 16"),
     ],
 )
