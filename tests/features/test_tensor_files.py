@@ -136,7 +136,7 @@ def test_numbers_that_do_not_fit_a_learnt_tensor_are_refused_whatever_its_name(
 ) -> None:
     for name in ("visual.class_embedding", "visual.conv1.weight"):
         torch.save({**clip[1], name: clip[1][name].to(dtype)}, tmp_path / "odd.pt")
-        with pytest.raises(InputError, match=rf"odd\.pt.*{name} is (of type )?{str(dtype).removeprefix('torch.')}"):
+        with pytest.raises(InputError, match=rf"odd\.pt.*{name} is of type {str(dtype).removeprefix('torch.')}"):
             load_encoder("ViT-demo", pretrained=tmp_path / "odd.pt")
     backbone = dict(resnet18_backbone().state_dict())
     backbone["bn1.running_mean"] = backbone["bn1.running_mean"].to(dtype)
