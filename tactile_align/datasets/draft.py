@@ -656,7 +656,10 @@ def _put_sensor(text: _Text, state: StateColumns, name: str, touch: Array, links
 
 
 def _along(axis: tuple[float, float, float] | None) -> tuple[str, ...]:
-    """Return `axis`, x or y of the flange with its sign, x if it is not known, and a sensor's centre, sizes and normal on finger1."""
+    """Return `axis`, x if it is not known, and the centre, sizes and normal of a sensor on finger1.
+
+    `axis` is x or y of the flange, with its sign.
+    """
     i, sign = next(((i, int(axis[i])) for i in (0, 1) if axis and abs(axis[i]) == 1), (0, 1))
     names = ["w", "w", "l"]
 

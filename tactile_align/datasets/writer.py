@@ -274,7 +274,7 @@ ABOUT_STORAGE = ("layout", "compress")  # attributes that describe how one file 
 def copied_attributes(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the attributes of an episode that a copy contains: those that HDF5 can store and that are true there.
 
-    References to objects, objects of JSON, text that HDF5 cannot encode, and values of more than MOST_BYTES are excluded.
+    References to objects, objects of JSON, text that HDF5 cannot encode, and values above MOST_BYTES are excluded.
     """
     return {name: value for name, value in given.items() if name not in ABOUT_STORAGE and _is_storable(value)}
 

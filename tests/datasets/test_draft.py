@@ -343,7 +343,7 @@ NOISE = np.random.default_rng(0).normal(0, 0.6, 48)
         (np.sign(STEPS - 1), np.cumsum(np.sign(STEPS - 1)), "?", "# measured or commanded\\?"),
         (np.full(48, 255.0), limited(STEPS), "?", "# measured or commanded\\?"),
     ],
-    ids=["measured", "copied", "copied in counts", "copied later", "following", "following at once", "velocity", "constant"],
+    ids=["measured", "copied", "counts", "copied later", "following", "following at once", "velocity", "constant"],
 )
 def test_a_gripper_reading_is_compared_with_its_commands(
     tmp_path: Path, command: np.ndarray, reading: np.ndarray, drafted: str, why: str
@@ -379,7 +379,8 @@ def test_a_rate_in_the_file_is_drafted_if_the_times_of_the_rows_agree(
 
 
 @pytest.mark.parametrize(
-    ("key", "named"), [("q", True), ("joint_velocity", False), ("ee_q", False), ("delta/q", False), ("rel_q", False), ("q_increment", False)]
+    ("key", "named"),
+    [("q", True), *((key, False) for key in ("joint_velocity", "ee_q", "delta/q", "rel_q", "q_increment"))],
 )
 def test_actions_get_the_names_of_qpos_only_if_their_arrays_are_those_of_qpos(
     tmp_path: Path, key: str, named: bool
@@ -638,10 +639,8 @@ def test_an_unknown_file_is_shown_with_a_guess_for_each_array(tmp_path: Path) ->
         with h5py.File(tmp_path / f"e{i}.h5", "w") as file:
             franka(file)
     failed = [check for check in inspect_path(tmp_path, timing=False).report.checks if check.status == "fail"]
-    assert [f"init {tmp_path / name}, " in one.measured for name, one in zip(("e0.h5", "e2.h5"), failed, strict=True)] == [
-        True,
-        True,
-    ]
+    for name, one in zip(("e0.h5", "e2.h5"), failed, strict=True):
+        assert f"init {tmp_path / name}, " in one.measured, "a draft of the folder is that of e0.h5 alone"
     assert "    episode_group data/demo_*? (3 groups); data/demo_0 contains:\n" in text
     assert "    obs/agentview_rgb (12, 48, 64, 3) uint8 -> camera?\n" in text
     assert "    obs/joint_states (12, 7) float64 -> state.qpos?\n" in text

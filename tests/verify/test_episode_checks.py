@@ -150,7 +150,8 @@ def test_boxes_beside_the_sensor_are_stated_in_millimetres_with_the_command_that
     )
     hand = rig.sensors["tactile1"].model_copy(update={"parent": "left/flange"})
     palm = rig.model_copy(update={"sensors": {**rig.sensors, "tactile1": hand}})
-    advice = {check.kind: check.advice for check in on_sensor(palm, camera, "tactile1", [view], np.zeros(20, bool), False)}
+    checks = on_sensor(palm, camera, "tactile1", [view], np.zeros(20, bool), False)
+    advice = {check.kind: check.advice for check in checks}
     assert ("calibrate" not in advice["edge-error"]) == (camera == "left_wrist")
 
 
