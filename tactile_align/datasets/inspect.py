@@ -236,8 +236,10 @@ class Inspection:
 
     def _check_of(self, fault: Fault, others: int) -> Check:
         if others:
-            # `init` reads the first episode of the folder, so one draft is enough for all of them.
-            text = fault.text.replace(shlex.quote(str(fault.file)), shlex.quote(str(self.path)))
+            text = fault.text
+            if self.episodes[0].tree and sum(bool(episode.tree) for episode in self.episodes) == 1:
+                # `init` reads the first episode of the folder, so one draft is enough for all of them.
+                text = text.replace(shlex.quote(str(fault.file)), shlex.quote(str(self.path)))
             fault = replace(fault, text=f"of this and {others} more episodes {text}")
         place = (place_below(self.root, fault.file), fault.key.lstrip("/"), "" if fault.row is None else str(fault.row))
         title = f"Fault: {fault.kind.replace('-', ' ')}"

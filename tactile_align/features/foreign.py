@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from tactile_align.config.features import SPARSH, TIMM, EncoderConfig
 from tactile_align.errors import InputError
-from tactile_align.features.tensor_files import TensorFit, read_tensors
+from tactile_align.features.tensor_files import TensorFit, read_tensors, require_floating
 
 SIZES = {"small": (384, 12, 6), "base": (768, 12, 12)}
 """Width, number of blocks and number of attention heads of Sparsh's encoders."""
@@ -211,6 +211,7 @@ def load_foreign(tower: TimmTower, file: Path, config: EncoderConfig) -> TensorF
         fit = TensorFit.of(inside, trunk).with_wrong(TensorFit.of(as_is, trunk).wrong)
         fit = fit.with_left({n: value for n, value in raw.items() if n not in inside and id(value) not in kept})
         extra = fit.more_of_the_same(trunk)
+    require_floating({**inside, **raw}, trunk, file)
     if fit.wrong or fit.missing or extra:
         faults = [f"{name} is {got} instead of {wanted}" for name, (got, wanted) in fit.wrong.items()]
         faults += [f"{name} is missing" for name in fit.missing] + [f"{name} is unknown" for name in extra]
