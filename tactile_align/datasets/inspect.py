@@ -28,7 +28,7 @@ from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.refs import how_it_fits, locate, parse_ref
 from tactile_align.datasets.roles import TIME_WORDS, array_lines, words
 from tactile_align.datasets.streams import Found, Stream, frame_places
-from tactile_align.datasets.times import GAP, Steps, why_no_times
+from tactile_align.datasets.times import GAP, SECONDS, Steps, why_no_times
 from tactile_align.errors import EpisodeError, Fault, InputError, printable
 from tactile_align.evenly import evenly
 from tactile_align.geometry.images import exif_orientation
@@ -406,11 +406,12 @@ def _inspect(
 
 def _judge_times(episode: Episode, result: EpisodeFacts) -> None:
     """Add remarks on the recorded times of an episode, and the distances of frames that are aligned by time."""
-    usable: list[tuple[str, float, Steps]] = []
+    usable: list[tuple[str, float, float]] = []  # key, first time and median step, s
     times = episode.layout.times
     for key, values in _recorded_times(episode).items():
         title = f"Times {key} in {result.name}"
-        if why := why_no_times(values, times.unit if times and key in (times.rows, *times.streams.values()) else None):
+        stated = times.unit if times and key in (times.rows, *times.streams.values()) else None
+        if why := why_no_times(values, stated):
             advice = "Record seconds as float64, or count them from the start of the episode."
             result.remark("no-times", title, f"cannot be used: {why}", advice, key)
             continue
@@ -427,11 +428,13 @@ def _judge_times(episode: Episode, result: EpisodeFacts) -> None:
         if steps.rate is not None and episode.fps is not None:
             measured = f"{steps.rate:.4g} per second by the times, {episode.fps:g} fps recorded"
             _judge(result, "time-rate", abs(steps.rate / episode.fps - 1), key, "Correct fps.", measured=measured)
-        usable.append((key, float(values[0]), steps))
+        unit = stated or steps.unit
+        if unit and steps.median:
+            usable.append((key, float(values[0]) * SECONDS[unit], steps.median * SECONDS[unit]))
     for key, begin, _ in usable[1:]:
-        first, start, steps = usable[0]
-        offset = abs(begin - start) / steps.median
-        measured = f"{begin - start:+.6g} {steps.unit or ''}, {offset:.3g} median steps of {first}"
+        first, start, step = usable[0]
+        offset = abs(begin - start) / step
+        measured = f"{begin - start:+.6g} s, {offset:.3g} median steps of {first}"
         advice = "Record all streams by one clock. [times] of a layout aligns streams whose clocks agree."
         _judge(result, "time-offset", offset, key, advice, first, measured=measured)
     for name, apart in episode.apart_s.items():
