@@ -343,7 +343,7 @@ def _rig(contents: Contents, state: StateColumns, links: Links | None, model: st
         text.comment(f'The shipped rig "{contents.layout.name}" has nominal values of this robot.')
     text.put("name", _name(contents))
     text.put(
-        "status", "nominal", 'From drawings. Write "calibrated" when each pose is measured (a sensor by tape will do).'
+        "status", "nominal", '"nominal": from drawings. "calibrated": each pose is measured (a sensor by tape will do).'
     )
     cameras, touches, unsure = contents.streams
     named = _named(cameras)
@@ -601,6 +601,8 @@ def _put_lens(text: _Text, contents: Contents, name: str, camera: Array, found: 
             known, why = {5: "brown", 8: "rational"}[len(coefficients)], "A guess by the number of coefficients."
         text.put("model", MODELS.get(known, known) if model or "guess" in why else UNKNOWN, why)
         text.put("distortion", coefficients)
+    elif d.size == 0:
+        text.comment('OpenCV\'s five coefficients, if known: model = "brown" and distortion = [k1, k2, p1, p2, k3].')
 
 
 def _count(value: Any) -> int | None:

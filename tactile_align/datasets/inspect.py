@@ -273,7 +273,8 @@ def _episode_lines(e: EpisodeFacts, others: int) -> list[str]:
         if s.repeated:
             shown += f", {s.repeated} repeated frames"
         if s.contacts is not None and s.contact_share is not None:
-            shown += f", {s.contacts} contacts in {s.contact_share:.0%} of the frames (by {s.evidence})"
+            plural = "" if s.contacts == 1 else "s"
+            shown += f", {s.contacts} contact{plural} in {s.contact_share:.0%} of the frames (by {s.evidence})"
         elif s.role == "touch" and s.evidence is not None:
             shown += ", contacts cannot be determined"
         lines.append(shown)

@@ -148,7 +148,7 @@ def on_sensor(
         f"--dry-run` states how far {moved}."
     )
     checks = [
-        _enough(camera, sensor, views, f"median IoU {median:.3f}, edges within {np.abs(edges).max():.1f} px"),
+        _enough(camera, sensor, views, f"median IoU {median:.3f}, median edge error {np.abs(edges).max():.1f} px"),
         judge("iou-median", median, advice, f"{median:.3f} ({count} boxes)"),
         judge("iou-p5", np.nanpercentile(iou, 5), advice),
         judge("box-missing", np.isnan(box[in_sight, 0]).mean(), advice),
@@ -286,8 +286,10 @@ def episode_checks(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
     limit = "labels or truth"
     advice = (
         "Nothing proves that the boxes lie on the sensor. Look at `tactile-align overlay`, draw boxes on about 20 "
-        "frames (`tactile-align label` writes the page), then use --labels. Remove unused cameras from the rig."
+        "frames (`tactile-align label` writes the page), then use --labels."
     )
+    if len(rig.cameras) > 1:
+        advice += " Remove unused cameras from the rig."
     proof = [
         Check(id, title, "warn", "no truth or labels", limit=limit, advice=advice) for id, title in unproven.items()
     ]

@@ -607,6 +607,7 @@ def test_frames_that_may_be_touches_are_guessed_to_be_cameras_and_get_no_view(tm
     assert "# A guess by the names; may be touches: rgb/pad_left (12, 48, 64, 3) uint8." in drafts.files["layout.toml"]
     assert [(view["camera"], view["sensor"]) for view in value_at(drafts, "run views")] == [("top", "digit")]
     assert "# A guess: it may be a touch sensor" in drafts.files["rig.toml"].split("[cameras.pad_left]")[1][:80]
+    assert drafts.files["rig.toml"].count('model = "brown" and distortion = [k1, k2, p1, p2, k3]') == 2
 
 
 def test_an_unknown_file_is_shown_with_a_guess_for_each_array(tmp_path: Path) -> None:

@@ -90,6 +90,9 @@ def test_without_truth_or_labels_nothing_is_proven(recorded: dict[str, Path], tm
         del episode["truth"]
     result = verify_episodes(tmp_path, progress=False)
     assert result.verdict == "warn" and result.check("box-proof").status == "warn"
+    alone = verify_episodes(tmp_path, changed(tmp_path, lambda d: d["cameras"].pop("top")), progress=False)
+    advice = [one.check("box-proof").advice for one in (result, alone)]
+    assert ["Remove unused cameras" in text for text in advice] == [True, False]
     # Without truth nobody can know that the rig is exact.
     assert result.check("rig-status").status == "warn" and "calibrated" in result.check("rig-status").advice
     # 21 labelled frames prove the wrist camera again, and nothing else.
@@ -127,7 +130,7 @@ def test_a_few_boxes_or_boxes_of_one_episode_or_of_one_opening_are_no_proof(
     contact = np.zeros(40 * len(views), bool)
     check = on_sensor(load_rig("cell"), "left_wrist", "tactile1", views, contact, False)[0]
     assert check.id == "boxes/left_wrist/tactile1" and check.status == status and check.measured.startswith(measured)
-    assert check.measured.endswith("median IoU 1.000, edges within 0.0 px")
+    assert check.measured.endswith("median IoU 1.000, median edge error 0.0 px")
     assert ("about 20" in check.advice) == (status == "warn")
 
 
