@@ -97,7 +97,9 @@ def test_raw_frames_are_read_in_every_form(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", [1.01, -0.01, np.nan])
-def test_a_later_floating_point_frame_outside_0_to_1_is_named_by_its_row_and_repaired(tmp_path: Path, wrong: float) -> None:
+def test_a_later_floating_point_frame_outside_0_to_1_is_named_by_its_row_and_repaired(
+    tmp_path: Path, wrong: float
+) -> None:
     rows = SHOWN.astype(np.float32) / 255
     rows[3, 5, 6, 1] = wrong
     path = write_episode(tmp_path / "episode_0.hdf5", **parts(), layout="aloha")
