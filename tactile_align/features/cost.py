@@ -91,7 +91,7 @@ def cost_of(encoder: Encoder, precision: str = "float32") -> EncoderCost:
 
 
 def _plain(block: nn.Module) -> bool:
-    """Return whether a transformer block keeps the tensors that the formula counts, as those of open_clip do, and plain ones of timm."""
+    """Return whether a transformer block is one of open_clip or a plain one of timm, as the formula needs."""
     if type(block) is ResidualAttentionBlock:
         return True
     norms = [part for name, part in block.named_modules() if "norm" in name and not isinstance(part, nn.Identity)]

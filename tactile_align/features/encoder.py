@@ -337,7 +337,7 @@ def _blocks(visual: Any) -> nn.ModuleList | None:
     if not isinstance(blocks, nn.ModuleList | nn.Sequential):
         return None
     # In ConvNets and in networks of stages, `blocks` are not the parts whose tokens timm returns by index.
-    by_stage = transformer is None and len(trunk.feature_info) != len(blocks)
+    by_stage = trunk is not None and len(trunk.feature_info) != len(blocks)
     return None if by_stage or isinstance(blocks[0], nn.Sequential) else blocks  # type: ignore[return-value]
 
 
