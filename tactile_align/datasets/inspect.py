@@ -535,6 +535,11 @@ def _look(episode: Episode, result: EpisodeFacts, contact_of_stream: ContactOf |
                 measured = f"{contact.drift:.1f} grey levels within the episode"
                 advice = "Weak contacts may be missed. Warm up the sensor's lamps before recording."
                 result.remark("touch-drift", f"Drift of {name} in {result.name}", measured, advice, name)
+        if episode.layout.container == "hdf5" and codec.channels_first(stream.row_shape):
+            measured = f"read as channels first, {stream.width}x{stream.height}; of MATLAB, the axes may be swapped"
+            advice = "Look at a frame with `tactile-align overlay`. In MATLAB, give h5write [3 width height steps]."
+            title = f"Axes of {name} in {result.name}"
+            result.remark("channels-first", title, measured, advice, name, info=True)
         if behind := stream_faults.bytes_behind(episode, name):
             advice = "They are ignored. `tactile-align repair` writes a copy without them."
             title = f"Rows of {name} in {result.name}"

@@ -192,7 +192,8 @@ def frame_of_raw(row: np.ndarray, file: Path, key: str, t: int) -> np.ndarray:
     try:
         return codec.from_raw(row)
     except InputError as cause:
-        raise hdf5.fault("frame", file, key, str(cause), t) from cause
+        text = f"{cause}, or remove the frame with: tactile-align repair"
+        raise hdf5.fault("frame", file, key, text, t) from cause
 
 
 def depth_at(group: h5py.Group, key: str, file: Path) -> str:

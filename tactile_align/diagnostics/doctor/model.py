@@ -16,6 +16,7 @@ from tactile_align.diagnostics.doctor import pointer
 from tactile_align.diagnostics.doctor.data import lower_gap
 from tactile_align.diagnostics.doctor.limits import judged, stated
 from tactile_align.diagnostics.doctor.subject import Subject, total_of
+from tactile_align.features.foreign import SparshTower
 from tactile_align.moments.batch import MomentBatch
 from tactile_align.policies.act import ACT, ObservationEncoder
 from tactile_align.policies.aligned import AlignedPolicy
@@ -89,7 +90,9 @@ def inputs(subject: Subject) -> Iterator[Check]:
     arrived: dict[str, list[Tensor]] = {name: [] for name in towers}
     with ExitStack() as hooks, torch.no_grad():
         for name, tower in towers.items():
-            first = next(m for m in tower.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+            visual = getattr(tower, "visual", None)
+            layers = (m for m in tower.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+            first = visual.upright if isinstance(visual, SparshTower) else next(layers)  # before it limits and turns
 
             def keep(_: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
                 arrived[name].append(args[0].detach())
