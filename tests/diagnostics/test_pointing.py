@@ -96,12 +96,12 @@ def test_exchanged_images_come_from_another_episode_in_about_the_same_row(moment
 
 def test_f1_of_done_is_that_of_the_known_entries(moments: Moments) -> None:
     done = moments.ahead[KEY].done
-    probability = np.where(done, 0.9, 0.2)
-    assert pointed(moments, KEY, {}, probability).done_f1() == 1.0
+    probability, said = np.full(done.shape, 0.3), done.copy()  # a decision below a probability of 0.5 counts
+    assert pointed(moments, KEY, {}, probability, said).done_f1() == 1.0
     first = np.flatnonzero(done.ravel())[:5]
-    probability.ravel()[first] = 0.4  # five misses: precision 1, recall (n - 5) / n
+    said.ravel()[first] = False  # five misses: precision 1, recall (n - 5) / n
     recall = 1 - 5 / done.sum()
-    assert pointed(moments, KEY, {}, probability).done_f1() == pytest.approx(2 * recall / (1 + recall))
+    assert pointed(moments, KEY, {}, probability, said).done_f1() == pytest.approx(2 * recall / (1 + recall))
     assert np.isnan(pointed(moments, KEY, {}).done_f1())
 
 

@@ -122,7 +122,7 @@ def _spread(found: Tensor, wanted: Tensor, key: str) -> Check:
 
 def _classes(output: PointerOutput, few: MomentBatch, key: str) -> Check:
     ahead = few.ahead[key]
-    said, true = ((values[ahead.done_known]).float().mean().item() for values in (output.done > 0.5, ahead.done))
+    said, true = ((values[ahead.done_known]).float().mean().item() for values in (output.says_done, ahead.done))
     least = min(said, 1 - said) / min(true, 1 - true)
     measured = f"done predicted in {said:.0%} of the entries, true in {true:.0%}"
     return judged("done-predicted", least, key, measured=measured)
