@@ -206,3 +206,7 @@ def test_options_without_an_effect_are_refused() -> None:
         PointerOptions(views=("v",), most=1, memory=True)
     with pytest.raises(ValueError, match=r"pointer.history_noise_px = 1 changes nothing"):
         PointerOptions(views=("v",), history_noise_px=1.0)
+    with pytest.raises(ValueError, match="done_weight"):
+        PointerOptions(views=("v",), done_weight=0)
+    with pytest.raises(ValueError, match=r"pointer\.views has v several times"):
+        PointerOptions(views=("v", "w", "v"))
