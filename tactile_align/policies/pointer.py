@@ -183,7 +183,8 @@ class Pointer(nn.Module):
     def set_rates(self, view: int, split: AheadBatch) -> None:
         """Set the rates of a view from all N moments of the training split, with `points` in px of the encoder's image.
 
-        One flat map, and one entry of each class of done, are added, so that no chance is infinite.
+        One flat map, and one entry of each class of done, are added, so that no chance is infinite. All moments count
+        alike, as in batches with contact_share = "natural"; other batches have other rates.
         """
         rows, columns = self.grid
         for k in range(self.options.most):

@@ -7,6 +7,7 @@ import numpy as np
 
 from tactile_align.datasets.episodes import Episode, open_episode
 from tactile_align.diagnostics.pointing import LINEAR, POINTER, Pointed, PointResult, point, pointing_views
+from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
 from tactile_align.files import refuse_existing
 from tactile_align.viz.features.run_pictures import beside, stacked
@@ -43,8 +44,11 @@ def point_sheets(
 
     Raises:
         FileExistsError: A file exists and `overwrite` is False.
+        InputError: `frames` is below 1.
         FactError, FileNotFoundError, InputError: As in `diagnostics.pointing.point`.
     """
+    if frames < 1:
+        raise InputError(f"a sheet needs at least one frame; got frames = {frames}. Set frames to 1 or more")
     views, place = pointing_views(Path(run)), Path(run) / "points" if out is None else Path(out)
     with open_episode(episode, layout) as opened:
         group = opened.ref.group.rpartition("/")[2]
