@@ -70,12 +70,12 @@ def test_what_is_left_out_is_named_and_a_repaired_copy_keeps_it(tmp_path: Path) 
 @pytest.mark.parametrize(
     "array",
     [
-        np.zeros((STEPS, 48, 64, 3), np.float32),
-        np.zeros((STEPS, 3, 48, 64), np.uint8),
+        np.full((STEPS, 48, 64, 3), 254, np.float32),
+        np.zeros((STEPS, 48, 64, 3), np.int32),
         np.zeros((STEPS, 900), np.uint8),
     ],
 )
 def test_frames_that_cannot_be_read_stay_a_fault(tmp_path: Path, array: np.ndarray) -> None:
     path = with_array(tmp_path, "aloha", "tactile3", array, stated=True)
-    with pytest.raises(ValueError, match=r"/observations/tactile3 (has dtype|row 0 contains no image)"):
+    with pytest.raises(ValueError, match=r"/observations/tactile3 (has dtype|row 0 (contains no image|has values))"):
         open_episode(path)
