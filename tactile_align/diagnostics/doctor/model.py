@@ -318,12 +318,14 @@ def trainable(subject: Subject) -> Iterator[Check]:
     held, parts = _held_by_optimiser(subject), parts_of(model)
     left_out = [n for ps in parts.values() for n, p in ps if p.requires_grad and id(p) not in held]
     frozen = []
+    points = model.pointer is not None
+    touched = model.reads_touches or (model.pointer is not None and model.pointer.options.touch)
+    read = {"towers.touch": touched, "towers.vision": model.reads_vision or points}
     for name, tower in towers_of(model).items():
         tune = subject.config.features.vision.tune
         if name == "towers.touch" and subject.config.features.touch is not None:
             tune = subject.config.features.touch.tune
-        idle = not model.aligns and not (model.reads_touches if name == "towers.touch" else model.reads_vision)
-        idle = idle and len(towers_of(model)) == 2
+        idle = not model.aligns and not read[name] and len(towers_of(model)) == 2
         if tune != "frozen" and not idle and not any(p.requires_grad for p in tower.parameters()):
             frozen.append(f"{name} is frozen although tune = '{tune}'")
     frozen += [n for n, ps in parts.items() if n.startswith("act") and not any(p.requires_grad for _, p in ps)]
