@@ -360,7 +360,8 @@ class Report:
 def text_table(head: Sequence[str], rows: Iterable[Sequence[str]], width: int | None = None) -> list[str]:
     """Return the lines of a text table with aligned columns; cells are never cut.
 
-    If `width` is not None, cells are wrapped so that no line is longer.
+    If `width` is not None, cells are wrapped so that no line is longer; the column "id" is not, if the others keep
+    half of the width, so that ids can be copied.
     """
     from rich.box import Box
     from rich.console import Console
@@ -370,8 +371,10 @@ def text_table(head: Sequence[str], rows: Iterable[Sequence[str]], width: int | 
     # A line of plain hyphens below the head: every console and encoding can show it.
     plain = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
     drawn = RichTable(box=plain, pad_edge=False, show_edge=False)
-    for name in head:
-        drawn.add_column(Text(name), no_wrap=width is None, overflow="fold")
+    rows = list(rows)
+    for i, name in enumerate(head):
+        is_id = name == "id" and 2 * max((len(row[i]) for row in rows), default=0) <= (width or 0)
+        drawn.add_column(Text(name), no_wrap=width is None or is_id, overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))
     console = Console(width=width or 100_000, color_system=None, highlight=False)

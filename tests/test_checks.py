@@ -98,6 +98,16 @@ def test_a_text_table_keeps_markup_and_long_cells() -> None:
     assert set(lines[1]) == {"-"}
 
 
+def test_an_id_with_names_of_two_parts_is_copied_whole_from_80_columns() -> None:
+    id, measured = "iou-median/left_wrist/tactile_left", " ".join(f"word{i}" for i in range(30))
+    check = Check(id, "Median IoU of tactile_left in left_wrist", "warn", measured, limit=">= 0.7 (poor < 0.5)")
+    lines = Report("verify", "a rig", (check,)).text(width=80).splitlines()
+    assert any(f" {id} " in line for line in lines)
+    longer = Report("verify", "a rig", (Check(f"{id}/{'x' * 70}", "Median", "warn", measured),)).text(width=80)
+    table = longer.split("status")[0].split("verdict")[0]
+    assert table.count("x") >= 70, "an id that has no room is folded, never cut"
+
+
 def test_a_table_on_a_terminal_is_wrapped_to_its_width_and_keeps_every_word(monkeypatch: pytest.MonkeyPatch) -> None:
     measured = " ".join(f"word{i}" for i in range(40))
     made = Report("verify", "a rig", (Check("edge-error/wrist_rgb/digit", "Edge error", "warn", measured),))

@@ -23,7 +23,7 @@ class PointerOptions(Strict):
     be cut off, and the absence of a contact is known only where the recording goes on for the horizon."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Weight of the pointer's loss in the total loss."""
-    done_weight: Annotated[float, Field(ge=0)] = 0.25
+    done_weight: Annotated[float, Field(gt=0)] = 0.25
     """Weight of the loss of done, relative to the losses of the map and of the offset."""
     sigma_tokens: Annotated[float, Field(gt=0)] = 0.75
     """Standard deviation of the target of the map, a Gaussian around the place of the contact, in tokens."""
@@ -38,6 +38,15 @@ class PointerOptions(Strict):
     """Give the queries the mean token of the sensor's touch image."""
     memory: bool = False
     """Add a recurrent memory of the image at the earlier contacts to the query of each contact."""
+
+    @model_validator(mode="after")
+    def _views_differ(self) -> "PointerOptions":
+        if twice := sorted({view for view in self.views if self.views.count(view) > 1}):
+            raise InputError(
+                f"pointer.views has {', '.join(twice)} several times, but the pointer points once in each. Name each "
+                f"once"
+            )
+        return self
 
     @model_validator(mode="after")
     def _contacts_before_exist(self) -> "PointerOptions":

@@ -89,9 +89,11 @@ class AlignmentConfig(Strict):
     mode: Mode = "joint"
     """Losses that train the encoders. joint: both losses. stop_gradient: only the alignment loss. pretrain_then_tune:
     the alignment loss for `pretrain_steps`, then the action loss and `after` times the alignment loss.
-    pretrain_then_drop_touch: as pretrain_then_tune, with a policy that does not use touch."""
+    pretrain_then_drop_touch: as pretrain_then_tune, with a policy that does not use touch. With a [pointer] table, the
+    pointer's loss also trains the encoders, in all steps, except in the mode stop_gradient."""
     pretrain_steps: Annotated[int, Field(ge=0)] = 0
-    """Number of steps at the start of training that use only the alignment loss. Must be above 0 in the two pretrain
+    """Number of steps at the start of training without the action loss: they use the alignment loss and, with a
+    [pointer] table, the pointer's loss. Must be above 0 in the two pretrain
     modes, and 0 in the other modes."""
     after: Annotated[float, Field(ge=0)] = 0.0
     """Factor that multiplies hsa.weight after the pretraining steps. 0: the alignment loss ends with pretraining."""
@@ -372,6 +374,12 @@ class TrainConfig(Strict):
                 f"alignment.mode = 'pretrain_then_drop_touch' needs a policy with region tokens and without touch "
                 f"tokens; got {'touch tokens' if policy.touch_tokens else 'no region tokens'}. Set "
                 f"policy.touch_tokens = false and policy.region_tokens = true"
+            )
+        if a.mode == "pretrain_then_drop_touch" and policy.pointer_token and self.pointer and self.pointer.touch:
+            raise InputError(
+                "alignment.mode = 'pretrain_then_drop_touch' needs a policy that does not use touch; got "
+                "policy.pointer_token = true with pointer.touch = true, whose points come from touches. Set "
+                "pointer.touch = false or policy.pointer_token = false"
             )
         if self.batch_size % accumulate:
             raise InputError(

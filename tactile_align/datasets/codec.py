@@ -213,6 +213,11 @@ def raw_size(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[int, int] | 
     return None
 
 
+def channels_first(shape: tuple[int, ...]) -> bool:
+    """Return whether rows of frames of this shape, as `raw_size` accepts them, have their channels first: (3, H, W)."""
+    return len(shape) == 3 and shape[2] not in (1, 3)
+
+
 def from_raw(row: np.ndarray) -> np.ndarray:
     """Return the frame, (H, W, 3) uint8, of a raw row in one of the forms of `raw_size`; channels keep their order.
 
@@ -227,7 +232,7 @@ def from_raw(row: np.ndarray) -> np.ndarray:
         row = (values * 255).round().astype(np.uint8)
     if row.ndim == 2:
         row = row[..., None]
-    elif row.shape[2] not in (1, 3):
+    elif channels_first(row.shape):
         row = row.transpose(1, 2, 0)
     return row if row.shape[2] == 3 else row.repeat(3, axis=2)
 

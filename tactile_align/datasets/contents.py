@@ -30,6 +30,8 @@ from tactile_align.kinematics.arm_files import Links
 NUMBERS = ("joints", "gripper", "state", "velocities", "action", "pose", "time")
 WRIST_WORDS = {"wrist", "hand", "eye"}
 WIDTH_WORDS = {"width", "opening", "aperture"}
+CHANGE_WORDS = {"delta", "deltas", "rel", "relative", "increment", "offset"}
+"""Words of the path of actions that are changes of the state, not targets."""
 RATE_WORDS = {"fps", "hz", "rate", "framerate", "freq", "frequency"}
 PLAIN_RATE_WORDS = RATE_WORDS | {"control", "frame", "loop", "record", "recording", "sample", "sampling", "step", "row"}
 """Words of which the name of a rate consists if the rate is that of the rows, and not that of one stream."""
@@ -342,7 +344,7 @@ class StateColumns:
 
 def _column_role(action: Array) -> Role:
     inside = set(words(action.name))
-    if (POSE_WORDS | SPEED_WORDS) & inside or {"delta", "deltas"} & set(words(action.key)):
+    if (POSE_WORDS | SPEED_WORDS) & inside or CHANGE_WORDS & set(words(action.key)):
         return "action"
     return "gripper" if GRIPPER_WORDS & inside else "joints" if JOINT_WORDS & inside else "action"
 

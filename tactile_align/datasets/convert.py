@@ -228,7 +228,8 @@ def resample_episode(
     """Write an episode at another rate: at each multiple of 1 / `fps` the row that is nearest in time.
 
     The times of the rows are those that the layout states ([times]), or else follow from the rate of the episode. No
-    value is interpolated.
+    value is interpolated. If the layout reads an action in the next row, it is read in the next row that is taken, and
+    the last row is left out.
 
     Args:
         where: The episode: a reference, a file, or "FILE#demo_3".
@@ -242,8 +243,8 @@ def resample_episode(
 
     Raises:
         FileExistsError: `out` exists.
-        InputError: No row is near enough to one of the times, the times are unknown, or the actions are changes, of
-            which rows cannot be left out.
+        InputError: No row is near enough to one of the times, a row would be taken for two times, the times are
+            unknown, or the actions are changes, of which rows cannot be left out.
     """
     if not (np.isfinite(fps) and fps > 0):
         raise InputError(f"fps must be a positive number; got {fps}. Give the rate of the new episode")
@@ -263,10 +264,19 @@ def resample_episode(
             )
             text += f"away, and {len(over)} of {len(grid)} rows are farther away than {most:.3g} s"
             raise InputError(f"{episode.ref}: {text}. Choose a lower fps, or state the distance with --within-s")
+        read_next = episode.layout.state.action_from == "next"
+        if (within_s is None or read_next) and (twice := np.flatnonzero(np.diff(rows) == 0)).size:
+            text = f"row {rows[twice[0]]} would be taken for two times, {grid[twice[0]] - times[0]:.3f} s and the next"
+            raise InputError(f"{episode.ref}: {text}. Choose a lower fps")
+        if read_next and len(rows) == 1:
+            text = "actions are read in the next row, but only one row would be taken"
+            raise InputError(f"{episode.ref}: {text}. Choose a higher fps")
         require_other_than(path, episode.path)
-        chosen = episode.at_rows(rows, fps)
+        chosen = episode.at_rows(rows[:-1] if read_next else rows, fps)
+        if read_next:
+            chosen.action = episode.action[rows[1:] - 1]  # the action stored in a row is that of the row before
         _convert(chosen, path, to, target, fps, overwrite)
-        lossy = [f"{len(episode)} rows became {len(rows)}; each is at most {1e3 * apart.max():.3g} ms from its time"]
+        lossy = [f"{len(episode)} rows became {len(chosen)}; each is at most {1e3 * apart.max():.3g} ms from its time"]
         with open_episode(EpisodeRef(path), to) as copy:
             return Converted((path,), (*lossy, *_losses(chosen, copy, fps)))
 
@@ -394,7 +404,7 @@ def _losses(episode: Episode, copy: Episode, fps: float | None) -> Iterator[str]
         if worst < 25:
             text = f"{name} differs from the source by more than a JPEG loss ({worst:.1f} dB, at least 25 expected)"
             raise InputError(f"{copy.path}: {text}. Check the channel order of both layouts")
-        if not exact:
+        if not exact and worst < np.inf:
             yield f"{name} is encoded as JPEG again (every frame keeps more than {int(worst)} dB)"
 
 

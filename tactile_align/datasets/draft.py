@@ -23,6 +23,7 @@ from tactile_align.datasets.action_kinds import LEVELS, guessed_kinds
 from tactile_align.datasets.containers import tree
 from tactile_align.datasets.containers.carried import carried_rig
 from tactile_align.datasets.contents import (
+    CHANGE_WORDS,
     IMAGE_WORDS,
     NUMBERS,
     OTHER_LENSES,
@@ -56,13 +57,11 @@ CENTRED = 0.15
 """Largest distance of a principal point from the image's centre, as a share of the image, for which K may fit it."""
 AGREE = 0.05
 """Largest difference of a stated rate from the rate that the times of the rows show, as a share."""
-EQUAL, FOLLOWS = 0.02, 0.7
-"""Largest difference of a reading from the scaled command, as a share of the readings' range, at which both are equal;
-smallest correlation at which a reading follows the command."""
+NEAR, MANY, FOLLOWS = 0.02, 0.2, 0.7
+"""A reading is measured if it differs from the scaled command by more than NEAR, as a share of the readings' range, in
+at least the share MANY of the rows, and their correlation is at least FOLLOWS."""
 LATER = (0, 1, 2)
-"""Rows by which a command may precede its copy in the readings."""
-FEW, MANY = 0.01, 0.2
-"""Share of rows that differ from the command, up to which a reading is a copy of it, and from which it is measured."""
+"""Rows by which a command may precede the readings."""
 PLAIN_FOLDERS = {"data", "dataset", "datasets", "demos", "episodes", "h5", "hdf5", "raw", "recordings", "records"}
 """Names of folders that do not name a robot or a lab."""
 THIRD_PERSON = 0.5
@@ -248,13 +247,13 @@ def _put_state(text: _Text, contents: Contents, state: StateColumns) -> None:
     if state.names:
         text.put("qpos_names", state.names)
     text.put("action", [array.key for array in state.action] or UNKNOWN, state.others.get("action", ""))
-    if state.names and state.same_columns:
+    kinds, why = _kinds(contents, state) if state.action else ((), "")
+    if state.names and state.same_columns and "delta" not in kinds:
         text.put("action_names", state.names, "A guess: the arrays match those of qpos, so the columns do.")
     for array in (*state.qpos, *state.action):
         if " float" not in array.shown and array.columns > 1:
             text.comment(f"{array.shown} is not floating-point, which the reader needs: write it again as float32.")
     if state.action:
-        kinds, why = _kinds(contents, state)
         if kinds:
             text.put("action_is", kinds[0] if len(set(kinds)) == 1 else kinds, why)
         else:
@@ -277,7 +276,7 @@ def _kinds(contents: Contents, state: StateColumns) -> tuple[tuple[str, ...], st
         same = tuple(range(count)) if qpos.shape == action.shape else (None,) * count
         kinds, why = guessed_kinds([(qpos, action)], same, tuple(f"column {i}" for i in range(count)))
         why = f"A guess by the recorded numbers ({why.removeprefix('guessed: ')})."
-    if all({"delta", "deltas"} & set(words(array.key)) for array in state.action):
+    if all(CHANGE_WORDS & set(words(array.key)) for array in state.action):
         named = tuple("absolute" if len(np.unique(column)) <= LEVELS else "delta" for column in action.T)
         if kinds in ((), named):
             return named, "A guess by the name; columns of few values are taken as commands."
@@ -343,7 +342,7 @@ def _rig(contents: Contents, state: StateColumns, links: Links | None, model: st
         text.comment(f'The shipped rig "{contents.layout.name}" has nominal values of this robot.')
     text.put("name", _name(contents))
     text.put(
-        "status", "nominal", 'From drawings. Write "calibrated" when each pose is measured (a sensor by tape will do).'
+        "status", "nominal", '"nominal": from drawings. "calibrated": each pose is measured (a sensor by tape will do).'
     )
     cameras, touches, unsure = contents.streams
     named = _named(cameras)
@@ -470,15 +469,19 @@ def _compared_reading(contents: Contents, state: StateColumns, arm: ArmColumns) 
     unknown = UNKNOWN, "measured or commanded?"
     if len(commands) != 1 or len(contents.values[commands[0].key]) != len(reading):
         return unknown
-    key, least, most = commands[0].key, 1.0, 0.0
+    key, least, most, is_copy = commands[0].key, 1.0, 0.0, False
     for later in LATER:
         command, read = contents.values[key][: len(reading) - later, 0], reading[later:]
         if len(command) < 3 or not np.all(np.isfinite([command, read])) or 0 in (np.ptp(command), np.ptp(read)):
             return unknown
         slope, offset = np.polyfit(command, read, 1)
-        differs = np.abs(slope * command + offset - read) > EQUAL * np.ptp(reading)
+        off, near = np.abs(slope * command + offset - read), NEAR * np.ptp(reading)
+        # Only equality as stored shows a copy: a servo that follows well is as near to its command.
+        stored = 1.0 if np.array_equal(read, np.round(read)) else 8 * np.finfo(np.float32).eps * np.abs(read).max()
+        is_copy |= later == 0 and bool(np.all(off <= min(stored, near)))
+        differs = off > near
         least, most = min(least, float(differs.mean())), max(most, abs(float(np.corrcoef(command, read)[0, 1])))
-    if least <= FEW:
+    if is_copy:
         return "commanded", f"A guess: it equals {key} up to scale. If that was made from the readings: measured."
     if least >= MANY and most >= FOLLOWS:
         return "measured", f"A guess: it follows {key}, but differs in {least:.0%} of the rows. If not: commanded."
@@ -601,6 +604,8 @@ def _put_lens(text: _Text, contents: Contents, name: str, camera: Array, found: 
             known, why = {5: "brown", 8: "rational"}[len(coefficients)], "A guess by the number of coefficients."
         text.put("model", MODELS.get(known, known) if model or "guess" in why else UNKNOWN, why)
         text.put("distortion", coefficients)
+    elif d.size == 0:
+        text.comment('OpenCV\'s five coefficients, if known: model = "brown" and distortion = [k1, k2, p1, p2, k3].')
 
 
 def _count(value: Any) -> int | None:
@@ -633,20 +638,30 @@ def _put_sensor(text: _Text, state: StateColumns, name: str, touch: Array, links
         "Middle of the gel, from the flange, fingers closed. Flush with the pads: [0.0, 0.0, distance along the tool]."
     )
     text.put("translation_m", UNKNOWN, flush)
+    opens = links.finger_axis if links is not None else None
+    if opens is not None and 1 not in np.abs(opens[:2]):
+        text.put("quat_wxyz", UNKNOWN, "On finger1, turn the sensor so that its own x lies along `axis`.")
+        text.put("stream", name)
+        text.put("body", UNKNOWN, "Housing without cables.")
+        text.put("pad", UNKNOWN, "Gel.")
+        return
     text.put(
         "quat_wxyz",
         UNKNOWN,
         "finger1, axes of the flange: [1, 0, 0, 0]. finger2, facing it: [0, 0, 0, 1], half a turn.",
     )
     text.put("stream", name)
-    axis, centre, thick, flat, normal = _along(links.finger_axis if links is not None else None)
+    axis, centre, thick, flat, normal = _along(opens)
     body, pad = f"[{{ center_m = {centre}, size_m = {thick} }}]", f"size_m = {flat}, normal = {normal}"
     text.put("body", UNKNOWN, f"Housing without cables, t thick; `axis` {axis}: {body}.")
     text.put("pad", UNKNOWN, f"Gel, w wide, l long; `axis` {axis}: {{ center_m = [0, 0, 0], {pad} }}.")
 
 
 def _along(axis: tuple[float, float, float] | None) -> tuple[str, ...]:
-    """Return an axis of the flange, x if none is known, and a sensor's centre, sizes and normal on finger1."""
+    """Return `axis`, x if it is not known, and the centre, sizes and normal of a sensor on finger1.
+
+    `axis` is x or y of the flange, with its sign.
+    """
     i, sign = next(((i, int(axis[i])) for i in (0, 1) if axis and abs(axis[i]) == 1), (0, 1))
     names = ["w", "w", "l"]
 

@@ -28,7 +28,7 @@ from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.refs import how_it_fits, locate, parse_ref
 from tactile_align.datasets.roles import TIME_WORDS, array_lines, words
 from tactile_align.datasets.streams import Found, Stream, frame_places
-from tactile_align.datasets.times import GAP, Steps, why_no_times
+from tactile_align.datasets.times import GAP, SECONDS, Steps, why_no_times
 from tactile_align.errors import EpisodeError, Fault, InputError, printable
 from tactile_align.evenly import evenly
 from tactile_align.geometry.images import exif_orientation
@@ -236,8 +236,10 @@ class Inspection:
 
     def _check_of(self, fault: Fault, others: int) -> Check:
         if others:
-            # `init` reads the first episode of the folder, so one draft is enough for all of them.
-            text = fault.text.replace(shlex.quote(str(fault.file)), shlex.quote(str(self.path)))
+            text = fault.text
+            if self.episodes[0].tree and sum(bool(episode.tree) for episode in self.episodes) == 1:
+                # `init` reads the first episode of the folder, so one draft is enough for all of them.
+                text = text.replace(shlex.quote(str(fault.file)), shlex.quote(str(self.path)))
             fault = replace(fault, text=f"of this and {others} more episodes {text}")
         place = (place_below(self.root, fault.file), fault.key.lstrip("/"), "" if fault.row is None else str(fault.row))
         title = f"Fault: {fault.kind.replace('-', ' ')}"
@@ -273,7 +275,8 @@ def _episode_lines(e: EpisodeFacts, others: int) -> list[str]:
         if s.repeated:
             shown += f", {s.repeated} repeated frames"
         if s.contacts is not None and s.contact_share is not None:
-            shown += f", {s.contacts} contacts in {s.contact_share:.0%} of the frames (by {s.evidence})"
+            plural = "" if s.contacts == 1 else "s"
+            shown += f", {s.contacts} contact{plural} in {s.contact_share:.0%} of the frames (by {s.evidence})"
         elif s.role == "touch" and s.evidence is not None:
             shown += ", contacts cannot be determined"
         lines.append(shown)
@@ -403,11 +406,12 @@ def _inspect(
 
 def _judge_times(episode: Episode, result: EpisodeFacts) -> None:
     """Add remarks on the recorded times of an episode, and the distances of frames that are aligned by time."""
-    usable: list[tuple[str, float, Steps]] = []
+    usable: list[tuple[str, float, float]] = []  # key, first time and median step, s
     times = episode.layout.times
     for key, values in _recorded_times(episode).items():
         title = f"Times {key} in {result.name}"
-        if why := why_no_times(values, times.unit if times and key in (times.rows, *times.streams.values()) else None):
+        stated = times.unit if times and key in (times.rows, *times.streams.values()) else None
+        if why := why_no_times(values, stated):
             advice = "Record seconds as float64, or count them from the start of the episode."
             result.remark("no-times", title, f"cannot be used: {why}", advice, key)
             continue
@@ -424,11 +428,13 @@ def _judge_times(episode: Episode, result: EpisodeFacts) -> None:
         if steps.rate is not None and episode.fps is not None:
             measured = f"{steps.rate:.4g} per second by the times, {episode.fps:g} fps recorded"
             _judge(result, "time-rate", abs(steps.rate / episode.fps - 1), key, "Correct fps.", measured=measured)
-        usable.append((key, float(values[0]), steps))
+        unit = stated or steps.unit
+        if unit and steps.median:
+            usable.append((key, float(values[0]) * SECONDS[unit], steps.median * SECONDS[unit]))
     for key, begin, _ in usable[1:]:
-        first, start, steps = usable[0]
-        offset = abs(begin - start) / steps.median
-        measured = f"{begin - start:+.6g} {steps.unit or ''}, {offset:.3g} median steps of {first}"
+        first, start, step = usable[0]
+        offset = abs(begin - start) / step
+        measured = f"{begin - start:+.6g} s, {offset:.3g} median steps of {first}"
         advice = "Record all streams by one clock. [times] of a layout aligns streams whose clocks agree."
         _judge(result, "time-offset", offset, key, advice, first, measured=measured)
     for name, apart in episode.apart_s.items():
@@ -529,6 +535,11 @@ def _look(episode: Episode, result: EpisodeFacts, contact_of_stream: ContactOf |
                 measured = f"{contact.drift:.1f} grey levels within the episode"
                 advice = "Weak contacts may be missed. Warm up the sensor's lamps before recording."
                 result.remark("touch-drift", f"Drift of {name} in {result.name}", measured, advice, name)
+        if episode.layout.container == "hdf5" and codec.channels_first(stream.row_shape):
+            measured = f"read as channels first, {stream.width}x{stream.height}; of MATLAB, the axes may be swapped"
+            advice = "Look at a frame with `tactile-align overlay`. In MATLAB, give h5write [3 width height steps]."
+            title = f"Axes of {name} in {result.name}"
+            result.remark("channels-first", title, measured, advice, name, info=True)
         if behind := stream_faults.bytes_behind(episode, name):
             advice = "They are ignored. `tactile-align repair` writes a copy without them."
             title = f"Rows of {name} in {result.name}"

@@ -171,12 +171,14 @@ class _Source:
             faults += [Fault("non-finite", self.path, keys[0], "has a non-finite number", row) for row in rows]
         for role, name, key in self.places:
             data = self.frames[name]
-            if role == "depth" or kind_of(data) == "raw":
+            raw = role != "depth" and kind_of(data) == "raw"
+            if role == "depth" or (raw and data.dtype.kind != "f"):
                 continue
             sizes: dict[tuple[int, int], list[int]] = {}
             for row in range(min(len(data), self.shortest)):
                 try:
-                    frame = codec.decode(codec.octets(hdf5.read_row(data, row, self.path, key)))
+                    stored = hdf5.read_row(data, row, self.path, key)
+                    frame = codec.from_raw(stored) if raw else codec.decode(codec.octets(stored))
                 except InputError as cause:
                     faults.append(Fault("frame", self.path, key, str(cause), row))
                 else:

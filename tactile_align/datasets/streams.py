@@ -192,7 +192,8 @@ def frame_of_raw(row: np.ndarray, file: Path, key: str, t: int) -> np.ndarray:
     try:
         return codec.from_raw(row)
     except InputError as cause:
-        raise hdf5.fault("frame", file, key, str(cause), t) from cause
+        text = f"{cause}, or remove the frame with: tactile-align repair"
+        raise hdf5.fault("frame", file, key, text, t) from cause
 
 
 def depth_at(group: h5py.Group, key: str, file: Path) -> str:
@@ -341,9 +342,13 @@ def _align(group: h5py.Group, stated: Times, steps: int, file: Path, contents: F
     lengths = {name: stream.rows for name, stream in (*contents.cameras.items(), *contents.touches.items())}
     lengths |= {name: int(tree.array(group.file, key, file).shape[0]) for name, key in contents.depth.items()}
     for name, key in stated.streams.items():
-        if name not in lengths or contents.times is None:
+        if contents.times is None or (name not in lengths and contents.faults):
             continue
         with _Collect(contents):
+            if name not in lengths:
+                text = f"is stated as the times of a stream {name}, but the streams are {', '.join(lengths)}. "
+                text += "Correct the name in [times] of the layout"
+                raise hdf5.fault("times", file, hdf5.full_name(group, key), text)
             times = _times(group, key, lengths[name], f"frames of {name}", stated, file)
             contents.nearest[name], apart = nearest(times, contents.times)
             contents.apart_s[name] = float(apart.max())

@@ -170,8 +170,12 @@ class Writer:
     def attributes(self, given: dict[str, Any]) -> None:
         """Write the HDF5 attributes of the file's root, in sorted order, so that equal input gives equal bytes."""
         for name, value in sorted(given.items()):
+            if (size := _stored_bytes(value)) > MOST_BYTES:
+                text = f"attribute {name} has {size:,} bytes, and HDF5 stores at most {MOST_BYTES:,}"
+                raise InputError(f"{self.target}: {text}. Give it as an array in extra")
+            dated = np.asarray(value) if isinstance(value, np.datetime64 | np.timedelta64) else None
             try:
-                self.file.attrs[name] = value
+                self.file.attrs[name] = value if dated is None else dated.astype(h5py.opaque_dtype(dated.dtype))
             except TypeError as cause:
                 kind = type(value).__name__
                 text = f"attribute {name} is of type {kind}, expected text or numbers. Convert the value"
@@ -262,13 +266,15 @@ def _rename(what: str) -> str:
     return f"rename it, or copy that layout's file, add the name to {what}.names, and use the copy as layout"
 
 
+MOST_BYTES = 64_000
+"""Largest size of an attribute; a header of HDF5 holds 64 KiB with the attribute's name and type."""
 ABOUT_STORAGE = ("layout", "compress")  # attributes that describe how one file is stored, never copied to another
 
 
 def copied_attributes(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the attributes of an episode that a copy contains: those that HDF5 can store and that are true there.
 
-    References to objects, objects of JSON, and text that HDF5 cannot encode are excluded.
+    References to objects, objects of JSON, text that HDF5 cannot encode, and values above MOST_BYTES are excluded.
     """
     return {name: value for name, value in given.items() if name not in ABOUT_STORAGE and _is_storable(value)}
 
@@ -280,9 +286,17 @@ def _is_storable(value: Any) -> bool:
         dtype = np.asarray(value).dtype
     except ValueError:  # lists of different lengths
         return False
+    if _stored_bytes(value) > MOST_BYTES:
+        return False
     if dtype.kind not in "UO":
         return not dtype.hasobject
     return all(isinstance(one, str) and _is_text(one) for one in np.asarray(value, dtype=object).ravel())
+
+
+def _stored_bytes(value: Any) -> int:
+    """Return the size of an attribute in its file's header, which of each text contains only a reference."""
+    array = np.asarray(0 if isinstance(value, h5py.Empty) else value)
+    return array.size * (16 if array.dtype.kind in "UO" else array.itemsize)
 
 
 def _is_text(text: str) -> bool:

@@ -75,7 +75,7 @@ class Attention:
 
     Attributes:
         shares: By kind of token, (B,) share of the attention; at each moment, the shares sum to 1. The kinds are
-            "joints", "latent", "camera NAME", "region VIEW" and "touch SENSOR".
+            "joints", "latent", "camera NAME", "region VIEW", "touch SENSOR" and "point VIEW".
         maps: By kind of token, (B, rows, columns) attention on each token of an image; only for the kinds that come
             from the touch and vision encoders: regions, touches, and the cameras whose frames the vision encoder
             encodes.
@@ -117,7 +117,9 @@ def attention(run: LoadedRun, rows: Sequence[int]) -> Attention:
             shares[f"camera {name}"] = part.sum(axis=1)
     for name, (high, wide) in grids.items():
         part = weights[:, first : first + high * wide]
-        shares[name], maps[name] = part.sum(axis=1), part.reshape(-1, high, wide)
+        shares[name] = part.sum(axis=1)
+        if not name.startswith("point "):  # a point is one token, not those of an image
+            maps[name] = part.reshape(-1, high, wide)
         first += high * wide
     return Attention(shares, maps)
 
@@ -129,7 +131,8 @@ def _extra_grids(model: AlignedPolicy) -> dict[str, tuple[int, int]]:
     grids = {f"camera {camera}": model.alignment.towers.frame_grid for camera in model.frame_keys}
     square = (POLICY_GRID, POLICY_GRID)
     grids |= {f"region {view.key}": square for view in model.views if model.reads_regions}
-    return grids | {f"touch {sensor}": square for sensor in model.sensors if model.reads_touches}
+    grids |= {f"touch {sensor}": square for sensor in model.sensors if model.touch_to_act is not None}
+    return grids | {f"point {key}": (1, 1) for key in model.pointed_keys if model.reads_points}
 
 
 def _decoder_weights(model: AlignedPolicy, act: ACT, batch: MomentBatch) -> np.ndarray:

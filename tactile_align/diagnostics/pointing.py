@@ -27,8 +27,6 @@ FITS = (*((row, row + 1) for row in range(5)), (5, 15), (15, 10**9))
 """First row, and the row after the last, of each regression of the control `linear in joints`."""
 FOLDS = 5
 """Number of groups of training episodes by which such a regression is chosen or not."""
-SURE = 0.5
-"""Probability above which the pointer predicts that there is no such contact."""
 _STRENGTH = 1e-3  # of the ridge regression
 
 
@@ -48,6 +46,7 @@ class Pointed:
         px: (R, K) distance of the prediction from the true place by name, px; nan where one of them is unknown.
         mm: (R, K) the same distance at the depth of the true place, mm.
         done_probability: (R, K) probability of `done` that the pointer predicts; None without a pointer.
+        says_done: (R, K) bool, whether the pointer decides that there is no such contact; None without a pointer.
     """
 
     view: str
@@ -61,6 +60,7 @@ class Pointed:
     px: dict[str, np.ndarray]
     mm: dict[str, np.ndarray]
     done_probability: np.ndarray | None
+    says_done: np.ndarray | None
 
     def of(self, first: int, stop: int, k: int = 0) -> np.ndarray:
         """Return the indices of the moments in rows `first` to `stop` - 1 whose contact k is known and not begun."""
@@ -68,17 +68,21 @@ class Pointed:
         return np.flatnonzero(known & (self.time >= first) & (self.time < stop))
 
     def done_f1(self) -> float:
-        """Return the F1 of the pointer's done at SURE over all known entries; nan if it is not defined."""
-        if self.done_probability is None:
+        """Return the F1 of the pointer's decisions of done over all known entries; nan if it is not defined."""
+        if self.says_done is None:
             return float("nan")
-        said, true = (values[self.done_known] for values in (self.done_probability > SURE, self.done))
+        said, true = (values[self.done_known] for values in (self.says_done, self.done))
         wrong = int((said ^ true).sum())
         hits = int((said & true).sum())
         return 2 * hits / (2 * hits + wrong) if hits + wrong else float("nan")
 
 
 def pointed(
-    moments: Moments, key: str, predicted: Mapping[str, np.ndarray], done_probability: np.ndarray | None = None
+    moments: Moments,
+    key: str,
+    predicted: Mapping[str, np.ndarray],
+    done_probability: np.ndarray | None = None,
+    says_done: np.ndarray | None = None,
 ) -> Pointed:
     """Return the true contacts ahead of all N moments of a view, and the errors of predictions.
 
@@ -87,6 +91,7 @@ def pointed(
         key: Key of the view.
         predicted: (N, K, 2) predicted places by name of the predictor, px of the input image.
         done_probability: (N, K) probability of done; None: none was predicted.
+        says_done: (N, K) bool, the decisions of done; None: none was predicted.
     """
     ahead, entry = moments.ahead[key], next(e for e in moments.jobs[0].inputs if e.key == key)
     episode, time = moments.episode, moments.time
@@ -105,7 +110,8 @@ def pointed(
     px = {name: np.linalg.norm(values - points, axis=-1) for name, values in stored.items()}
     begun = ahead.onsets <= time[:, None]
     told = ahead.done_known
-    return Pointed(key, episode, time, ~begun, points, ahead.done, told, stored, px, apart, done_probability)
+    own = (done_probability, says_done)
+    return Pointed(key, episode, time, ~begun, points, ahead.done, told, stored, px, apart, *own)
 
 
 def controls(train: Moments, moments: Moments, key: str) -> dict[str, np.ndarray]:
@@ -197,7 +203,9 @@ def donors(moments: Moments) -> np.ndarray:
 
 
 @torch.no_grad()
-def predictions(run: LoadedRun, images: np.ndarray | None = None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def predictions(
+    run: LoadedRun, images: np.ndarray | None = None
+) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Return what the pointer of a run predicts in all N moments of the run, by key of the view.
 
     Args:
@@ -205,12 +213,13 @@ def predictions(run: LoadedRun, images: np.ndarray | None = None) -> dict[str, t
         images: (N,) moment whose camera images each moment gets, see `donors`; None: its own.
 
     Returns:
-        Places (N, K, 2), px of the input image of the moments, and probabilities of done (N, K).
+        Places (N, K, 2), px of the input image of the moments, probabilities of done (N, K), and decisions of done
+        (N, K) bool.
 
     Raises:
         ValueError: The model has no contact pointer.
     """
-    parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {key: [] for key in run.model.pointed_keys}
+    parts: dict[str, list[tuple[np.ndarray, ...]]] = {key: [] for key in run.model.pointed_keys}
     rows = np.arange(len(run.moments))
     seen = None if images is None else run.batches(images)
     for batch in run.batches(rows):
@@ -221,11 +230,9 @@ def predictions(run: LoadedRun, images: np.ndarray | None = None) -> dict[str, t
         for key, output in run.model.point(batch, features).items():
             # The encoder's image is cut from the middle of the input, which is larger by the largest random shift.
             points = output.points.double().cpu().numpy() + run.config.augment.shift_px
-            parts[key].append((points, output.done.double().cpu().numpy()))
-    return {
-        key: (np.concatenate([p for p, _ in found]), np.concatenate([d for _, d in found]))
-        for key, found in parts.items()
-    }
+            parts[key].append((points, output.done.double().cpu().numpy(), output.says_done.cpu().numpy()))
+    joined = {key: [np.concatenate(values) for values in zip(*found, strict=True)] for key, found in parts.items()}
+    return {key: (points, done, said) for key, (points, done, said) in joined.items()}
 
 
 @dataclass(frozen=True)
@@ -249,11 +256,12 @@ class PointView:
 
     Attributes:
         errors: Errors by contact ("1" is the next one), then by period, then by name of the predictor.
-        done_f1: F1 of the pointer's done over all known entries.
+        done_f1: F1 of the pointer's decisions of done over all known entries.
         true: (T, K, 2) true places in the T rows, px of the camera's stored images; None where not known.
         predicted: (T, K, 2) places that the pointer predicts.
         done: (T, K) whether there is no such contact within the horizon; None where not known.
         done_probability: (T, K) probability of done that the pointer predicts.
+        says_done: (T, K) whether the pointer decides that there is no such contact.
     """
 
     errors: dict[str, dict[str, dict[str, PointError]]]
@@ -262,6 +270,7 @@ class PointView:
     predicted: list[list[list[float]]]
     done: list[list[bool | None]]
     done_probability: list[list[float]]
+    says_done: list[list[bool]]
 
 
 @dataclass(frozen=True)
@@ -298,7 +307,7 @@ class PointResult:
             ]
             table = text_table(["contact", "rows", "moments", *names], rows) if rows else ["no contact ahead is known"]
             lines += ["", key, *table]
-            lines.append(f"done: F1 {view.done_f1:.2f} at a probability of {SURE}")
+            lines.append(f"done: F1 {view.done_f1:.2f} of the balanced decisions")
         return "\n".join(lines)
 
 
@@ -307,7 +316,7 @@ def _cell(error: PointError) -> str:
 
 
 def _result(result: Pointed) -> PointView:
-    assert result.done_probability is not None
+    assert result.done_probability is not None and result.says_done is not None
     errors: dict[str, dict[str, dict[str, PointError]]] = {}
     for k in range(result.points.shape[1]):
         for period, limits in PERIODS.items():
@@ -324,9 +333,8 @@ def _result(result: Pointed) -> PointView:
         [bool(d) if told else None for d, told in zip(*row, strict=True)]
         for row in zip(result.done, result.done_known, strict=True)
     ]
-    return PointView(
-        errors, result.done_f1(), true, result.predicted[POINTER].tolist(), done, result.done_probability.tolist()
-    )
+    said = (result.done_probability.tolist(), result.says_done.tolist())
+    return PointView(errors, result.done_f1(), true, result.predicted[POINTER].tolist(), done, *said)
 
 
 def pointing_views(run: Path) -> dict[str, str]:
@@ -374,7 +382,7 @@ def point(
     moments = Moments([job], chunk=config.policy.chunk_size, cache=Path(config.cache), progress=progress)
     loaded = LoadedRun.load(folder, config, moments.normalised(data.statistics), "retrieval")
     views = {
-        key: pointed(moments, key, {POINTER: points} | controls(data.train, moments, key), done)
-        for key, (points, done) in predictions(loaded).items()
+        key: pointed(moments, key, {POINTER: points} | controls(data.train, moments, key), done, said)
+        for key, (points, done, said) in predictions(loaded).items()
     }
     return PointResult.of(str(ref), loaded.selected, views), views

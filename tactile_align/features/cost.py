@@ -10,6 +10,8 @@ tokens times tokens. Under autocast to bfloat16, the inputs of the norms stay fl
 from dataclasses import dataclass
 
 import open_clip
+from open_clip.transformer import ResidualAttentionBlock
+from timm.models.vision_transformer import Attention, Block, Mlp
 from torch import nn
 
 from tactile_align.errors import InputError
@@ -53,14 +55,14 @@ def cost_of(encoder: Encoder, precision: str = "float32") -> EncoderCost:
             precision comes first.
 
     Raises:
-        InputError: The encoder is no vision transformer, or has a convolutional stem.
+        InputError: The encoder is no vision transformer, has a convolutional stem, or has blocks of another form than
+            those that the formula describes, as DINOv3 has.
     """
     config, visual, blocks = encoder.config, encoder.visual, encoder.blocks
-    plain = config.stem == "patch" and blocks is not None and hasattr(blocks[0], "mlp") and hasattr(blocks[0], "attn")
-    if blocks is None or not plain:
+    if blocks is None or config.stem != "patch" or not _plain(blocks[0]):
         raise InputError(
-            f"the formula is for vision transformers without a convolutional stem; got {encoder.name}. Use the "
-            f"measured row `largest-batch` of tactile-align doctor"
+            f"the formula is for vision transformers of plain blocks without a convolutional stem; got {encoder.name}. "
+            f"Use the measured row `largest-batch` of tactile-align doctor"
         )
     used, width = max(encoder.used_layers) + 1, encoder.width // len(encoder.used_layers)
     learning = {"full": used, "last": config.last_blocks}.get(config.tune, 0)
@@ -86,3 +88,12 @@ def cost_of(encoder: Encoder, precision: str = "float32") -> EncoderCost:
     weights = sum(p.numel() for p in encoder.parameters())
     trained = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
     return EncoderCost(4 * weights + (STATE + 2 * low) * trained, image_bytes, flops)
+
+
+def _plain(block: nn.Module) -> bool:
+    """Return whether a transformer block is one of open_clip or a plain one of timm, as the formula needs."""
+    if type(block) is ResidualAttentionBlock:
+        return True
+    norms = [part for name, part in block.named_modules() if "norm" in name and not isinstance(part, nn.Identity)]
+    plain = type(block) is Block and type(block.attn) is Attention and type(block.mlp) is Mlp
+    return plain and len(norms) == 2 and all(isinstance(norm, nn.LayerNorm) for norm in norms)

@@ -135,8 +135,17 @@ class Encoder(nn.Module):
         self._norm_fits = _norm_fits(visual)
         self.requires_grad_(False)
         visual.eval()
-        probe = self._features(torch.zeros(1, 3 * frames, int(height), int(width)))
-        self.width, self.grid = int(probe.shape[1]), (int(probe.shape[2]), int(probe.shape[3]))
+        try:
+            probe = self._features(torch.zeros(1, 3 * frames, int(height), int(width)))
+            _, self.width, *grid = map(int, probe.shape)
+            self.grid = grid[0], grid[1]
+        except Exception as error:  # networks of timm raise any exception
+            if not is_foreign(config.model):
+                raise
+            raise InputError(
+                f"{self.name} needs to give a grid of tokens; its first image gave {error!r}. Use a vision transformer "
+                f"or ConvNet of timm, such as timm/vit_small_patch14_dinov2.lvd142m"
+            ) from error
         self.adapters = Adapters(self.width, config.adapters) if config.tune == "adapters" else None
         if config.tune in ("full", "last"):
             self._thaw()
@@ -290,13 +299,15 @@ class Encoder(nn.Module):
     def _thaw(self) -> None:
         """Make all used weights trainable, or only the last blocks. Layers after the last used block stay frozen."""
         trunk, blocks = getattr(self.visual, "trunk", None), list(_blocks(self.visual) or ())
+        late = getattr(self.visual, "late_norm", None)
         used, last_blocks = blocks[: max(self._take) + 1], self.config.last_blocks
         if self.config.tune == "full":
             self.visual.requires_grad_(True)
             unused = ["proj", "head", "attn_pool", "attnpool"]
             unused += [] if self._norm_fits else ["ln_post", "attn_pool_contrastive"]
             parts = [getattr(self.visual, name, None) for name in unused]
-            parts += [getattr(trunk, name, None) for name in ("attn_pool", "head", "fc_norm")]
+            parts += [getattr(trunk, name, None) for name in ("attn_pool", "head")]
+            parts += [] if late is not None else [getattr(trunk, "fc_norm", None)]
             for part in (*parts, *blocks[len(used) :]):
                 if isinstance(part, nn.Parameter | nn.Module):
                     part.requires_grad_(False)
@@ -307,7 +318,7 @@ class Encoder(nn.Module):
                 f"transformer blocks are used. "
                 f"{f'Set last_blocks to at most {len(used)}' if used else 'Set tune to full, adapters or frozen'}"
             )
-        norm = getattr(self.visual, "ln_post", None) or getattr(trunk, "norm", None)
+        norm = getattr(self.visual, "ln_post", None) or late or getattr(trunk, "norm", None)
         for part in (*used[-last_blocks:], *([norm] if norm is not None and self._norm_fits else [])):
             part.requires_grad_(True)
 
@@ -323,7 +334,11 @@ def _blocks(visual: Any) -> nn.ModuleList | None:
     """Return the transformer blocks of an open_clip or timm encoder, in order, or None for other networks."""
     transformer, trunk = getattr(visual, "transformer", None), getattr(visual, "trunk", None)
     blocks = getattr(trunk, "blocks", None) if transformer is None else getattr(transformer, "resblocks", None)
-    return blocks if isinstance(blocks, nn.ModuleList | nn.Sequential) else None  # type: ignore[return-value]
+    if not isinstance(blocks, nn.ModuleList | nn.Sequential):
+        return None
+    # In ConvNets and in networks of stages, `blocks` are not the parts whose tokens timm returns by index.
+    by_stage = trunk is not None and len(trunk.feature_info) != len(blocks)
+    return None if by_stage or isinstance(blocks[0], nn.Sequential) else blocks  # type: ignore[return-value]
 
 
 def _patch(visual: Any) -> int:

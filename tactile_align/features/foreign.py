@@ -2,7 +2,7 @@
 
 | name of the model | tower | file |
 |---|---|---|
-| timm/NAME, such as timm/vit_small_patch14_dinov2.lvd142m | any timm model with a grid of tokens | as timm reads it |
+| timm/NAME, such as timm/vit_small_patch14_dinov2.lvd142m | a timm vision transformer or ConvNet | as timm reads it |
 | sparsh/METHOD_vitSIZE, such as sparsh/dino_vitbase | Sparsh, two touch images | METHOD_vitSIZE.ckpt or .safetensors |
 
 Sparsh (arXiv 2410.24090) is a ViT with 16 px patches and fixed positions. Its input is the touch image and an earlier
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from tactile_align.config.features import SPARSH, TIMM, EncoderConfig
 from tactile_align.errors import InputError
-from tactile_align.features.tensor_files import TensorFit, read_tensors
+from tactile_align.features.tensor_files import TensorFit, read_tensors, require_floating
 
 SIZES = {"small": (384, 12, 6), "base": (768, 12, 12)}
 """Width, number of blocks and number of attention heads of Sparsh's encoders."""
@@ -107,6 +107,9 @@ def form_of(model: str, image_size: tuple[int, int] | None) -> InputForm:
 class TimmTower(nn.Module):
     """timm model with the interface of open_clip's image towers.
 
+    Models that pool by the mean, such as BEiT, have their trained final norm, `fc_norm`, behind the pooling. It is
+    applied to the tokens instead.
+
     Args:
         trunk: The timm model, without classifier.
         size: (width, height) of the input image, px.
@@ -115,6 +118,13 @@ class TimmTower(nn.Module):
     def __init__(self, trunk: Any, size: tuple[int, int]) -> None:
         super().__init__()
         self.trunk, self.image_size = trunk, size[::-1]
+
+    @property
+    def late_norm(self) -> nn.Module | None:
+        """Final norm of a model that pools by the mean; None if the model has a norm of its tokens."""
+        late = getattr(self.trunk, "fc_norm", None)
+        without = late is None or isinstance(late, nn.Identity) or not isinstance(self.trunk.norm, nn.Identity)
+        return None if without else late
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Switch gradient checkpointing on or off."""
@@ -125,20 +135,36 @@ class TimmTower(nn.Module):
     ) -> dict[str, list[Tensor]]:
         """Return the token grids (B, D, rows, columns) of images x (B, channels, H, W), as open_clip's towers do."""
         grids = self.trunk.forward_intermediates(x, norm=normalize_intermediates, **options)
+        if self.late_norm is not None and normalize_intermediates:
+            grids = [self.late_norm(grid.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for grid in grids]
         return {"image_intermediates": grids}
+
+
+class Upright(nn.Module):
+    """Limiting of pixels to 0 to 1, and `turns` clockwise turns by 90 degrees."""
+
+    def __init__(self, turns: int) -> None:
+        super().__init__()
+        self.turns = turns
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return images x (B, channels, H, W), limited and turned."""
+        return torch.rot90(x.clamp(0, 1), -self.turns, (2, 3))
 
 
 class SparshTower(TimmTower):
     """Encoder of Sparsh. Images wider than high are turned by 90 degrees clockwise, and their token grid back."""
 
+    def __init__(self, trunk: Any, size: tuple[int, int]) -> None:
+        super().__init__(trunk, size)
+        self.upright = Upright(int(size[0] > size[1]))
+
     def forward_intermediates(
         self, x: Tensor, normalize_intermediates: bool, **options: Any
     ) -> dict[str, list[Tensor]]:
         """Return the token grids (B, D, rows, columns) of pairs of touch images x (B, 6, H, W)."""
-        turns = int(self.image_size[1] > self.image_size[0])
-        upright = torch.rot90(x.clamp(0, 1), -turns, (2, 3))
-        grids = super().forward_intermediates(upright, normalize_intermediates, **options)["image_intermediates"]
-        return {"image_intermediates": [torch.rot90(grid, turns, (2, 3)) for grid in grids]}
+        grids = super().forward_intermediates(self.upright(x), normalize_intermediates, **options)
+        return {name: [torch.rot90(g, self.upright.turns, (2, 3)) for g in parts] for name, parts in grids.items()}
 
 
 def foreign_tower(config: EncoderConfig) -> TimmTower:
@@ -211,6 +237,7 @@ def load_foreign(tower: TimmTower, file: Path, config: EncoderConfig) -> TensorF
         fit = TensorFit.of(inside, trunk).with_wrong(TensorFit.of(as_is, trunk).wrong)
         fit = fit.with_left({n: value for n, value in raw.items() if n not in inside and id(value) not in kept})
         extra = fit.more_of_the_same(trunk)
+    require_floating({**inside, **raw}, trunk, file)
     if fit.wrong or fit.missing or extra:
         faults = [f"{name} is {got} instead of {wanted}" for name, (got, wanted) in fit.wrong.items()]
         faults += [f"{name} is missing" for name in fit.missing] + [f"{name} is unknown" for name in extra]

@@ -72,30 +72,43 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
     Raises:
         FileNotFoundError, OSError: As for `read_torch`.
         InputError: The file is damaged, contains something other than named tensors, or a tensor is sparse, without
-            data, or not of floating-point numbers although it is learnt.
+            data, complex or quantised. `require_floating` checks the types of numbers that a model needs.
     """
     tensors, entry = (read_safetensors(path)[0], "") if path.suffix == ".safetensors" else _state_in(path)
     for name, value in tensors.items():
-        if what := _unfit_for_weights(name, value):
-            raise InputError(
-                f"{path}: weights must be dense floating-point tensors; {name} is {what}. Save the model's "
-                f"weights as float32, float16 or bfloat16, before it is quantised"
-            )
+        if what := _unfit_for_weights(value):
+            raise _unfit(path, name, what)
     return tensors, entry
 
 
-LEARNT = ("weight", "bias", "embedding", "embed", "proj", "token")
-"""Ends of the names of tensors that are learnt; only other tensors, such as counters and indices, are whole numbers."""
+def require_floating(tensors: Mapping[str, Tensor], model: nn.Module, source: str | Path) -> None:
+    """Check that the tensors of a file `source` are of a type that the floating-point tensors of a model can take.
+
+    Raises:
+        InputError: A tensor is of whole numbers or of 8-bit floating-point numbers; the message names it.
+    """
+    for name, wanted in model.state_dict().items():
+        if name in tensors and wanted.is_floating_point() and tensors[name].dtype not in FLOATING:
+            raise _unfit(source, name, f"of type {tensors[name].dtype}")
 
 
-def _unfit_for_weights(name: str, value: Tensor) -> str:
-    """Return why a tensor cannot be loaded unchanged; "" if it can."""
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _unfit(source: str | Path, name: str, what: str) -> InputError:
+    return InputError(
+        f"{source}: weights must be dense floating-point tensors; {name} is {what.replace('torch.', '')}. Save the "
+        f"model's weights as float32, float16 or bfloat16, before it is quantised"
+    )
+
+
+def _unfit_for_weights(value: Tensor) -> str:
+    """Return why a tensor cannot be loaded unchanged into any model; "" if it can."""
     if value.is_meta:
         return "on the device meta, without data"
     if value.layout != torch.strided:
         return "sparse"
-    odd = value.is_complex() or value.is_quantized or (name.endswith(LEARNT) and not value.is_floating_point())
-    return f"of type {value.dtype}".replace("torch.", "") if odd else ""
+    return f"of type {value.dtype}" if value.is_complex() or value.is_quantized else ""
 
 
 def _state_in(path: Path) -> tuple[dict[str, Tensor], str]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tactile_align.config.features import EncoderConfig
 from tactile_align.errors import InputError, MissingExtra
 from tactile_align.features.foreign import form_of, is_foreign
-from tactile_align.features.tensor_files import header_of, mismatches, read_tensors
+from tactile_align.features.tensor_files import header_of, mismatches, read_tensors, require_floating
 from tactile_align.files import write_atomically
 
 QUICK = "-quickgelu"
@@ -240,6 +240,9 @@ def image_tower(config: EncoderConfig, known: Catalogue, source: str | None, fil
             ) from error
         fault = "an .npz file must hold the weights of a SigLIP model" if source.endswith(".npz") else str(error)
         raise _unfit(source, config.model, fault or repr(error)) from error
+    if fill and source is not None and Path(source).is_file() and Path(source).suffix not in WHOLE_SIGLIP:
+        whole, _ = read_tensors(Path(source))
+        require_floating({name.removeprefix("module."): value for name, value in whole.items()}, clip, source)
     return clip.visual
 
 
@@ -274,6 +277,10 @@ def _quiet_open_clip() -> Iterator[None]:
         root.removeHandler(silent)
 
 
+WHOLE_SIGLIP = (".npz", ".npy")
+"""Endings of files with the weights of whole SigLIP models, in the format of big_vision."""
+
+
 @dataclass(frozen=True)
 class Tower:
     """Image encoder in a file of its own: a tower.safetensors of a run, or the state dict of an open_clip image tower.
@@ -301,8 +308,8 @@ class Tower:
         Raises:
             InputError: The file is damaged, or contains something other than tensors.
         """
-        if Path(path).suffix in (".npz", ".npy"):
-            return None  # weights of whole SigLIP models, in the format of big_vision
+        if Path(path).suffix in WHOLE_SIGLIP:
+            return None
         tensors, entry = read_tensors(Path(path))
         facts = header_of(Path(path))
         if all(name.startswith("module.") for name in tensors):  # the prefix of torch's DistributedDataParallel
@@ -328,6 +335,7 @@ class Tower:
                     f"{self.path}: the encoder was saved with {name} = {self.facts[name]}, but the config gives "
                     f"{stated}. Set {name} as saved (a model with QuickGELU has a name that ends in -quickgelu)"
                 )
+        require_floating(self.tensors, encoder, self.path)
         given = dict(self.tensors)
         if not self.facts:
             open_clip.model.resize_pos_embed(given, encoder)

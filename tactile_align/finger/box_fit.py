@@ -86,20 +86,32 @@ class BoxFit:
             random errors only. The last is that of `free_stroke`.
         bias: (7,) change of the fitted `x` if every box were drawn one pixel wider at each side. The last is that of
             `free_stroke`.
-        free_stroke: The fitted factor on the stroke. If it does not differ clearly from 1, see CLEAR_SIGMAS, or is to
-            be kept, the stroke in `x` is 1, and the sensors are fitted with it.
+        free_x: (7,) fitted parameters with a free stroke. If that stroke does not differ clearly from 1, see
+            CLEAR_SIGMAS, or is to be kept, the stroke in `x` is 1, and the sensors are fitted with it. Otherwise `x`.
         before: (N,) IoU of each box with the box that the original rig predicts.
         after: (N,) IoU of each box with the box that a fit without it predicts.
+        free_after: `after` with a free stroke.
         reading: Whether the gripper reading is commanded or measured; None if the boxes cannot tell.
     """
 
     x: np.ndarray
     sigma: np.ndarray
     bias: np.ndarray
-    free_stroke: float
+    free_x: np.ndarray
     before: np.ndarray
     after: np.ndarray
+    free_after: np.ndarray
     reading: Reading | None
+
+    @property
+    def free_stroke(self) -> float:
+        """Fitted factor on the stroke, whether or not it is used."""
+        return float(self.free_x[6])
+
+    @property
+    def stroke_sigma(self) -> float:
+        """Standard deviation of `free_stroke`, with the random error and that of boxes drawn one pixel wider."""
+        return float(np.hypot(self.sigma[6], self.bias[6]))
 
 
 START = np.array([0.0] * 6 + [1.0])
@@ -185,8 +197,8 @@ def fit_boxes(drawn: Sequence[Drawn], ends: tuple[float, float], keep_stroke: bo
     def solve(rows: np.ndarray) -> np.ndarray:
         return _solve(_only(drawn, rows), best, held) if rows.any() else initial
 
-    fits, after = cross_validated(np.arange(len(every)), solve, errors)
-    sigma, bias = _sigma(fits), _solve(wider, free) - free
+    fits, free_after = cross_validated(np.arange(len(every)), solve, errors)
+    after, sigma, bias = free_after, _sigma(fits), _solve(wider, free) - free
     if keep_stroke or abs(free[0, 6] - 1) <= CLEAR_SIGMAS * np.hypot(sigma[0, 6], bias[0, 6]):
         held, best = True, np.column_stack([best[:, :6], np.ones(len(drawn))])
         best = _solve(drawn, best, held)
@@ -194,9 +206,9 @@ def fit_boxes(drawn: Sequence[Drawn], ends: tuple[float, float], keep_stroke: bo
         sigma[:, :6], bias[:, :6] = _sigma(fits)[:, :6], (_solve(wider, best, held) - best)[:, :6]
     telling = np.concatenate([part.frames.telling for part in drawn])
     reading = likely_reading(telling, solve, errors, CLEAR_IOU)
-    each = np.split(1 - after, np.cumsum([len(part) for part in drawn])[:-1])
+    each, each_free = (np.split(1 - one, np.cumsum([len(part) for part in drawn])[:-1]) for one in (after, free_after))
     return [
-        BoxFit(best[i], sigma[i], bias[i], float(free[i, 6]), part.iou(START), each[i], reading)
+        BoxFit(best[i], sigma[i], bias[i], free[i], part.iou(START), each[i], each_free[i], reading)
         for i, part in enumerate(drawn)
     ]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tactile_align.checks import Check, Limit, Status, decided, graded
-from tactile_align.finger.box_fit import BoxFit
+from tactile_align.finger.box_fit import CLEAR_SIGMAS, BoxFit
 from tactile_align.finger.frames import Reading
 from tactile_align.finger.tag_fit import MIN_SIGHTINGS
 
@@ -117,7 +117,7 @@ def box_checks(
         accept: Whether a person confirms that the sensor's pose in the rig is wrong.
     """
     needed = is_needed(fit.before, fit.after)
-    kept = "" if x is fit.x else f"it keeps its pose; the fit would move it by {amounts(fit.x, '+z.2f')}"
+    kept = "" if x is fit.x else f"it keeps its pose; the fit would move it by {displacement(fit.x)}"
     return [
         *held_out_checks(fit.after, sensor),
         needed_check(fit.before, fit.after, needed, f"boxes of {sensor} in {camera}", sensor),
@@ -181,7 +181,7 @@ def stroke_checks(
         accept: Whether a person confirms that the gripper opens that far.
     """
     one = next(iter(fits.values()))
-    free, sigma = one.free_stroke, float(one.sigma[6])
+    free, sigma = one.free_stroke, one.stroke_sigma
     after = float(np.median(np.concatenate([fit.after for fit in fits.values()])))
     far = next((name for name, fit in fits.items() if _is_far(fit.x)), None)
     doubt = next(filter(None, doubts.values()), "")
@@ -202,7 +202,46 @@ def stroke_checks(
         graded(LIMITS, "opening-range", span * 1e3, advice="Draw boxes at openings over the whole stroke."),
         held if one.x[6] == 1 else stroke_check(free, sigma, opened, advice, accept),
         wider_check(f"stroke x {1 + one.bias[6] / one.free_stroke:.3f}", "stroke"),
+        *_two_strokes(fits, opened, keep),
     ]
+
+
+def _two_strokes(fits: Mapping[str, BoxFit], opened: float, keep: bool) -> list[Check]:
+    """Return the line that compares a kept stroke with the free one; [] if the two are within one sigma."""
+    one = next(iter(fits.values()))
+    off = abs(one.free_stroke - 1)
+    if one.x[6] != 1 or off <= one.stroke_sigma:
+        return []
+    kept = [(name, fit.x, fit.after) for name, fit in fits.items()]
+    free = [(name, fit.free_x, fit.free_after) for name, fit in fits.items()]
+    texts = [
+        f"{word}, {2e3 * opened * float(parts[0][1][6]):.1f} mm between the open fingers: "
+        + ", ".join(
+            f"{name} moves by {1e3 * np.linalg.norm(x[:3]):.1f} mm, IoU {np.median(iou):.3f}" for name, x, iou in parts
+        )
+        for word, parts in (("stroke kept", kept), ("stroke free", free))
+    ]
+    judged = (
+        "the boxes cannot tell them apart" if off <= CLEAR_SIGMAS * one.stroke_sigma else "the boxes favour the second"
+    )
+    flag = " (--keep-stroke)" if keep else ""
+    text = f"{'; '.join(texts)}; {judged}; the first is used{flag}"
+    return [Check("kept-or-free-stroke", "Stroke kept or free", "info", text)]
+
+
+def free_stroke_advice(fit: BoxFit, sensor: str, opened: float, keep: bool) -> str:
+    """Return a sentence on the fit with a free stroke, if it leaves the sensor near its pose in the rig, else "".
+
+    `opened` and `keep` are those of `stroke_checks`.
+    """
+    if fit.x[6] != 1 or is_far(fit.free_x):
+        return ""
+    wide, moved = 2e3 * opened * fit.free_stroke, 1e3 * np.linalg.norm(fit.free_x[:3])
+    return (
+        f"With a free stroke ({wide:.1f} mm between the open fingers), {sensor} moves by only {moved:.1f} mm. Measure "
+        f"how far the fingers open, because the stroke in a data sheet is nominal, and state it in the rig"
+        f"{', or leave out --keep-stroke' if keep else ''}. "
+    )
 
 
 def _other(view: OtherView, camera: str, needed: bool) -> Check:
@@ -238,7 +277,7 @@ def moved_check(x: np.ndarray, sensor: str, doubt: str, accept: bool, measured: 
     id, title = f"sensor-moved/{sensor}", f"Sensor {sensor} moved"
     limit = f"<= {FAR_M * 1e3:.0f} mm, {np.degrees(FAR_RAD):.0f} deg"
     advice, metres = or_else(doubt, "the sensor really sits there", accept), float(np.linalg.norm(x[:3]))
-    near, otherwise, measured = not _is_far(x), doubted(accept), measured or amounts(x, "+z.2f")
+    near, otherwise, measured = not _is_far(x), doubted(accept), measured or displacement(x)
     return decided(id, title, near, measured, limit=limit, value=metres, advice=advice, otherwise=otherwise)
 
 
@@ -285,3 +324,10 @@ def amounts(x: np.ndarray, form: str) -> str:
     """
     millimetres = " ".join(f"{v * 1e3:{form}}" for v in x[:3])
     return f"{millimetres} mm, " + " ".join(f"{np.degrees(v):{form}}" for v in x[3:6]) + " deg"
+
+
+def displacement(x: np.ndarray) -> str:
+    """Return a text with a shift and a rotation vector, see `amounts`: the length of each, then its components."""
+    shift, turn = 1e3 * x[:3], np.degrees(x[3:6])
+    parts = ((shift, "mm"), (turn, "deg"))
+    return ", ".join(f"{np.linalg.norm(v):.2f} {unit} ({' '.join(f'{c:+z.2f}' for c in v)})" for v, unit in parts)

@@ -15,7 +15,7 @@ from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
 from tactile_align.geometry.frames import invert, pose
 from tactile_align.projection.episode_boxes import held_opening, qpos_at_exposure
-from tactile_align.verify.evidence import Evidence, Labels, gather
+from tactile_align.verify.evidence import Evidence, Labels, gather, label_name
 from tactile_align.verify.labels import labelled_episodes
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ def choose_frames(
     rig: Rig | None = None,
     arm: str | None = None,
     layout: str | Path | None = None,
+    not_in: Labels | None = None,
 ) -> tuple[Chosen, ...]:
     """Return frames of a camera, sorted by episode and row.
 
@@ -62,10 +63,11 @@ def choose_frames(
         rig: The rig.
         arm: Name of the arm over whose gripper openings the frames are spread.
         layout: The episodes' layout; recognised when None.
+        not_in: Labels whose frames of this camera are not chosen.
 
     Raises:
         FileNotFoundError, EpisodeError: No episodes were found, or they are damaged.
-        InputError: `count` is less than 1, an episode lacks the camera, or the episodes hold no frames.
+        InputError: `count` is less than 1, an episode lacks the camera, or the episodes hold no frames to choose from.
     """
     if count < 1:
         raise InputError(f"count must be at least 1 frame; got {count}. Choose a larger count")
@@ -90,6 +92,12 @@ def choose_frames(
     pooled = np.concatenate(openings)
     if len(pooled) == 0:
         raise InputError(f"{path}: the episodes hold no frames. Record episodes with frames")
+    drawn = {(key[0], frame) for key, boxes in (not_in or {}).items() if key[1] == camera for frame in boxes}
+    names = [label_name(ref) for ref in refs]
+    left = [(names[i], frame) not in drawn for i, frame in zip(episode_of, frame_of, strict=True)]
+    episode_of, frame_of, pooled = episode_of[left], frame_of[left], pooled[left]
+    if len(pooled) == 0:
+        raise InputError(f"{path}: the labels contain all {len(left)} frames. Choose from all frames, without --not-in")
     if known:
         taken = _over_openings(pooled, episode_of, frame_of, min(count, len(pooled)))
     else:

@@ -20,6 +20,7 @@ from tactile_align.finger.checks import (
     STROKES,
     OtherView,
     box_checks,
+    free_stroke_advice,
     is_far,
     is_needed,
     reading_checks,
@@ -134,7 +135,8 @@ def calibrate_finger(
         if not plausible:
             doubt = "Correct the stroke first: see the check 'Stroke'."
         elif is_far(x):
-            doubt = f"{other_cause(part, camera, known.camera(camera))} {verdict_of_others(others)}"
+            doubt = free_stroke_advice(fit, part.sensor, opened, keep_stroke)
+            doubt += f"{other_cause(part, camera, known.camera(camera))} {verdict_of_others(others)}"
         doubts[part.sensor] = doubt
         checks += box_checks(fit, x, others, part.sensor, camera, doubt, accept)
         if wanted and not others and not doubt:

@@ -12,7 +12,15 @@ import numpy as np
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.checks import Check, Report, graded
 from tactile_align.errors import InputError
-from tactile_align.finger.checks import LIMITS, STROKES, amounts, moved_check, reading_checks, sigma_check, stroke_check
+from tactile_align.finger.checks import (
+    LIMITS,
+    STROKES,
+    displacement,
+    moved_check,
+    reading_checks,
+    sigma_check,
+    stroke_check,
+)
 from tactile_align.finger.frames import Reading
 from tactile_align.finger.tag_fit import FingerTag, Holder, Sightings, TagFit, find_tag, fit_tag
 from tactile_align.geometry.frames import invert, rotation_log
@@ -143,4 +151,4 @@ def _checks(
 
 def _camera_moved(off: np.ndarray, camera: str) -> Check:
     metres = float(np.linalg.norm(off[:3]))
-    return Check(f"camera-moved/{camera}", f"Camera {camera} moved", "info", amounts(off, "+z.2f"), metres)
+    return Check(f"camera-moved/{camera}", f"Camera {camera} moved", "info", displacement(off), metres)

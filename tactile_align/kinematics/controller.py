@@ -451,7 +451,13 @@ def check_controller_poses(
     checks = [graded(LIMITS, "position-rms", raw.rms_mm), graded(LIMITS, "rotation-rms", raw.rms_deg)]
     if traps:
         left = f"{fit.residual.rms_mm:.2f} mm, {fit.residual.rms_deg:.2f} deg"
-        advice = "The arm is right, and recordings need no change: the rig computes poses from the joints."
+        # The zero of the first joint moves the base, and that of the last joint the tool.
+        unseen = (
+            "except for the zero of its first or last joint and the choice of base and tip, which these poses cannot "
+            "show. Recordings"
+        )
+        unseen = "and recordings" if freedom == "none" else unseen
+        advice = f"The arm is right, {unseen} need no change: the rig computes poses from the joints."
         advice = advice if hypothesis.name in OF_FILE else ""
         # The mistakes explain the differences as stated, so these are only a fact.
         checks = [

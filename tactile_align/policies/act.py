@@ -22,7 +22,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from tactile_align.config.policy import DenoiserConfig, Head
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict
-from tactile_align.features.tensor_files import mismatches, read_tensors, require_finite
+from tactile_align.features.tensor_files import mismatches, read_tensors, require_finite, require_floating
 from tactile_align.moments.batch import MomentBatch
 from tactile_align.policies.heads.head import ActionHead, Draws, Memory, Observed
 
@@ -377,7 +377,9 @@ def read_resnet18_weights(name: str) -> dict[str, Tensor]:
         )
     # Frozen batch norm has no batch counter, and the classifier is not used.
     kept = {k: v for k, v in tensors.items() if not k.startswith("fc.") and not k.endswith(".num_batches_tracked")}
-    if faults := mismatches(kept, resnet18_backbone()):
+    backbone = resnet18_backbone()
+    require_floating(kept, backbone, name)
+    if faults := mismatches(kept, backbone):
         raise InputError(
             f"{name}: expected the tensors of a ResNet-18 with torchvision's names; {len(faults)} do not fit: "
             f"{'; '.join(faults[:4])}. Use a torchvision ResNet-18 state dict."

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tactile_align.errors import InputError
-from tactile_align.features.tensor_files import mismatches, read_tensors, require_finite
+from tactile_align.features.tensor_files import mismatches, read_tensors, require_finite, require_floating
 from tactile_align.policies.act import ACT, ACTConfig
 
 # Pairs (prefix in the original, our prefix). What follows the prefix is the same in both.
@@ -56,8 +56,9 @@ def load_act(path: Path, config: ACTConfig) -> ACT:
         _check(tensors, config)
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
-    require_finite(tensors, file)
     model = ACT(config, fill_vision=False)
+    require_floating(tensors, model, file)
+    require_finite(tensors, file)
     model.load_state_dict(tensors, strict=True)
     return model
 

@@ -285,7 +285,8 @@ class AlignedPolicy(nn.Module):
         """
         if self.pointer is None:
             raise ValueError("this model has no contact pointer. Train with a [pointer] table in the config")
-        return {key: self.pointer.output(maps) for key, maps in self._maps(batch, features, self.pointer).items()}
+        found = self._maps(batch, features, self.pointer).items()
+        return {key: self.pointer.output(maps, number) for number, (key, maps) in enumerate(found)}
 
     def _maps(
         self, batch: ObservationBatch, features: BatchFeatures, pointer: Pointer, truth: MomentBatch | None = None

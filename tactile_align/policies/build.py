@@ -134,7 +134,10 @@ def make_model(config: TrainConfig, state_dim: int, action_dim: int, fill: bool 
 
 
 def set_pointer_rates(model: AlignedPolicy, train: Moments) -> None:
-    """Set the chance levels of the model's pointer, and the weight of done, from the moments of the training split."""
+    """Set the chance levels of the model's pointer, and the weight of done, from the moments of the training split.
+
+    All moments count alike, so the levels are those of the batches only with contact_share = "natural".
+    """
     if model.pointer is None:
         return
     for number, key in enumerate(model.pointed_keys):

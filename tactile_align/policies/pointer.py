@@ -24,10 +24,13 @@ class PointerOutput(NamedTuple):
     Attributes:
         points: (B, K, 2) places of the contacts, px of the image that the vision encoder gets.
         done: (B, K) probability that there is no such contact within the horizon.
+        says_done: (B, K) bool, whether the pointer decides that there is none. The decision is balanced: it counts the
+            entries with a contact as much as those without, so a rare class is also decided below a probability of 0.5.
     """
 
     points: Tensor
     done: Tensor
+    says_done: Tensor
 
 
 class PointerMaps(NamedTuple):
@@ -36,7 +39,8 @@ class PointerMaps(NamedTuple):
     Attributes:
         logits: (B, K, R, C) map of each of K contacts; softmax over the tokens gives the probability of its place.
         offsets: (B, R, C, 2) place of a contact within each token, relative to the token's centre, in tokens.
-        done: (B, K) logit of the probability that there is no such contact.
+        done: (B, K) balanced logit that there is no such contact: as if both classes were equally frequent. The pointer
+            decides that there is none where it is above 0.
     """
 
     logits: Tensor
@@ -152,10 +156,16 @@ class Pointer(nn.Module):
             torch.stack(maps, dim=1).view(shape), offsets.view(len(tokens), *self.grid, 2), torch.stack(dones, dim=1)
         )
 
-    def output(self, maps: PointerMaps) -> PointerOutput:
-        """Return the places of the contacts, at the best token of each map, and the probabilities of done."""
+    def output(self, maps: PointerMaps, view: int) -> PointerOutput:
+        """Return the places of the contacts, at the best token of each map, and the probabilities of done.
+
+        Args:
+            maps: Result of `forward` for B images.
+            view: Index of the view in the options, whose class weight of the loss is taken out of the probabilities.
+        """
         cells = maps.logits.flatten(2).argmax(dim=2)
-        return PointerOutput(self._points(cells, maps.offsets.flatten(1, 2)), maps.done.sigmoid())
+        probability = (maps.done - self.done_odds[view].log()).sigmoid()
+        return PointerOutput(self._points(cells, maps.offsets.flatten(1, 2)), probability, maps.done > 0)
 
     def cells(self, points: Tensor) -> Tensor:
         """Return the index of the token that contains each point (..., 2), px of the image; 0 for a nan."""
@@ -173,7 +183,8 @@ class Pointer(nn.Module):
     def set_rates(self, view: int, split: AheadBatch) -> None:
         """Set the rates of a view from all N moments of the training split, with `points` in px of the encoder's image.
 
-        One flat map, and one entry of each class of done, are added, so that no chance is infinite.
+        One flat map, and one entry of each class of done, are added, so that no chance is infinite. All moments count
+        alike, as in batches with contact_share = "natural"; other batches have other rates.
         """
         rows, columns = self.grid
         for k in range(self.options.most):
@@ -214,7 +225,7 @@ class Pointer(nn.Module):
         guess = (weight * self.done_rate[view] / (1 - self.done_rate[view])).log().expand_as(done)
         bce_chance = F.binary_cross_entropy_with_logits(guess, done.float(), reduction="none", pos_weight=weight)
         mean_log = self.mean_map[view].flatten(1).log()
-        found = self.output(maps)
+        found = self.output(maps, view)
 
         def mean(values: Tensor, which: Tensor, number: Tensor) -> Tensor:
             return torch.where(which, values, 0).sum() / number
@@ -232,7 +243,7 @@ class Pointer(nn.Module):
             "map_flat": mean(torch.full_like(crossed, math.log(wanted.shape[2])), known, entries),
             "done_chance": mean(bce_chance, told, decided),
             "px": mean((found.points - points).norm(dim=2), known, entries),
-            "said_done": mean((maps.done > 0).float(), told, decided),
+            "said_done": mean(found.says_done.float(), told, decided),
             "is_done": mean(done.float(), told, decided),
             "left_out": (~known & ~(target.done & told)).sum(),
             "done_left_out": (~told).sum(),

@@ -179,8 +179,8 @@ def _rewrite(source: Path, path: Path, rig: Rig) -> None:
     text = text.replace("\n", ends)
     if _keys_of(rig_of(tomllib.loads(text), str(path), path.parent)) != _keys_of(rig):
         raise InputError(
-            f"{path}: the new values cannot be written in the layout of this file, so nothing was written. Write to "
-            f"a new file with --out, or rewrite dotted keys (a.b.c = 1) in this file as tables"
+            f"{source}: the new values cannot be written in the layout of this file, so nothing was written. Rewrite "
+            f"dotted keys (a.b.c = 1) in it as tables"
         )
     write_text_atomically(path, text)
 

@@ -288,7 +288,7 @@ def draw_objects(rng: np.random.Generator, look: Look, rig: Rig) -> tuple[Look, 
 class Tour:
     """Script of one episode in which the hand touches each of several objects once, in a fixed order, and goes back.
 
-    The truth about the object is that of the object which is touched now or next.
+    The truth about the object is that of the object which is touched now or next; at the end, of the last one.
 
     Args:
         world: The cell with a look of `draw_objects`, set to poses without physics.
@@ -314,7 +314,8 @@ class Tour:
             yield from self._move(place, over, yaw, turn, wide, "approach", T)
             yield from self._move(over, aim, turn, turn, wide, "surround", T)
             yield from self._touch(aim, turn, wide, contact, T)
-            yield from self._move(aim, over, turn, turn, wide, "release", T)
+            after = self.objects[min(contact + 1, len(self.objects) - 1)]
+            yield from self._move(aim, over, turn, turn, wide, "release", after)
             place, yaw = over, turn
         yield from self._move(place, back, yaw, np.pi / 2, wide, "release", self.objects[-1])
         yield self._step(wide, wide, "release", self.objects[-1])

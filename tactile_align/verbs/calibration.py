@@ -142,6 +142,7 @@ def label(
     rig: str | None = None,
     count: int = 20,
     layout: str | None = None,
+    not_in: Path | None = None,
     out: Path = Path("label.html"),
     overwrite: bool = False,
 ) -> int:
@@ -158,12 +159,16 @@ def label(
             there is one. With a rig, the frames cover the range of gripper openings.
         count: Number of frames.
         layout: Name or path of the episode layout; default: detect the layout.
+        not_in: CSV file of boxes, or a folder of such files; their frames of this camera are left out.
         out: HTML page to write.
         overwrite: Replace an existing page.
     """
+    from tactile_align.verify.labels import read_labels
     from tactile_align.viz.label.page import label_page
 
-    print(label_page(episodes, camera, sensor, out, rig=rig, count=count, layout=layout, overwrite=overwrite))
+    drawn = None if not_in is None else read_labels(not_in)
+    options: dict[str, Any] = {"count": count, "layout": layout, "not_in": drawn, "overwrite": overwrite}
+    print(label_page(episodes, camera, sensor, out, rig=rig, **options))
     logger.info(
         "open the page, draw boxes and save the CSV file; then run `calibrate finger` or `verify` with --labels"
     )

@@ -31,9 +31,14 @@ The run folder gets tower.safetensors, which features.touch.pretrained of anothe
 
 def train(argv: Sequence[str]) -> int:
     """Train a policy (ACT, flow or diffusion) with the alignment loss HSA; exit status 1 if the run diverges."""
+    from tactile_align.config.train import load_config
+
     out = _trained("train", TRAIN_USAGE, argv)
     if isinstance(out, Path):
-        print(f"run folder: {out}. Evaluate it with: tactile-align evaluate {out}")
+        config = load_config(out / "config.toml")
+        points = config.pointer is not None and not config.train_policy and config.hsa.weight == 0
+        advice = f"See where it points with: tactile-align point {out} EPISODE"
+        print(f"run folder: {out}. {advice if points else f'Evaluate it with: tactile-align evaluate {out}'}")
         return GOOD
     return out
 
@@ -71,6 +76,11 @@ def _trained(verb: Literal["train", "pretrain"], usage: str, argv: Sequence[str]
         raise InputError(
             f"{rest[0]}: this file names a preset; got the flag --policy.head, which comes too late for it. State "
             f"policy.head in the file, whose preset depends on it"
+        )
+    if default.pointer is None and (flags := [word for word in rest[1:] if word.startswith("--pointer.")]):
+        raise InputError(
+            f"{rest[0]}: flags of the pointer need its table; got {flags[0]} without one. Add a [pointer] table to the "
+            f"file"
         )
     # Fields of a table that may be missing, such as [pointer], are flags if the file has the table.
     named, flat = f"tactile-align {verb} CONFIG", (AvoidSubcommands,)

@@ -119,7 +119,8 @@ def on_sensor(
     if not np.isfinite(iou).any():
         nowhere = "no frame has both a box and truth or a label"
         advice = "The rig predicts no box where the sensor was seen. Check the camera's parent and pose."
-        return [judge("iou-median", np.nan, advice, nowhere)]
+        enough = _enough(camera, sensor, views, "the rig predicts no box")
+        return [enough, judge("iou-median", np.nan, advice, nowhere)]
     advice = (
         "Look at `tactile-align overlay`. If only one camera fails, check its image_map, K (`calibrate intrinsics`) "
         "and pose (`calibrate hand-eye`), in this order. "
@@ -142,13 +143,19 @@ def on_sensor(
     )
     what = "finger" if _on_one_hand(rig, camera, sensor) else "camera"
     moved = f"the {'sensor' if what == 'finger' else 'camera'} would have to move, and whether that is likely"
+    if what == "finger" and not rig.sensors[sensor].parent.endswith(("/finger1", "/finger2")):
+        remedy = "check the sensor's pose."
+    else:
+        remedy = (
+            f"`tactile-align calibrate {what} RECORDINGS --rig RIG --camera {camera} --dry-run`, with the --labels and "
+            f"--layout of this `verify`, if any, states how far {moved}."
+        )
     beside = (
         "If the size of the boxes is wrong, check K, the camera's distance and the sensor's size. If only their "
-        f"position is wrong: `tactile-align calibrate {what} RECORDINGS --rig RIG --labels LABELS --camera {camera} "
-        f"--dry-run` states how far {moved}."
+        f"position is wrong: {remedy}"
     )
     checks = [
-        _enough(camera, sensor, views, f"median IoU {median:.3f}, edges within {np.abs(edges).max():.1f} px"),
+        _enough(camera, sensor, views, f"median IoU {median:.3f}, median edge error {np.abs(edges).max():.1f} px"),
         judge("iou-median", median, advice, f"{median:.3f} ({count} boxes)"),
         judge("iou-p5", np.nanpercentile(iou, 5), advice),
         judge("box-missing", np.isnan(box[in_sight, 0]).mean(), advice),
@@ -286,8 +293,10 @@ def episode_checks(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
     limit = "labels or truth"
     advice = (
         "Nothing proves that the boxes lie on the sensor. Look at `tactile-align overlay`, draw boxes on about 20 "
-        "frames (`tactile-align label` writes the page), then use --labels. Remove unused cameras from the rig."
+        "frames (`tactile-align label` writes the page), then use --labels."
     )
+    if len(rig.cameras) > 1:
+        advice += " Remove unused cameras from the rig."
     proof = [
         Check(id, title, "warn", "no truth or labels", limit=limit, advice=advice) for id, title in unproven.items()
     ]

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 
 from tactile_align.datasets.episodes import Episode, open_episode
-from tactile_align.diagnostics.pointing import LINEAR, POINTER, SURE, Pointed, PointResult, point, pointing_views
+from tactile_align.diagnostics.pointing import LINEAR, POINTER, Pointed, PointResult, point, pointing_views
+from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
 from tactile_align.files import refuse_existing
 from tactile_align.viz.features.run_pictures import beside, stacked
@@ -43,8 +44,11 @@ def point_sheets(
 
     Raises:
         FileExistsError: A file exists and `overwrite` is False.
+        InputError: `frames` is below 1.
         FactError, FileNotFoundError, InputError: As in `diagnostics.pointing.point`.
     """
+    if frames < 1:
+        raise InputError(f"a sheet needs at least one frame; got frames = {frames}. Set frames to 1 or more")
     views, place = pointing_views(Path(run)), Path(run) / "points" if out is None else Path(out)
     with open_episode(episode, layout) as opened:
         group = opened.ref.group.rpartition("/")[2]
@@ -85,11 +89,11 @@ def _cell(image: np.ndarray, points: Pointed, t: int) -> np.ndarray:
     cell = np.full((high + ink.row, WIDTH, 3), INK, np.uint8)
     picture = cell[:high]
     fit_into(picture, image)
-    assert points.done_probability is not None
+    assert points.done_probability is not None and points.says_done is not None
     done, told = points.done_probability[t], points.done_known[t]
     for k in range(len(done)):
         marks = [(points.points, "o", WHITE)]
-        marks += [(points.predicted[POINTER], "+", SKY)] if done[k] <= SURE else []
+        marks += [(points.predicted[POINTER], "+", SKY)] if not points.says_done[t, k] else []
         marks += [(points.predicted[LINEAR], "x", ORANGE)] if k == 0 else []
         for values, shape, colour in marks:
             _mark(picture, (values[t, k] + 0.5) * scale - 0.5, shape, colour, "" if shape == "x" else str(k + 1))

@@ -123,9 +123,9 @@ def runs(folders: Sequence[Path]) -> None:
         run = LoadedRun.load(folder, config, data.judged, "retrieval")
         own, exchanged = predictions(run), predictions(run, donors(run.moments))
         print(f"\n{folder}, {run.selected}, {data.judged_on} episodes", flush=True)
-        for key, (points, done) in own.items():
+        for key, (points, done, said) in own.items():
             named = {POINTER: points, EXCHANGED: exchanged[key][0]} | judged(data.train, data.judged, key)
-            result = pointed(data.judged, key, named, done)
+            result = pointed(data.judged, key, named, done, said)
             print(*(line for k in range(points.shape[1]) for line in table(result, k)), sep="\n")
             print(f"{key}: F1 of done {result.done_f1():.3f} over {int(result.done_known.sum())} entries", flush=True)
 

@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import re
 import tomllib
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.cli import run
+from tactile_align.errors import InputError
 from tactile_align.facts import fact_folder
+from tactile_align.sessions import write_rig
 from tactile_align.sessions.write_rig import edited, pose_keys
 from tests.calibration.cell import capture
 from tests.finger.test_from_boxes import labels
@@ -252,3 +255,14 @@ def test_a_pose_is_written_without_negative_zeros() -> None:
     T = np.eye(4)
     T[:3, 3] = -0.0
     assert "-0" not in str(pose_keys(T))
+
+
+def test_a_layout_that_cannot_hold_the_new_values_is_refused_by_the_name_of_the_file_that_was_edited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "own.toml", tmp_path / "new.toml"
+    load_rig("cell").save(source)
+    monkeypatch.setattr(write_rig, "edited", lambda text, old, new: text)
+    with pytest.raises(InputError, match=rf"^{re.escape(str(source))}: .* nothing was written\. Rewrite dotted keys"):
+        write_rig._rewrite(source, out, load_rig(source).model_copy(update={"name": "other"}))
+    assert not out.exists()

@@ -36,6 +36,7 @@ ODD_VALUES: list[Any] = [
     *("pick", "", "Größe", b"pick", np.bytes_(b"gr\xfc\xdf"), np.array([b"a", b"bb"]), ["x", "yy"], '{"a": [1, null]}'),
     *(np.array((1, 2.5), dtype=[("a", "i4"), ("b", "f8")])[()], np.void(b"ab\0\0"), np.array(1, dtype=LABELS)),
     *(np.array([0, 1], dtype=LABELS), np.array(["2026-11-29"], h5py.opaque_dtype("M8[s]"))),
+    np.array("2026-11-29", h5py.opaque_dtype("M8[s]")),
     *(h5py.h5t.UNIX_D32LE, h5py.Reference, np.array([b"\xff\xfe"], dtype=h5py.string_dtype("ascii", 2))),
 ]
 ODD_NAMES: list[Any] = ["sim", "task", "unit", "Größe", "a/b@c", " note ", "K", "success", b"\xff\xfe"]
@@ -170,6 +171,7 @@ def _named_layout(folder: Path, rng: np.random.Generator) -> str:
 JSON_VALUES: list[Any] = [
     *(20, 29.97, True, -1, 2**63, 2**70, 1e308, "pick", "", "Größe", "a\0b", "\ud800", None, [], {}, {"fx": 60.0}),
     *([1, 2, 3], [1.5, 2], [[1, 0], [0, 1]], ["a", "b"], [1, "a"], [True, False], [True, 2], [[1], [2, 3]], [None, 1]),
+    list(range(9000)),
 ]
 RATES: dict[str, float | None] = {
     "20": 20,

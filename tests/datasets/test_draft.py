@@ -328,17 +328,22 @@ def limited(command: np.ndarray) -> np.ndarray:
 
 
 STEPS = np.repeat([0.0, 200.0, 0.0, 235.0], 12)
+NOISE = np.random.default_rng(0).normal(0, 0.6, 48)
 
 
 @pytest.mark.parametrize(
     ("command", "reading", "drafted", "why"),
     [
         (STEPS, limited(STEPS), "measured", r"# A guess: it follows cmd/gripper, but differs in \d\d% of the rows\."),
-        (STEPS, 1 - np.r_[0, STEPS[:-1]] / 255, "commanded", r"# A guess: it equals cmd/gripper up to scale\."),
+        (STEPS, np.float32(1 - STEPS / 255), "commanded", r"# A guess: it equals cmd/gripper up to scale\."),
+        (STEPS / 255, np.round(STEPS * 0.4), "commanded", r"# A guess: it equals cmd/gripper up to scale\."),
+        (STEPS, 1 - np.r_[0, STEPS[:-1]] / 255, "?", "# measured or commanded\\?"),
+        (STEPS, np.r_[0, STEPS[:-1]] + NOISE, "?", "# measured or commanded\\?"),
+        (STEPS, STEPS + NOISE, "?", "# measured or commanded\\?"),
         (np.sign(STEPS - 1), np.cumsum(np.sign(STEPS - 1)), "?", "# measured or commanded\\?"),
         (np.full(48, 255.0), limited(STEPS), "?", "# measured or commanded\\?"),
     ],
-    ids=["measured", "copied", "velocity", "constant"],
+    ids=["measured", "copied", "counts", "copied later", "following", "following at once", "velocity", "constant"],
 )
 def test_a_gripper_reading_is_compared_with_its_commands(
     tmp_path: Path, command: np.ndarray, reading: np.ndarray, drafted: str, why: str
@@ -374,7 +379,8 @@ def test_a_rate_in_the_file_is_drafted_if_the_times_of_the_rows_agree(
 
 
 @pytest.mark.parametrize(
-    ("key", "named"), [("q", True), ("joint_velocity", False), ("ee_q", False), ("delta/q", False)]
+    ("key", "named"),
+    [("q", True), *((key, False) for key in ("joint_velocity", "ee_q", "delta/q", "rel_q", "q_increment"))],
 )
 def test_actions_get_the_names_of_qpos_only_if_their_arrays_are_those_of_qpos(
     tmp_path: Path, key: str, named: bool
@@ -419,6 +425,16 @@ def test_the_sensor_that_the_comments_of_a_draft_describe_faces_the_tool_axis(tm
     np.testing.assert_allclose(size[[abs(a) == 1 for a in along]], 0.018)
     np.testing.assert_allclose(flat, size * [a == 0 for a in along])
     assert pad.tolist() == [-a for a in along] and size[2] == 0.027
+
+
+def test_a_finger_that_opens_along_no_axis_of_the_flange_gets_no_recipe_for_another(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "e0.h5", "w") as file:
+        counts(file)
+    path = urdf(tmp_path)
+    path.write_text(re.sub('(name="left" .*?xyz=")0 1', r"\g<1>0.6 0.8", path.read_text()))
+    comments = draft(tmp_path, tmp_path, path).files["rig.toml"].partition("[sensors.digit]")[2]
+    assert "center_m = [" not in comments and "axes of the flange" not in comments
+    assert "turn the sensor so that its own x lies along `axis`" in " ".join(comments.replace("#", "").split())
 
 
 @pytest.mark.parametrize("name", [layout.name for layout in all_layouts() if layout.writable])
@@ -607,6 +623,7 @@ def test_frames_that_may_be_touches_are_guessed_to_be_cameras_and_get_no_view(tm
     assert "# A guess by the names; may be touches: rgb/pad_left (12, 48, 64, 3) uint8." in drafts.files["layout.toml"]
     assert [(view["camera"], view["sensor"]) for view in value_at(drafts, "run views")] == [("top", "digit")]
     assert "# A guess: it may be a touch sensor" in drafts.files["rig.toml"].split("[cameras.pad_left]")[1][:80]
+    assert drafts.files["rig.toml"].count('model = "brown" and distortion = [k1, k2, p1, p2, k3]') == 2
 
 
 def test_an_unknown_file_is_shown_with_a_guess_for_each_array(tmp_path: Path) -> None:
@@ -619,6 +636,12 @@ def test_an_unknown_file_is_shown_with_a_guess_for_each_array(tmp_path: Path) ->
     (check,) = (check for check in inspection.report.checks if check.status == "fail")
     assert check.id == "layout/e0.h5" and check.measured.startswith("/ of this and 1 more episodes contains ")
     assert f"tactile-align init {tmp_path}, " in check.measured and "e0.h5" not in check.measured
+    for i in range(2, 4):
+        with h5py.File(tmp_path / f"e{i}.h5", "w") as file:
+            franka(file)
+    failed = [check for check in inspect_path(tmp_path, timing=False).report.checks if check.status == "fail"]
+    for name, one in zip(("e0.h5", "e2.h5"), failed, strict=True):
+        assert f"init {tmp_path / name}, " in one.measured, "a draft of the folder is that of e0.h5 alone"
     assert "    episode_group data/demo_*? (3 groups); data/demo_0 contains:\n" in text
     assert "    obs/agentview_rgb (12, 48, 64, 3) uint8 -> camera?\n" in text
     assert "    obs/joint_states (12, 7) float64 -> state.qpos?\n" in text

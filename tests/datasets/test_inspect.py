@@ -366,7 +366,7 @@ def test_the_evidence_of_contact_is_shown_and_contact_that_cannot_be_determined_
     assert inspection.episodes[0].streams[-1].contact_share is None
     rest = gel(np.zeros(1), 2)[0]
     told = inspect_path(path, timing=False, contact=lambda _, __, touches: contact_of(touches, reference=rest))
-    assert "1 contacts in 100% of the frames (by reference)" in told.text()
+    assert ", 1 contact in 100% of the frames (by reference)" in told.text()
 
     def refuse(*_: object) -> Contact:
         raise InputError("row 3: gripper reading 7 lies outside [0, 1]. Check the rig")

@@ -76,13 +76,14 @@ def test_attributes_of_odd_types_are_kept_or_named(tmp_path: Path) -> None:
         file.attrs["opaque"], file.attrs["text"] = np.void(b"ab\0\0"), np.bytes_(b"gr\xfc\xdf")
         file.attrs["pair"] = np.array((1, 2.5), dtype=[("a", "i4"), ("b", "f8")])[()]
         file.attrs["state"] = np.array(1, dtype=labels)
+        file.attrs["day"] = np.array("2026-11-29", h5py.opaque_dtype("M8[s]"))
         file.attrs["link"] = file["action"].ref
         h5py.h5a.create(file.id, b"\xff\xfe", h5py.h5t.NATIVE_INT32, h5py.h5s.create(h5py.h5s.SCALAR))
         h5py.h5a.create(file.id, b"date", h5py.h5t.UNIX_D32LE, h5py.h5s.create(h5py.h5s.SCALAR))
     done = convert_episodes(source, tmp_path / "out", to="actpp")
     for copy in (done.paths[0], trim_episode(source, tmp_path / "cut.hdf5")):
         with h5py.File(source) as before, h5py.File(copy) as after:
-            for name in ("opaque", "text", "pair", "state"):
+            for name in ("opaque", "text", "pair", "state", "day"):
                 assert before.attrs[name] == after.attrs[name], name
                 assert before.attrs.get_id(name).dtype == after.attrs.get_id(name).dtype
             assert h5py.check_enum_dtype(after.attrs.get_id("state").dtype) == {"OFF": 0, "ON": 1}
@@ -95,11 +96,12 @@ def test_objects_in_the_attributes_of_a_zarr_store_are_named(tmp_path: Path) -> 
     given |= {"robot0_eef_rot_axis_angle": np.zeros((4, 3), np.float32), "action": np.zeros((4, 7), np.float32)}
     given |= {"robot0_gripper_width": np.zeros((4, 1), np.float32), "camera0_rgb": frames(1, 4)}
     odd = {"camera": {"fx": 60.0}, "ragged": [[1], [2, 3]], "nothing": None, "fps": [[1], [2, 3]], "names": ["a", "b"]}
+    odd["many"] = list(range(9000))
     store = zarr_store(tmp_path / "buffer.zarr", given, [4], attributes=odd)
     done = convert_episodes(store, tmp_path / "out", to="xtrainer")
     with open_episode(done.paths[0]) as episode:
         assert list(episode.attributes["names"]) == ["a", "b"]
-    assert any("camera" in said and "ragged" in said and "nothing" in said for said in done.lossy)
+    assert any("camera" in said and "ragged" in said and "nothing" in said and "many" in said for said in done.lossy)
     assert any("fps = [[1], [2, 3]] is left out" in said for said in done.lossy)
     assert tomllib.loads(draft(store, tmp_path).files["rig.toml"])["cameras"]["camera0_rgb"]["K"] == "?"
 

@@ -87,19 +87,29 @@ def test_raw_frames_are_read_in_every_form(tmp_path: Path, form: str) -> None:
     with open_episode(path) as episode:
         assert episode.width_height("top") == (64, 48)
         assert all(np.array_equal(episode.image("top", t), shown[t]) for t in range(STEPS))
-    assert inspect_path(path, timing=False).faults == []
+    inspection = inspect_path(path, timing=False)
+    assert inspection.faults == []
+    told = [check.measured for check in inspection.report.checks if check.id.startswith("channels-first")]
+    said = "read as channels first, 64x48; of MATLAB, the axes may be swapped"
+    assert told == ([said] if "channels first" in form else [])
     copy = open_episode(repair_episode(path, tmp_path / "mended.hdf5", min_steps=2).paths[0])
     assert all(np.array_equal(copy.image("top", t), shown[t]) for t in range(STEPS))
 
 
 @pytest.mark.parametrize("wrong", [1.01, -0.01, np.nan])
-def test_a_later_floating_point_frame_outside_0_to_1_is_named_by_its_row(tmp_path: Path, wrong: float) -> None:
+def test_a_later_floating_point_frame_outside_0_to_1_is_named_by_its_row_and_repaired(
+    tmp_path: Path, wrong: float
+) -> None:
     rows = SHOWN.astype(np.float32) / 255
     rows[3, 5, 6, 1] = wrong
     path = write_episode(tmp_path / "episode_0.hdf5", **parts(), layout="aloha")
     replace(path, "observations/images/top", rows)
-    with open_episode(path) as episode, pytest.raises(EpisodeError, match=r"images/top row 3 has values from .*0 to 1"):
+    named = r"images/top row 3 has values from .*0 to 1.*with: tactile-align repair"
+    with open_episode(path) as episode, pytest.raises(EpisodeError, match=named):
         episode.image("top", 3)
+    mended = repair_episode(path, tmp_path / "mended.hdf5", min_steps=2)
+    assert [(fault.kind, fault.row) for fault in mended.left_out] == [("frame", 3)]
+    assert [len(open_episode(part)) for part in mended.paths] == [3, STEPS - 4]
 
 
 BEHIND = {

@@ -122,6 +122,13 @@ def test_times_that_do_not_fit_are_a_fault(
         open_episode(path, layout)
 
 
+def test_times_of_a_stream_that_the_episode_lacks_are_a_fault_that_lists_the_streams(tmp_path: Path) -> None:
+    path, layout = recording(tmp_path, CLOCK, CLOCK)
+    layout.write_text(LAYOUT.replace("{ top =", "{ topp ="))
+    with pytest.raises(EpisodeError, match=r"top_time .*stream topp.*streams are top, tactile1"):
+        open_episode(path, layout)
+
+
 def test_steps_of_one_are_times_in_a_stated_unit_shorter_than_a_second() -> None:
     assert why_no_times(np.arange(ROWS), "ms") == "" and why_no_times(np.arange(ROWS), "s")
 
@@ -192,6 +199,17 @@ def test_inspect_names_an_offset_between_clocks_and_the_distance_of_aligned_fram
     assert offset.value == pytest.approx(90) and offset.measured.startswith("+3 s")
 
 
+def test_inspect_compares_only_clocks_of_known_units_in_seconds(tmp_path: Path) -> None:
+    path, layout = recording(tmp_path, CLOCK, CLOCK)
+    with h5py.File(path, "r+") as file:
+        file["a_countdown_time"], file["z_tick_time"] = CLOCK[::-1], 5000 + CLOCK * 100
+        file["z_time_ns"], file["z_late_ms_time"] = np.int64(CLOCK * 1e9), (CLOCK + 1) * 1e3
+    checks = {check.id: check for check in inspect_path(path, layout, timing=False).report.checks}
+    offsets = {key: check for key, check in checks.items() if "time-offset" in key and check.status == "warn"}
+    assert list(offsets) == ["time-offset/e.hdf5/z_late_ms_time/gel_time"]
+    assert next(iter(offsets.values())).measured.startswith("+1 s, 30 median steps")
+
+
 def plain(path: Path, fps: float | None = 30.0, action: str = "target") -> Path:
     qpos = np.cumsum(np.random.default_rng(3).normal(0, 0.1, (ROWS, 7)), axis=0)
     after = np.vstack([qpos[1:], qpos[-1:]])
@@ -214,6 +232,8 @@ def test_resampling_takes_the_row_nearest_to_each_new_time(tmp_path: Path) -> No
     ("made", "fps", "message"),
     [
         ({}, 60, "Choose a lower fps"),
+        ({}, 45, "row 1 would be taken for two .*Choose a lower fps"),
+        ({}, 33, "would be taken for two .*Choose a lower fps"),
         ({"fps": None}, 10, "neither times nor a rate"),
         ({"action": "change"}, 10, "column 0 is a change of the state"),
         ({}, float("nan"), "positive number"),
@@ -226,3 +246,21 @@ def test_resampling_that_would_invent_or_lose_something_is_refused(
     with pytest.raises(InputError, match=message):
         resample_episode(path, tmp_path / "new.hdf5", fps=fps)
     assert not (tmp_path / "new.hdf5").exists()
+
+
+def test_an_action_read_in_the_next_row_is_read_in_the_next_row_that_is_taken(tmp_path: Path) -> None:
+    path, layout = recording(tmp_path, CLOCK, CLOCK)
+    layout.write_text(LAYOUT.replace('action = ["action"]', 'action = ["action"]\naction_from = "next"'))
+    resample_episode(path, tmp_path / "slow.hdf5", fps=10, to="aloha", layout=layout)
+    with open_episode(path, layout) as before, open_episode(tmp_path / "slow.hdf5") as after:
+        np.testing.assert_allclose(after.qpos, before.qpos[:21:3], atol=1e-6)
+        np.testing.assert_allclose(after.action, before.qpos[3::3], atol=1e-6)  # the file's actions are its joints
+    for options, message in (({"fps": 60, "within_s": 1}, "taken for two"), ({"fps": 0.5}, "one row")):
+        with pytest.raises(InputError, match=message):
+            resample_episode(path, tmp_path / "new.hdf5", to="aloha", layout=layout, **options)
+
+
+def test_frames_that_jpeg_keeps_exactly_are_no_loss(tmp_path: Path) -> None:
+    path, layout = recording(tmp_path, CLOCK, CLOCK)
+    written = resample_episode(path, tmp_path / "slow.hdf5", fps=10, layout=layout)
+    assert not any("JPEG" in sentence for sentence in written.lossy)

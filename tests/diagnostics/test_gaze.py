@@ -63,6 +63,30 @@ def test_frame_tokens_of_the_tower_are_a_kind_of_their_own(seen: tuple[TrainConf
     assert_allclose(found.maps[f"region {KEY}"], 1 / total, rtol=1e-5)
 
 
+@pytest.mark.parametrize("touches", [False, True])
+def test_a_point_is_a_kind_of_its_own_beside_the_touches(
+    regrasp_folder: Path, tmp_path: Path, seen: tuple[TrainConfig, Moments], touches: bool
+) -> None:
+    whole, _ = seen
+    views, policy = [{"camera": "top", "sensor": "tactile1"}], {"region_tokens": False, "touch_tokens": touches}
+    config = small_training(
+        regrasp_folder,
+        tmp_path / "run",
+        views=views,
+        policy={"vision": "none", "pointer_token": True, **policy},
+        pointer={"views": ["top-tactile1"], "width": 16, "most": 2, "touch": True},
+        augment={"shift_px": 0},
+        cache=whole.cache,
+    )
+    found = attention(even(LoadedRun.untrained(config, load_data(config, progress=False).held_out)), [0, 1])
+    total = 2 + 16 * touches + 1
+    tokens = {"latent": 1, "joints": 1, "point top-tactile1": 1} | ({"touch tactile1": 16} if touches else {})
+    assert set(found.shares) == set(tokens) and "point top-tactile1" not in found.maps
+    for kind, count in tokens.items():
+        assert_allclose(found.shares[kind], count / total, rtol=1e-5)
+    assert_allclose(sum(found.shares.values()), 1.0, rtol=1e-5)
+
+
 def test_tokens_of_a_region_without_a_box_get_no_attention(seen: tuple[TrainConfig, Moments]) -> None:
     config, moments = seen
     run = even(LoadedRun.untrained(config, moments))

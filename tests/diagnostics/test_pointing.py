@@ -96,17 +96,17 @@ def test_exchanged_images_come_from_another_episode_in_about_the_same_row(moment
 
 def test_f1_of_done_is_that_of_the_known_entries(moments: Moments) -> None:
     done = moments.ahead[KEY].done
-    probability = np.where(done, 0.9, 0.2)
-    assert pointed(moments, KEY, {}, probability).done_f1() == 1.0
+    probability, said = np.full(done.shape, 0.3), done.copy()  # a decision below a probability of 0.5 counts
+    assert pointed(moments, KEY, {}, probability, said).done_f1() == 1.0
     first = np.flatnonzero(done.ravel())[:5]
-    probability.ravel()[first] = 0.4  # five misses: precision 1, recall (n - 5) / n
+    said.ravel()[first] = False  # five misses: precision 1, recall (n - 5) / n
     recall = 1 - 5 / done.sum()
-    assert pointed(moments, KEY, {}, probability).done_f1() == pytest.approx(2 * recall / (1 + recall))
+    assert pointed(moments, KEY, {}, probability, said).done_f1() == pytest.approx(2 * recall / (1 + recall))
     assert np.isnan(pointed(moments, KEY, {}).done_f1())
 
 
 def test_the_command_draws_points_and_states_their_errors(
-    regrasp_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    regrasp_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {"views": [{"camera": "top", "sensor": "tactile1"}], "hsa": {"weight": 0.0}, "train_policy": False}
     pointer = {"views": [KEY], "width": 16, "most": 2}
@@ -114,6 +114,7 @@ def test_the_command_draws_points_and_states_their_errors(
         small_training(regrasp_folder, tmp_path / "run", pointer=pointer, steps=2, **changes), progress=False
     )
     episode = regrasp_folder / "episode_init_1.hdf5"
+    assert run(["point", str(folder), str(episode), "--frames", "0"]) == 2
     assert run(["point", str(folder), str(episode), "--frames", "5", "--json"]) == 0
     view = json.loads(capsys.readouterr().out)["views"][KEY]
     true, found = (np.array([row[0] or [np.nan] * 2 for row in view[name]]) for name in ("true", "predicted"))
@@ -128,6 +129,11 @@ def test_the_command_draws_points_and_states_their_errors(
     ring = sheet[round(v) + ink - 8 : round(v) + ink + 9, round(u) - 8 : round(u) + 9]
     assert (ring == TRUE).all(axis=2).sum() > 20
     assert run(["point", str(folder), str(episode)]) == 2  # the file exists
+    monkeypatch.setattr("tactile_align.training.loop.train", lambda *args, **options: folder)
+    assert run(["train", str(folder / "config.toml")]) == 0
+    assert f"tactile-align point {folder} EPISODE" in capsys.readouterr().out
     (tmp_path / "config.toml").write_text(config_text(small_training(regrasp_folder, tmp_path)))
+    assert run(["train", str(tmp_path / "config.toml"), "--pointer.most", "2"]) == 2
+    assert "Add a [pointer] table to the file" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"no contact pointer.*\[pointer\]"):
         pointing_views(tmp_path)

@@ -4,6 +4,7 @@ import gc
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -94,3 +95,12 @@ def test_a_network_without_blocks_is_sent_to_the_measurement() -> None:
     for options in ({"model": "timm/test_convnext"}, {"model": "ViT-demo", "stem": "conv"}):
         with pytest.raises(InputError, match=rf"for vision transformers .*; got {options['model']}.*largest-batch"):
             cost_of(encoder(**options))
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_blocks_of_another_form_are_sent_to_the_measurement(gated: bool) -> None:
+    tower = encoder(model="timm/test_vit" if gated else "timm/test_vit4", tune="frozen")
+    if gated:
+        tower.visual.trunk.blocks[0].mlp = timm.layers.SwiGLU(64, 256)
+    with pytest.raises(InputError, match=r"of plain blocks .*; got timm/test_vit.*largest-batch"):
+        cost_of(tower)

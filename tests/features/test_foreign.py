@@ -50,6 +50,29 @@ def test_the_tokens_of_a_timm_tower_are_timms_own(tmp_path: Path, name: str) -> 
     torch.testing.assert_close(tokens, wanted, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("tune", ["full", "last"])
+def test_the_norm_behind_a_mean_pooling_is_applied_to_the_tokens_and_trained(tune: Any) -> None:
+    encoder = encoder_of(EncoderConfig(model="timm/test_vit2", pretrained="scratch", tune=tune)).eval()
+    tokens = encoder.tokens(noise(1, *encoder.input_size))
+    assert tokens.mean(-1).abs().max() < 1e-5 and (tokens.std(-1) - 1).abs().max() < 0.02
+    tokens.square().mean().backward()
+    assert encoder.visual.trunk.fc_norm.weight.grad is not None
+
+
+def test_the_stages_of_a_convnet_are_no_transformer_blocks() -> None:
+    encoder = encoder_of(EncoderConfig(model="timm/test_efficientnet_ln", pretrained="scratch", tune="frozen"))
+    assert encoder.blocks is None and encoder.used_layers == (-1,) and encoder.grid == (5, 5)
+
+
+def test_a_network_of_timm_that_fails_on_an_image_is_refused_with_what_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any, **options: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(foreign.TimmTower, "forward_intermediates", fails)
+    with pytest.raises(InputError, match=r"timm/test_vit .*gave AssertionError.*Use a vision transformer or ConvNet"):
+        encoder_of(EncoderConfig(model=TIMM_VIT, pretrained="scratch"))
+
+
 def test_positions_of_a_timm_file_are_resampled_as_timm_resamples_them(tmp_path: Path) -> None:
     timm_file("test_vit", tmp_path / "own.pt")
     encoder = load_encoder(TIMM_VIT, pretrained=tmp_path / "own.pt", image_size=(96, 64)).eval()

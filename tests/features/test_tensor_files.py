@@ -130,6 +130,21 @@ def test_weights_that_are_not_finite_are_named_before_they_spoil_a_step(
         read_resnet18_weights(str(tmp_path / "resnet.pt"))
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_numbers_that_do_not_fit_a_learnt_tensor_are_refused_whatever_its_name(
+    clip: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path, dtype: torch.dtype
+) -> None:
+    for name in ("visual.class_embedding", "visual.conv1.weight"):
+        torch.save({**clip[1], name: clip[1][name].to(dtype)}, tmp_path / "odd.pt")
+        with pytest.raises(InputError, match=rf"odd\.pt.*{name} is of type {str(dtype).removeprefix('torch.')}"):
+            load_encoder("ViT-demo", pretrained=tmp_path / "odd.pt")
+    backbone = dict(resnet18_backbone().state_dict())
+    backbone["bn1.running_mean"] = backbone["bn1.running_mean"].to(dtype)
+    torch.save(backbone, tmp_path / "resnet.pt")
+    with pytest.raises(InputError, match=r"resnet\.pt.*bn1\.running_mean is "):
+        read_resnet18_weights(str(tmp_path / "resnet.pt"))
+
+
 def test_unusable_weights_are_found_before_episodes_are_read(tmp_path: Path) -> None:
     (tmp_path / "lfs.pt").write_bytes(POINTER)
     model = {"model": "ViT-demo", "pretrained": str(tmp_path / "lfs.pt")}

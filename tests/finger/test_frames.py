@@ -8,6 +8,7 @@ import pytest
 from tactile_align.calibration.rig import load_rig
 from tactile_align.datasets.episodes import write_episode
 from tactile_align.finger.frames import choose_frames
+from tactile_align.verify.evidence import Labels
 
 
 def write(folder: Path, name: str, fraction: np.ndarray, camera: str = "top") -> None:
@@ -46,6 +47,19 @@ def test_without_a_rig_frames_lie_evenly_over_all_time(tmp_path: Path) -> None:
         ("a.hdf5", 5), ("a.hdf5", 15), ("a.hdf5", 25), ("b.hdf5", 5),
     ]  # fmt: skip
     assert len(choose_frames(tmp_path, "top", 1000)) == 40
+
+
+def test_frames_that_labels_of_this_camera_contain_are_not_chosen_again(tmp_path: Path) -> None:
+    write(tmp_path, "a.hdf5", np.linspace(0, 1, 30))
+    box = (0.0, 0.0, 9.0, 9.0)
+    labels: Labels = {("a.hdf5", "top", "tactile1"): dict.fromkeys(range(20), box)}
+    labels |= {("a.hdf5", "left_wrist", "tactile1"): dict.fromkeys(range(30), box)}
+    for rig in ({}, {"rig": load_rig("cell"), "arm": "left"}):
+        chosen = choose_frames(tmp_path, "top", 12, **rig, not_in=labels)  # type: ignore[arg-type]
+        assert [one.frame for one in chosen] == list(range(20, 30))
+    labels["a.hdf5", "top", "tactile1"] = dict.fromkeys(range(30), box)
+    with pytest.raises(ValueError, match=r"all 30 frames.* without --not-in"):
+        choose_frames(tmp_path, "top", 4, not_in=labels)
 
 
 def test_a_gripper_that_the_rig_cannot_read_is_named_and_frames_lie_evenly_in_time(

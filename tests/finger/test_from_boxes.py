@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.checks import Report
 from tactile_align.cli import run
 from tactile_align.finger.box_fit import BoxFit
-from tactile_align.finger.checks import amounts, clear_change
+from tactile_align.finger.checks import clear_change, displacement
 from tactile_align.finger.from_boxes import calibrate_finger
 from tactile_align.verify.evidence import Labels
 from tests.finger.two_sensors import JOINTS, NAME, SENSORS, drawn, two_sensor_rig, write
@@ -239,6 +240,10 @@ def test_a_stroke_that_is_known_is_kept(recorded: dict[str, Path], capsys: pytes
     measured = fit.report.check("stroke").measured
     assert ": 96.0 mm between the open fingers" in measured and measured.endswith("is not used (--keep-stroke)")
     assert fit.fits["tactile1"].free_stroke < 0.97
+    both = fit.report.check("kept-or-free-stroke").measured
+    assert "stroke kept, 96.0 mm" in both and both.endswith(
+        "the boxes favour the second; the first is used (--keep-stroke)"
+    )
     command = ["calibrate", "camera", str(folder), "--rig", "cell", "--labels", "b.csv", "--dry-run", "--keep-stroke"]
     assert run(command) == 2 and "--keep-stroke needs `calibrate finger` with --labels" in capsys.readouterr().err
 
@@ -282,12 +287,41 @@ def test_a_stroke_that_does_not_differ_clearly_stays_1_and_a_right_sensor_keeps_
     other = fit.report.check("other-cause/tactile1")
     assert other.value > 0.8 and "mm along the axes of left/flange" in other.measured
     kept = fit.report.check("sensor-moved/tactile2").measured
-    assert kept == f"it keeps its pose; the fit would move it by {amounts(fit.fits['tactile2'].x, '+z.2f')}"
+    assert kept == f"it keeps its pose; the fit would move it by {displacement(fit.fits['tactile2'].x)}"
     assert np.any(fit.fits["tactile2"].x[:3]) and not [
         one for one in fit.report.checks if one.id == "other-cause/tactile2"
     ]
     alone = calibrate_finger(tmp_path, wrong, boxes, sensor="tactile2")
     assert list(alone.fits) == ["tactile2"] and not alone.needed
+
+
+def test_a_kept_stroke_that_moves_a_sensor_too_far_is_compared_with_the_free_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true, _, boxes = hand(tmp_path)
+    kept, free, sigma, bias = np.zeros(7), np.zeros(7), np.zeros(7), np.zeros(7)
+    kept[[0, 2, 6]], free[[2, 6]], sigma[6], bias[6] = (0.001, 0.005, 1), (0.002, 0.98), 0.009, 0.012
+    poor, good, better = (np.full(20, iou) for iou in (0.5, 0.92, 0.93))
+
+    def fitted(kept: np.ndarray, keep_stroke: bool = False) -> Report:
+        fits = [BoxFit(kept, sigma, bias, free, poor, good, better, None)]
+        monkeypatch.setattr("tactile_align.finger.from_boxes.fit_boxes", lambda *_: fits)
+        return calibrate_finger(tmp_path, true, boxes, sensor="tactile1", keep_stroke=keep_stroke).report
+
+    report = fitted(kept)
+    assert report.check("kept-or-free-stroke").measured == (
+        "stroke kept, 90.0 mm between the open fingers: tactile1 moves by 5.1 mm, IoU 0.920; stroke free, 88.2 mm "
+        "between the open fingers: tactile1 moves by 2.0 mm, IoU 0.930; the boxes cannot tell them apart; the first is "
+        "used"
+    )
+    assert "(sigma 0.0150)" in report.check("stroke").measured, "the sigma that decides: hypot(0.009, 0.012)"
+    moved = report.check("sensor-moved/tactile1")
+    assert moved.status == "fail" and moved.measured.startswith("5.10 mm (+1.00 +0.00 +5.00)")
+    assert moved.advice.startswith("With a free stroke (88.2 mm between the open fingers), tactile1 moves by only 2.0")
+    assert "--keep-stroke" not in moved.advice
+    assert "or leave out --keep-stroke" in fitted(kept, keep_stroke=True).check("sensor-moved/tactile1").advice
+    sigma[6] = 0.02  # less than one sigma: nothing to choose
+    assert not [one for one in fitted(kept).checks if one.id == "kept-or-free-stroke"]
 
 
 def test_a_sensor_that_keeps_its_pose_does_not_block_one_that_needs_a_change(
@@ -297,7 +331,10 @@ def test_a_sensor_that_keeps_its_pose_does_not_block_one_that_needs_a_change(
     near, far, none = np.zeros(7), np.zeros(7), np.zeros(7)
     near[[0, 6]], far[[0, 6]] = (0.002, 1), (0.03, 1)
     good, poor = np.full(20, 0.95), np.full(20, 0.5)
-    fits = [BoxFit(near, none, none, 1.0, poor, good, None), BoxFit(far, none, none, 1.0, good, good, None)]
+    fits = [
+        BoxFit(near, none, none, near, poor, good, good, None),
+        BoxFit(far, none, none, far, good, good, good, None),
+    ]
     monkeypatch.setattr("tactile_align.finger.from_boxes.fit_boxes", lambda *_: fits)
     fit = calibrate_finger(tmp_path, true, boxes, out=tmp_path / "rig.toml")
     assert not [check.id for check in fit.report.checks if check.status == "fail"]

@@ -134,6 +134,8 @@ def test_a_planted_trap_is_named(kind: str, seed: int, tmp_path: Path) -> None:
     assert fit.report.verdict == ("warn" if of_file_alone else "fail")
     first = fit.report.checks[0]
     assert first.id == "residual" and ("The arm is right" in first.advice) == of_file_alone
+    has_offset = bool(expected & {"trap/tool-left-in", "trap/user-frame-left-in"})
+    assert ("zero of its first or last joint" in first.advice) == (has_offset and of_file_alone)
     assert fit.fitted.rms_mm < 1.0 < fit.raw.rms_mm or fit.raw.rms_deg > 0.15
 
 

@@ -95,10 +95,32 @@ def test_a_point_is_read_at_the_best_token_and_its_offset_without_a_limit() -> N
     logits, offsets = torch.zeros(1, K, R, C), torch.zeros(1, R, C, 2)
     logits[0, 0, 2, 4] = logits[0, 1, 0, 0] = logits[0, 2, 3, 5] = 1.0
     offsets[0, 2, 4], offsets[0, 3, 5] = torch.tensor([0.25, -0.5]), torch.tensor([3.0, 0.0])
-    found = pointer().output(PointerMaps(logits, offsets, torch.tensor([[0.0, 2.0, -2.0]])))
+    found = pointer().output(PointerMaps(logits, offsets, torch.tensor([[0.0, 2.0, -2.0]])), 0)
     # Token 4 covers u from 31.5 to 39.5 px, token 2 covers v from 19.5 to 29.5 px.
     assert found.points[0].tolist() == [[37.5, 19.5], [3.5, 4.5], [67.5, 34.5]]
     assert found.done[0].tolist() == pytest.approx([0.5, 0.8808, 0.1192], abs=1e-4)
+    assert found.says_done[0].tolist() == [False, True, False]
+
+
+def test_the_probability_of_done_is_its_rate_where_nothing_tells_it() -> None:
+    model, done = pointer(), torch.zeros(100, K, dtype=torch.bool)
+    done[:10] = True
+    split = AheadBatch(torch.full((100, K, 2), torch.nan), done & False, done, done | True)
+    model.set_rates(1, split)
+    logit = torch.zeros((), requires_grad=True)
+    maps = PointerMaps(torch.zeros(100, K, R, C), torch.zeros(100, R, C, 2), logit.expand(100, K))
+    optimiser = torch.optim.LBFGS([logit], line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        value = model.losses(maps._replace(done=logit.expand(100, K)), 1, split, entry_counts(split))["done"]
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    found = model.output(maps._replace(done=logit.expand(100, K)), 1)
+    assert found.done.tolist()[0] == pytest.approx([0.1] * K, abs=0.005)
+    assert abs(float(logit.detach())) < 0.1  # the decision is balanced: it changes where nothing is known
 
 
 def test_the_true_point_is_found_again_from_its_target_and_offset() -> None:
@@ -110,7 +132,7 @@ def test_the_true_point_is_found_again_from_its_target_and_offset() -> None:
     offsets.view(len(points), -1, 2)[torch.arange(len(points)), cells] = (
         (points + 0.5) / torch.tensor([8.0, 10.0]) - torch.stack([cells % C, cells // C], dim=1) - 0.5
     )
-    found = model.output(PointerMaps(logits, offsets, torch.zeros(len(points), 1)))
+    found = model.output(PointerMaps(logits, offsets, torch.zeros(len(points), 1)), 0)
     assert torch.allclose(found.points[:, 0], points, atol=1e-4)
 
 
@@ -162,7 +184,7 @@ def test_history_at_test_time_is_the_pointers_own_point_unless_it_said_done() ->
     with torch.no_grad():
         model.done[2].bias.fill_(-100.0)
         alone = model(tokens, state, 0)
-        own = model.output(alone).points.clone()
+        own = model.output(alone, 0).points.clone()
         assert torch.allclose(alone.logits, model(tokens, state, 0, truth=own).logits, atol=1e-5)
         model.done[2].bias.fill_(100.0)
         nothing = torch.full((B, K, 2), torch.nan)
@@ -184,3 +206,7 @@ def test_options_without_an_effect_are_refused() -> None:
         PointerOptions(views=("v",), most=1, memory=True)
     with pytest.raises(ValueError, match=r"pointer.history_noise_px = 1 changes nothing"):
         PointerOptions(views=("v",), history_noise_px=1.0)
+    with pytest.raises(ValueError, match="done_weight"):
+        PointerOptions(views=("v",), done_weight=0)
+    with pytest.raises(ValueError, match=r"pointer\.views has v several times"):
+        PointerOptions(views=("v", "w", "v"))

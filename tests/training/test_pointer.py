@@ -141,6 +141,14 @@ def test_a_policy_gets_the_predicted_point_as_one_token_and_acts_on_it_as_in_tra
     [
         ({"hsa": {"weight": 0.0}, "train_policy": False, "pointer": None}, "no \\[pointer\\]. Training needs"),
         ({"policy": {"pointer_token": True}, "pointer": None}, "pointer_token = true needs a \\[pointer\\] table"),
+        (
+            {
+                "policy": {"pointer_token": True, "touch_tokens": False},
+                "pointer": {**POINTER, "touch": True},
+                "alignment": {"mode": "pretrain_then_drop_touch", "pretrain_steps": 1},
+            },
+            "does not use touch; got policy.pointer_token = true with pointer.touch = true",
+        ),
     ],
 )
 def test_a_config_that_lacks_what_a_pointer_needs_is_refused(

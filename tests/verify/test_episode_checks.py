@@ -90,6 +90,9 @@ def test_without_truth_or_labels_nothing_is_proven(recorded: dict[str, Path], tm
         del episode["truth"]
     result = verify_episodes(tmp_path, progress=False)
     assert result.verdict == "warn" and result.check("box-proof").status == "warn"
+    alone = verify_episodes(tmp_path, changed(tmp_path, lambda d: d["cameras"].pop("top")), progress=False)
+    advice = [one.check("box-proof").advice for one in (result, alone)]
+    assert ["Remove unused cameras" in text for text in advice] == [True, False]
     # Without truth nobody can know that the rig is exact.
     assert result.check("rig-status").status == "warn" and "calibrated" in result.check("rig-status").advice
     # 21 labelled frames prove the wrist camera again, and nothing else.
@@ -127,7 +130,7 @@ def test_a_few_boxes_or_boxes_of_one_episode_or_of_one_opening_are_no_proof(
     contact = np.zeros(40 * len(views), bool)
     check = on_sensor(load_rig("cell"), "left_wrist", "tactile1", views, contact, False)[0]
     assert check.id == "boxes/left_wrist/tactile1" and check.status == status and check.measured.startswith(measured)
-    assert check.measured.endswith("median IoU 1.000, edges within 0.0 px")
+    assert check.measured.endswith("median IoU 1.000, median edge error 0.0 px")
     assert ("about 20" in check.advice) == (status == "warn")
 
 
@@ -148,6 +151,19 @@ def test_boxes_beside_the_sensor_are_stated_in_millimetres_with_the_command_that
     assert (
         f"`tactile-align calibrate {what} RECORDINGS" in check.advice and f"--camera {camera} --dry-run" in check.advice
     )
+    hand = rig.sensors["tactile1"].model_copy(update={"parent": "left/flange"})
+    palm = rig.model_copy(update={"sensors": {**rig.sensors, "tactile1": hand}})
+    checks = on_sensor(palm, camera, "tactile1", [view], np.zeros(20, bool), False)
+    advice = {check.kind: check.advice for check in checks}
+    assert ("calibrate" not in advice["edge-error"]) == (camera == "left_wrist")
+
+
+def test_a_view_with_labels_but_no_predicted_box_states_its_boxes() -> None:
+    box, at = np.tile([10.0, 10.0, 60.0, 50.0], (20, 1)), np.tile(np.eye(4), (20, 1, 1))
+    view = View("left_wrist", "tactile1", np.zeros(20), np.nan * box, np.nan * box, np.nan * box, box, at)
+    checks = on_sensor(load_rig("cell"), "left_wrist", "tactile1", [view], np.zeros(20, bool), False)
+    assert [check.kind for check in checks] == ["boxes", "iou-median"]
+    assert checks[0].measured == "20 in 1 of 1 episodes: the rig predicts no box"
 
 
 def test_frames_of_another_size_than_the_rigs_are_refused(recorded: dict[str, Path]) -> None:

@@ -43,10 +43,10 @@ def convert(
     if storage and to != "lerobot":
         names = ", ".join(f"--{name.replace('_', '-')}" for name in storage)
         raise InputError(f"{names} state how a LeRobotDataset stores frames; got --to {to}. Leave them out")
-    if (source / "meta" / "info.json").is_file():
-        return import_lerobot(source, out, to=to, layout=layout, overwrite=overwrite)
     if to == "lerobot":
         return export_lerobot(source, out, fps=fps, layout=layout, **storage)
+    if (source / "meta" / "info.json").is_file():
+        return import_lerobot(source, out, to=to, layout=layout, overwrite=overwrite)
     if not raw_recordings(source):
         return convert_episodes(source, out, to=to, layout=layout, fps=fps, overwrite=overwrite)
     if to == "xtrainer":

@@ -31,6 +31,7 @@ from tactile_align.datasets.containers.lerobot_parquet import (
 from tactile_align.datasets.convert import Converted, convert_episodes, left_behind, psnr, rounding
 from tactile_align.datasets.episodes import Episode, EpisodeRef, list_episodes, open_episode
 from tactile_align.datasets.inspect import frame_costs
+from tactile_align.datasets.layout import load_layout
 from tactile_align.datasets.writer import ABOUT_STORAGE
 from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
@@ -75,7 +76,8 @@ def export_lerobot(
 
     Raises:
         FileExistsError: `out` exists.
-        InputError: The rate is unknown, the episodes differ in their streams, or an episode cannot be read.
+        InputError: The rate is unknown, the episodes differ in their streams, an episode cannot be read, or touches
+            shall be stored as `observation.tactile.NAME` under names that are not read as touches.
         OSError: The disk is full; the message contains the folder, the space that it needs and the free space.
     """
     target = Path(out)
@@ -164,7 +166,20 @@ def _shapes(episode: Episode) -> dict[str, tuple[int, ...]]:
 
 
 def _frame_keys(episode: Episode, touch_group: TouchGroup) -> dict[str, str]:
-    """Return the key of the feature of each stream of frames, by the stream's name."""
+    """Return the key of the feature of each stream of frames, by the stream's name.
+
+    Logs a warning if touches of these names will be read as cameras.
+
+    Raises:
+        InputError: `touch_group` is "tactile", but touches of these names will not be read there.
+    """
+    known = load_layout("lerobot")
+    if strange := [name for name in episode.sensors if not known.is_touch(name)]:
+        text = f"{', '.join(strange)} is called like no touch of a LeRobotDataset ({', '.join(known.touches.names)})"
+        remedy = "Rename the streams in the source, or read the dataset with a layout whose [touches] state their names"
+        if touch_group == "tactile":
+            raise InputError(f"{episode.ref}: {text}. Rename the streams in the source, or use --touch-group images")
+        logger.warning(f"{text}, so it will be read as a camera. {remedy}")
     group = TACTILE if touch_group == "tactile" else IMAGES
     return {n: f"{group if n in episode.sensors else IMAGES}{n}" for n in (*episode.cameras, *episode.sensors)}
 

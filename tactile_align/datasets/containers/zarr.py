@@ -11,6 +11,7 @@ The store is read without the package zarr, because its sizes must be checked be
 
 import json
 import math
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ MARKS = (".zgroup", "zarr.json")
 GEOMETRY = "tactile_align_rig"
 """Attribute of the root group that contains the text of a rig file."""
 MAX_JSON_BYTES = 2**24
+LOCAL_HEADER = 30  # bytes before the name in the header of a member of a zip file; the last 4 are two lengths
 MAX_EPISODES = 2**20
 
 
@@ -93,6 +95,7 @@ class _Zip:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: zipfile.ZipFile | None = None
+        self._starts: dict[str, int] = {}
         try:
             members = [member for member in self.file.infolist() if not member.is_dir()]
         except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as cause:
@@ -141,9 +144,23 @@ class _Zip:
         if member.compress_type != zipfile.ZIP_STORED:
             text = "is a shard that the zip file compresses again, so no part of it can be read"
             raise InputError(f"{name} {text}. Write the zip file without compression")
-        with _unzipping(name), self.file.open(member) as handle:
-            handle.seek(first if first >= 0 else max(member.file_size + first, 0))
-            return handle.read(count)
+        at = first if first >= 0 else max(member.file_size + first, 0)
+        with _unzipping(name), self.path.open("rb") as handle:
+            handle.seek(self._data_at(member) + at)
+            return handle.read(max(min(count, member.file_size - at), 0))
+
+    def _data_at(self, member: zipfile.ZipInfo) -> int:
+        """Return where the data of a member begin in the zip file; reading from there does not read what lies before.
+
+        Raises:
+            BadZipFile: The member's header is damaged, or the member is encrypted.
+        """
+        if member.filename not in self._starts:
+            with self.file.open(member), self.path.open("rb") as handle:  # opening it checks the header
+                handle.seek(member.header_offset + LOCAL_HEADER - 4)
+                name, extra = struct.unpack("<HH", handle.read(4))
+            self._starts[member.filename] = member.header_offset + LOCAL_HEADER + name + extra
+        return self._starts[member.filename]
 
     def names(self, under: str) -> tuple[str, ...]:
         return tuple(sorted(self.folders.get(under, ())))

@@ -170,6 +170,8 @@ def grown(config: TrainConfig) -> Iterator[tuple[str, object, TrainConfig]]:
     """
     joint = config.alignment.model_copy(update={"mode": "joint", "pretrain_steps": 0})
     used = {section: part for section in OFF if (part := getattr(config, section)) is not None}
+    if config.hsa.weight == 0:
+        del used["hsa"]  # options of a loss that is off change nothing
     bare = {section: part.model_copy(update=OFF[section]) for section, part in used.items()}
     now = config.model_copy(update={**bare, "alignment": joint, "pointer": None})
     if config.train_policy:

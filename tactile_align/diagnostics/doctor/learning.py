@@ -114,7 +114,7 @@ class _Lesson:
         return self
 
     def losses(self) -> tuple[float, float, float]:
-        """Return the total loss, and the those of alignment and pointer, which are the total without this part."""
+        """Return the total loss, and those of alignment and pointer, which are the total without this part."""
         with torch.no_grad():
             losses = self.subject.losses(self.subject.few, self.model)
         total = float(total_of(losses))

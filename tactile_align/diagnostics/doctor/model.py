@@ -16,6 +16,7 @@ from tactile_align.diagnostics.doctor import pointer
 from tactile_align.diagnostics.doctor.data import lower_gap
 from tactile_align.diagnostics.doctor.limits import judged, stated
 from tactile_align.diagnostics.doctor.subject import Subject, total_of
+from tactile_align.features.foreign import SparshTower
 from tactile_align.moments.batch import MomentBatch
 from tactile_align.policies.act import ACT, ObservationEncoder
 from tactile_align.policies.aligned import AlignedPolicy
@@ -89,7 +90,9 @@ def inputs(subject: Subject) -> Iterator[Check]:
     arrived: dict[str, list[Tensor]] = {name: [] for name in towers}
     with ExitStack() as hooks, torch.no_grad():
         for name, tower in towers.items():
-            first = next(m for m in tower.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+            visual = getattr(tower, "visual", None)
+            layers = (m for m in tower.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+            first = visual.upright if isinstance(visual, SparshTower) else next(layers)  # before it limits and turns
 
             def keep(_: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
                 arrived[name].append(args[0].detach())
@@ -315,12 +318,14 @@ def trainable(subject: Subject) -> Iterator[Check]:
     held, parts = _held_by_optimiser(subject), parts_of(model)
     left_out = [n for ps in parts.values() for n, p in ps if p.requires_grad and id(p) not in held]
     frozen = []
+    points = model.pointer is not None
+    touched = model.reads_touches or (model.pointer is not None and model.pointer.options.touch)
+    read = {"towers.touch": touched, "towers.vision": model.reads_vision or points}
     for name, tower in towers_of(model).items():
         tune = subject.config.features.vision.tune
         if name == "towers.touch" and subject.config.features.touch is not None:
             tune = subject.config.features.touch.tune
-        idle = not model.aligns and not (model.reads_touches if name == "towers.touch" else model.reads_vision)
-        idle = idle and len(towers_of(model)) == 2
+        idle = not model.aligns and not read[name] and len(towers_of(model)) == 2
         if tune != "frozen" and not idle and not any(p.requires_grad for p in tower.parameters()):
             frozen.append(f"{name} is frozen although tune = '{tune}'")
     frozen += [n for n, ps in parts.items() if n.startswith("act") and not any(p.requires_grad for _, p in ps)]

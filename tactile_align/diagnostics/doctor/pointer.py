@@ -36,13 +36,15 @@ def targets(subject: Subject) -> Iterator[Check]:
         done = ahead.done[rows][ahead.done_known[rows]]
         share = float(done.mean()) if len(done) else math.nan
         yield judged("done-classes", min(share, 1 - share), key, measured=f"done in {share:.0%} of the drawn entries")
-        yield judged("point-is-recorded", _gap_px(subject, key), key)
+        if bool(subject.batch.ahead[key].known.any()):
+            yield judged("point-is-recorded", _gap_px(subject, key), key)
 
 
 def _gap_px(subject: Subject, key: str) -> float:
-    """Return the largest distance of points at the door from the recorded contacts, px of the recorded frame."""
+    """Return the largest distance of known points at the door from the recorded contacts, px of the recorded frame."""
     config, moments, batch = subject.config, subject.data.train, subject.batch
-    options, shift, gaps = config.pointer, config.augment.shift_px, [0.0]
+    options, shift = config.pointer, config.augment.shift_px
+    gaps: list[float] = []
     assert options is not None
     known = batch.ahead[key].known.any(dim=1).nonzero().flatten()
     for row in known[:: max(1, len(known) // ROWS)].tolist():
@@ -122,7 +124,7 @@ def _spread(found: Tensor, wanted: Tensor, key: str) -> Check:
 
 def _classes(output: PointerOutput, few: MomentBatch, key: str) -> Check:
     ahead = few.ahead[key]
-    said, true = ((values[ahead.done_known]).float().mean().item() for values in (output.done > 0.5, ahead.done))
+    said, true = ((values[ahead.done_known]).float().mean().item() for values in (output.says_done, ahead.done))
     least = min(said, 1 - said) / min(true, 1 - true)
     measured = f"done predicted in {said:.0%} of the entries, true in {true:.0%}"
     return judged("done-predicted", least, key, measured=measured)

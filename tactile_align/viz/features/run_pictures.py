@@ -154,7 +154,7 @@ def _looked_at(
             box = view.box[i].numpy().astype(np.float64)
             window, scores = enlarge(box, run.config.features.margin), found.maps[f"region {key}"][place]
             shown.append(laid_over(view.image[i].numpy(), scores, box, window, (0.0, high), f"{key}, row {place}"))
-        for sensor in run.model.sensors if run.model.reads_touches else ():
+        for sensor in run.model.sensors if run.model.touch_to_act is not None else ():
             touch, scores = batch.touches[sensor].present[i].numpy(), found.maps[f"touch {sensor}"][place]
             shown.append(laid_over(touch, scores, None, None, (0.0, high), sensor))
         cells.append(wrapped(shown))

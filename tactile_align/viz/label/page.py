@@ -16,7 +16,7 @@ from tactile_align.errors import InputError
 from tactile_align.files import refuse_existing, write_text_atomically
 from tactile_align.finger.frames import Chosen, choose_frames
 from tactile_align.projection.episode_boxes import episode_boxes, hand_of, require_rig_size
-from tactile_align.verify.evidence import label_name
+from tactile_align.verify.evidence import Labels, label_name
 from tactile_align.viz.report.page import filled, jpeg_data
 
 COUNT = 20
@@ -41,6 +41,7 @@ def label_page(
     rig: str | Path | Rig | None = None,
     count: int = COUNT,
     layout: str | Path | None = None,
+    not_in: Labels | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write an HTML page for drawing boxes on recorded frames; `read_labels` reads the CSV file that the page saves.
@@ -59,6 +60,7 @@ def label_page(
             are spread evenly over time.
         count: Number of frames.
         layout: Name or path of the episodes' layout; None: the layout is detected.
+        not_in: Labels whose frames of this camera are not shown.
         overwrite: Whether an existing file may be replaced.
 
     Returns:
@@ -77,7 +79,7 @@ def label_page(
         known.camera(camera)
         holder = known.sensor_arm(sensor)
         arm = holder if holder and known.arms[holder].gripper is not None else None
-    chosen = choose_frames(path, camera, count, rig=known, arm=arm, layout=layout)
+    chosen = choose_frames(path, camera, count, rig=known, arm=arm, layout=layout, not_in=not_in)
     _require_own_names(chosen)
     by_episode = itertools.groupby(chosen, key=lambda choice: choice.ref)
     frames = [frame for ref, choices in by_episode for frame in _embedded(ref, choices, camera, sensor, known)]

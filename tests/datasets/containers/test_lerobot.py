@@ -84,6 +84,34 @@ def test_a_storage_of_lerobot_is_refused_for_another_format(tmp_path: Path, caps
     assert "--touch-group state how a LeRobotDataset stores frames; got --to aloha" in capsys.readouterr().err
 
 
+def test_a_dataset_is_stored_again_in_another_form(tmp_path: Path) -> None:
+    given = {**parts(), "images": {"top": frames(1)}}
+    source = write_episode(tmp_path / "in" / "episode_init_0.hdf5", **given, fps=20)
+    export_lerobot(source, tmp_path / "set", cameras="image")
+    command = ["convert", str(tmp_path / "set"), str(tmp_path / "again"), "--to", "lerobot", "--cameras", "image"]
+    assert run([*command, "--touch-group", "tactile"]) == 0
+    assert "observation.tactile.tactile1" in read_info(tmp_path / "again").features
+    with open_episode(source) as episode, open_episode(f"{tmp_path / 'again'}#episode_0") as copy:
+        assert np.array_equal(copy.image("tactile1", 3), episode.image("tactile1", 3))
+
+
+def test_a_touch_that_the_dataset_would_not_know_as_one_is_named_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path("datasets") / "xtrainer.toml").read_text().replace('name = "xtrainer"', 'name = "lab"')
+    layout = tmp_path / "lab.toml"
+    layout.write_text(text.replace('names = ["tactile*"', 'names = ["gel_*", "tactile*"'))
+    given = {**parts(), "images": {"top": frames(1)}}
+    touches = {f"gel_{name}": rows for name, rows in given.pop("touches").items()}
+    source = write_episode(tmp_path / "episode_init_0.hdf5", **given, touches=touches, fps=20, layout=str(layout))
+    command = ["convert", str(source), "--to", "lerobot", "--layout", str(layout), "--cameras", "image"]
+    assert run([*command, str(tmp_path / "tactile"), "--touch-group", "tactile"]) == 2
+    said = "gel_tactile1.* called like no touch of a LeRobotDataset .tactile., touch., digit., gelsight.*Rename"
+    assert re.search(said, capsys.readouterr().err) and not (tmp_path / "tactile").exists()
+    assert run([*command, str(tmp_path / "images")]) == 0
+    assert re.search(said, capsys.readouterr().err)
+
+
 def test_a_lossless_video_keeps_frames_of_odd_size(tmp_path: Path) -> None:
     given = frames(1, 4, 35, 43)
     with pytest.raises(InputError, match=r"frames are 35x43, but a video with loss needs even sizes"):
