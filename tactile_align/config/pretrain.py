@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from tactile_align.errors import InputError
 from tactile_align.facts import Strict
 
 
@@ -26,12 +27,26 @@ class CodebookConfig(Strict):
     refresh_every: Annotated[int, Field(ge=0)] = 0
     """Number of optimiser steps between two refreshes, in which tokens of the step replace all rare codes of vq. 0:
     never. A refresh moves tokens to other codes at once, which can end in a loop that loses codes."""
-    refresh_below: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    """Fraction of the tokens below which a code is rare. Evenly used codes have 1 / `size` each."""
+    refresh_below: Annotated[float, Field(gt=0)] = 0.1
+    """Fraction of an even share of the tokens (1 / `size`) below which a code is rare. 0.1: a tenth of it."""
     learn: bool = False
     """Train the codes of vq by gradient in place of the moving average; distances are then Euclidean."""
     levels: Annotated[tuple[Annotated[int, Field(ge=3)], ...], Field(min_length=1)] = (8, 5, 5, 5)
     """Number of levels of each coordinate of fsq; their product is the number of codes."""
+
+    @model_validator(mode="after")
+    def _refreshes_what_moves(self) -> "CodebookConfig":
+        if self.refresh_every > 0 and (self.kind != "vq" or self.learn):
+            raise InputError(
+                f"pretrain.codebook.refresh_every = {self.refresh_every} needs kind = 'vq' with learn = false; got "
+                f"kind = '{self.kind}' and learn = {str(self.learn).lower()}. Set refresh_every = 0, or change these"
+            )
+        if self.expire_below > 0 and self.kind != "vq":
+            raise InputError(
+                f"pretrain.codebook.expire_below = {self.expire_below:g} needs kind = 'vq'; got kind = '{self.kind}', "
+                f"whose codes cannot be lost. Set expire_below = 0, or kind = 'vq'"
+            )
+        return self
 
 
 class PretrainConfig(Strict):

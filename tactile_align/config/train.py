@@ -125,6 +125,12 @@ class LogConfig(Strict):
 
 UNREAD_BY_PRETRAINING = ("init", "policy", "pointer", "augment", "alignment", "region", "patience")
 """Entries of a config that must keep their default values with [pretrain], which ignores them."""
+UNREAD_RATES = ("lr", "lr_backbone", "lr_temperature", "lr_pointer", "layer_decay")
+"""Entries of [optimiser] that must keep their default values with [pretrain]."""
+READ_FEATURES = ("touch_input", "touch_frames", "touch_stride", "touch_time")
+"""Entries of [features] that pretraining reads, beside the encoder of touches."""
+FEWEST_PRETRAINED = 8
+"""Fewest moments of a micro-batch with [pretrain]: of 1 or 2 images, SIGReg is lower for a point than for normal z."""
 Selection = Literal["auto", "action", "retrieval", "hsa", "last"]
 
 
@@ -228,7 +234,12 @@ class TrainConfig(Strict):
         needed |= {name: type(self).model_fields[name].default for name in UNREAD_BY_PRETRAINING}
         needed["hsa"] = HSAConfig(weight=0)
         wrong = [name for name, value in needed.items() if getattr(self, name) != value]
-        wrong += ["optimiser.layer_decay"] if self.optimiser.layer_decay != 1 else []
+        for name, part, kept in (
+            ("features", self.features, (self.pretrained_side, *READ_FEATURES)),
+            ("optimiser", self.optimiser, set(OptimiserConfig.model_fields) - set(UNREAD_RATES)),
+        ):
+            fields = type(part).model_fields
+            wrong += [f"{name}.{n}" for n, f in fields.items() if n not in kept and getattr(part, n) != f.default]
         if wrong:
             raise InputError(
                 f"[pretrain] trains only an encoder, so these entries have no effect: {', '.join(wrong)}. Omit them in "
@@ -244,6 +255,14 @@ class TrainConfig(Strict):
             raise InputError(
                 f"pretrain.regions = true gives the encoder single images, but touch_frames = "
                 f"{self.features.touch_frames} stacks touches as channels. Set regions = false, or touch_frames = 1"
+            )
+        accumulate = self.optimiser.accumulate
+        if self.batch_size // accumulate < FEWEST_PRETRAINED:
+            raise InputError(
+                f"[pretrain] needs at least {FEWEST_PRETRAINED} moments in each micro-batch, because SIGReg compares "
+                f"their distribution with a normal one; got batch_size = {self.batch_size} and optimiser.accumulate = "
+                f"{accumulate}. Raise batch_size to {FEWEST_PRETRAINED * accumulate} or more, or lower "
+                f"optimiser.accumulate"
             )
         side, encoder = self.pretrained_side, getattr(self.features, self.pretrained_side)
         if encoder.tune == "frozen":

@@ -91,7 +91,7 @@ class Codebook(nn.Module):
         self.steps += 1
         if self.config.refresh_every and int(self.steps) % self.config.refresh_every == 0:
             codes = self.net._codebook
-            rare = codes.cluster_size / codes.cluster_size.sum(dim=-1, keepdim=True) < self.config.refresh_below
+            rare = codes.cluster_size < self.config.refresh_below * codes.cluster_size.mean(dim=-1, keepdim=True)
             codes.replace(self.net.project_in(tokens), rare)
 
 

@@ -107,7 +107,7 @@ def validate_pretraining(model: Pretraining, batches: Iterable[MomentBatch]) -> 
     """Return the values of a validation pass over batches of held-out moments, equal for equal weights.
 
     - `loss`, `invariance`, `sigreg`: terms of the objective, with fixed random augmentations and directions.
-    - `invariance_chance`: the invariance of augmentations of different images. Equal features have neither.
+    - `invariance_chance`: the invariance of augmentations of images of different moments. Equal features have neither.
     - `sigreg_gaussian`, `sigreg_point`: `sigreg` of standard normal features, and of features that all lie at 0.
     - `rank/WHAT/touch`, `spread/WHAT/touch`, `eigenvalue_ratio/WHAT/touch`: health of the features of one augmentation
       of all images, where WHAT is `token`, the mean token, or `z`, its projection. Rank and eigenvalue ratio depend on
@@ -131,7 +131,7 @@ def validate_pretraining(model: Pretraining, batches: Iterable[MomentBatch]) -> 
         read["z"].append(z[0])
         if counts is not None and embedded.code is not None:
             counts += torch.bincount(embedded.code.flatten().cpu(), minlength=len(counts))
-        chance = invariance(torch.stack([z[0], z[1].roll(z.shape[1] // 2, 0)]))
+        chance = invariance(torch.stack([z[0], z[1].roll(len(batch) // 2, 0)]))
         bounds = {"sigreg_gaussian": z.new_tensor(GAUSSIAN), "sigreg_point": z.new_tensor(POINT * z.shape[1])}
         logs.append({**model.objective.losses(embedded), "invariance_chance": chance, **bounds})
     means = {name: float(torch.stack([log[name] for log in logs]).mean()) for name in logs[0]}

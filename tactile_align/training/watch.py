@@ -122,8 +122,11 @@ class Watch:
         if 0 < self._best < math.inf:
             ratio = error / self._best
             measured = f"{error:.3f}, {ratio:.1f} times the best ({self._best:.3f})"
-            advice = "Lower the learning rates, or set patience to stop early"
-            yield graded(LIMITS, "validation-spike", ratio, measured=measured, advice=advice)
+            advice, why = "Lower the learning rates, or set patience to stop early", ""
+            if self.config.pretrain is not None:
+                advice = "Lower optimiser.lr_tower and lr_head, or steps; earlier weights are not kept as best weights"
+                why = "the objective got worse on held-out touches, often because its learning rates are too high"
+            yield graded(LIMITS, "validation-spike", ratio, measured=measured, advice=advice, why=why)
 
     def _flat(self, step: int) -> Iterator[Check]:
         ratios = [ratio for record in self._recent for ratio in _of_chance(record)]

@@ -270,7 +270,7 @@ def ablate(
 
     Args:
         config: Training config (TOML).
-        steps: Number of training steps of each part of a config with [pretrain].
+        steps: Number of training steps of each part of a config with [pretrain]; more than optimiser.warmup_steps.
         as_json: Print the result as JSON.
         processes: Number of processes that prepare episodes.
     """

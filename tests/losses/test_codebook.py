@@ -61,8 +61,8 @@ def test_codes_are_not_initialised_by_validation() -> None:
 
 
 def test_a_refresh_replaces_rare_codes_only_at_its_steps() -> None:
-    # All codes are rarer than 99 %, so a refresh replaces all of them.
-    net = codebook(refresh_every=2, refresh_below=0.99, decay=0.999)
+    # All of the 8 codes have less than 7.9 even shares (99 % of the tokens), so a refresh replaces all of them.
+    net = codebook(refresh_every=2, refresh_below=7.9, decay=0.999)
     moved = []
     for seed in range(1, 5):
         net(tokens(seed=seed))
@@ -70,6 +70,17 @@ def test_a_refresh_replaces_rare_codes_only_at_its_steps() -> None:
         net.stepped()
         moved.append(float((net.net._codebook.embed - before).norm(dim=-1).median()))
     assert max(moved[0], moved[2]) < 0.05 < 0.2 < min(moved[1], moved[3]), moved
+
+
+def test_a_refresh_at_defaults_replaces_only_codes_far_below_an_even_share() -> None:
+    net = codebook(size=256, refresh_every=1, decay=0.9999)
+    net(tokens())
+    codes = net.net._codebook
+    codes.cluster_size.fill_(100.0)
+    codes.cluster_size[0, :3] = torch.tensor([2.0, 5.0, 30.0])
+    before = codes.embed.clone()
+    net.stepped()
+    assert torch.nonzero((codes.embed - before).norm(dim=-1)[0] > 0.01).flatten().tolist() == [0, 1]
 
 
 def test_usage_of_codes_is_counted() -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from tactile_align.config.pretrain import PretrainConfig
 from tactile_align.config.train import TrainConfig, config_text, load_config
 from tactile_align.features.encoder import encoder_of
 from tactile_align.features.tensor_files import header_of
+from tactile_align.losses.lejepa import invariance
 from tactile_align.moments.augment import _crop_gain_noise, with_two_crops
 from tactile_align.policies.build import check_weights, make_model
 from tactile_align.policies.checkpoint import latest_checkpoint, load_checkpoint
@@ -22,6 +24,7 @@ from tactile_align.policies.runtime import Policy
 from tactile_align.training.data import contact_share, load_data
 from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import make_trainer, train
+from tactile_align.training.pretraining import validate_pretraining
 from tactile_align.training.validation import validate
 from tactile_align.training.watch import Watch
 from tactile_align.verbs.training import pretrain
@@ -53,13 +56,18 @@ def pretraining(recording: Path, out: Path, **changes: Any) -> TrainConfig:
     return TrainConfig.model_validate({**PRETRAINING, **entries, **changes})
 
 
+def codebook_of(**options: Any) -> dict[str, Any]:
+    """Return the entries of [pretrain] with a codebook of these options."""
+    return {"sensors": ["tactile1"], "codebook": options}
+
+
 @pytest.fixture(scope="module")
 def whole(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished pretraining run with micro-batches, a running mean of the weights and a codebook; read only."""
     options = {"accumulate": 2, "ema": 0.9, **PRETRAINING["optimiser"]}
-    pre = {"sensors": ["tactile1"], "codebook": {"size": 16, "refresh_every": 3, "refresh_below": 0.05}}
+    pre = {"sensors": ["tactile1"], "codebook": {"size": 16, "refresh_every": 3, "refresh_below": 0.8}}
     out = tmp_path_factory.mktemp("pre") / "whole"
-    return train(pretraining(regrasp_folder, out, optimiser=options, pretrain=pre), progress=False)
+    return train(pretraining(regrasp_folder, out, optimiser=options, pretrain=pre, batch_size=16), progress=False)
 
 
 def test_a_resumed_pretraining_equals_one_that_never_stopped_bit_for_bit(whole: Path, tmp_path: Path) -> None:
@@ -190,6 +198,27 @@ def test_validation_has_chance_and_limits_beside_each_value(regrasp_folder: Path
     assert check.status == "warn" and "of that of a point" in check.measured
 
 
+def test_the_chance_of_the_invariance_compares_other_moments_with_two_sensors_too() -> None:
+    # Both fingers see the same image, which is other in each of the 8 moments.
+    touch = SimpleNamespace(image=10 * torch.arange(8, dtype=torch.uint8).view(8, 1, 1, 1).expand(8, 1, 1, 3))
+
+    class Moments(SimpleNamespace):
+        def __len__(self) -> int:
+            return 8
+
+    touches = {"left": touch, "right": touch}
+    batch = Moments(touches=touches, second_touches=touches, views={}, second_views={})
+    objective = SimpleNamespace(
+        codebook=None,
+        embed=lambda tokens: SimpleNamespace(z=tokens.mean(dim=(-3, -2)), code=None),
+        losses=lambda embedded: {"invariance": invariance(embedded.z)},
+    )
+    tower = SimpleNamespace(tokens=lambda images: images)
+    model = SimpleNamespace(eval=lambda: None, prepared=lambda batch, _: batch, objective=objective, tower=tower)
+    means = validate_pretraining(model, [batch])  # type: ignore[arg-type]
+    assert means["invariance"] == 0 and means["invariance_chance"] == pytest.approx((40 / 2) ** 2)
+
+
 def test_pretraining_draws_contacts_and_reads_nothing_else(regrasp_folder: Path, tmp_path: Path) -> None:
     config = pretraining(regrasp_folder, tmp_path / "a")
     data = load_data(config, progress=False)
@@ -209,6 +238,14 @@ def test_pretraining_draws_contacts_and_reads_nothing_else(regrasp_folder: Path,
     assert shapes == [torch.Size([2 * seen, 32, 48, 3])]
 
 
+def test_a_spike_of_a_pretraining_does_not_advise_what_pretraining_refuses() -> None:
+    watch = Watch(pretraining(Path("recording"), Path("run")))
+    found = [check for error in (1.0, 2.0) for check in watch.validation({}, error)]
+    (check,) = found
+    assert check.id == "validation-spike" and "optimiser.lr_tower" in check.advice
+    assert "patience" not in check.advice and "kept" not in check.why
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
@@ -220,6 +257,12 @@ def test_pretraining_draws_contacts_and_reads_nothing_else(regrasp_folder: Path,
         ({"pretrain": {"sensors": ["tactile1"], "regions": True}}, r"regions = true with 0"),
         ({"features": {"touch": {**TOWER, "tune": "frozen"}}}, r"features\.touch\.tune = 'frozen'"),
         ({"features": {"vision": {**TOWER, "tune": "frozen"}}}, r"features\.vision\.tune = 'frozen'"),
+        ({"features": {"touch": TOWER, "vision": TOWER, "dim": 64}}, r"effect: features\.vision, features\.dim\."),
+        ({"optimiser": {"lr_temperature": 0.1}}, r"effect: optimiser\.lr_temperature\."),
+        ({"pretrain": codebook_of(kind="fsq", refresh_every=5)}, r"refresh_every = 5 needs kind = 'vq'.*kind = 'fsq'"),
+        ({"pretrain": codebook_of(learn=True, refresh_every=5)}, r"refresh_every = 5 .* learn = true"),
+        ({"pretrain": codebook_of(kind="fsq", expire_below=2)}, r"expire_below = 2 needs kind = 'vq'"),
+        ({"optimiser": {"accumulate": 2}}, r"batch_size = 12 and optimiser\.accumulate = 2.*batch_size to 16"),
     ],
 )
 def test_an_option_that_pretraining_ignores_is_refused(changes: dict[str, Any], text: str) -> None:

@@ -114,7 +114,17 @@ def ablate(
     Returns:
         One check per added field, `addition/FIELD`, in order; each step keeps the fields added before. The ablation
         ends with the first step that fails a check.
+
+    Raises:
+        InputError: The runs of a config with [pretrain] would end within the warm-up of the learning rates.
     """
+    warmup = config.optimiser.warmup_steps
+    if config.pretrain is not None and steps <= warmup:
+        raise InputError(
+            f"each run of the ablation needs more steps than optimiser.warmup_steps = {warmup}, before which the "
+            f"learning rates are not reached; got steps = {steps}. Set --steps to {warmup + 1} or more, or lower "
+            f"optimiser.warmup_steps"
+        )
     data = data or load_data(config, processes, progress)
     checks: list[Check] = []
     pieces = grown(config) if config.pretrain is None else grown_objective(config)

@@ -6,6 +6,7 @@ import pytest
 
 from tactile_align.diagnostics.doctor.diagnose import ablate, diagnose
 from tactile_align.diagnostics.doctor.pretraining import grown_objective
+from tactile_align.errors import InputError
 from tactile_align.training.data import load_data
 from tests.training.test_pretraining import pretraining
 
@@ -35,6 +36,13 @@ def test_the_parts_of_an_objective_come_in_order_and_end_with_the_whole(tmp_path
         "pretrain.codebook.expire_below",
     )
     assert values == (0.05, "vq", 2, 1.0) and parts[0].pretrain.codebook is None and parts[-1] == config
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(0, 0), (12, 12)])
+def test_an_ablation_that_would_not_train_is_refused(tmp_path: Path, steps: int, warmup: int) -> None:
+    config = pretraining(tmp_path, tmp_path / "run", optimiser={"warmup_steps": warmup})
+    with pytest.raises(InputError, match=rf"warmup_steps = {warmup}.*got steps = {steps}"):
+        ablate(config, steps=steps)
 
 
 def test_the_part_that_breaks_a_pretraining_is_named(regrasp_folder: Path, tmp_path: Path) -> None:
