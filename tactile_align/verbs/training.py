@@ -77,7 +77,8 @@ def _trained(verb: Literal["train", "pretrain"], usage: str, argv: Sequence[str]
             f"{rest[0]}: this file names a preset; got the flag --policy.head, which comes too late for it. State "
             f"policy.head in the file, whose preset depends on it"
         )
-    if default.pointer is None and (flags := [word for word in rest[1:] if word.startswith("--pointer.")]):
+    flags = [word for word in rest[1:] if word.removeprefix("--").startswith("pointer.")]
+    if default.pointer is None and flags:
         raise InputError(
             f"{rest[0]}: flags of the pointer need its table; got {flags[0]} without one. Add a [pointer] table to the "
             f"file"
