@@ -55,7 +55,7 @@ JUDGES = (
     ("verify and calibrate, of a session", "sessions.report"),
     ("verify, of controller poses", "kinematics.controller"),
     ("calibrate finger and camera", "finger.checks"),
-    ("inspect", "datasets.inspect"),
+    ("inspect", "datasets.inspection"),
     ("doctor", "diagnostics.doctor.limits"),
     ("watch", "training.watch"),
 )

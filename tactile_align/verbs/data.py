@@ -71,7 +71,8 @@ def inspect(
         pictures: Folder for one picture per touch stream: no-contact reference, score of each frame, and contacts.
         as_json: Print the result as JSON.
     """
-    from tactile_align.datasets.inspect import Inspection, inspect_path, place_below
+    from tactile_align.datasets.inspect import inspect_path
+    from tactile_align.datasets.inspection import Inspection, place_below
     from tactile_align.projection.episode_boxes import contact_beside
     from tactile_align.viz.contact import write_contact_picture
 

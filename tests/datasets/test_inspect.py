@@ -16,7 +16,8 @@ from tactile_align.cli import run
 from tactile_align.datasets import codec
 from tactile_align.datasets.contact import Contact, contact_of
 from tactile_align.datasets.episodes import write_episode
-from tactile_align.datasets.inspect import Inspection, inspect_path
+from tactile_align.datasets.inspect import inspect_path
+from tactile_align.datasets.inspection import Inspection
 from tactile_align.errors import InputError
 from tests.datasets.making import parts, with_orientation, xtrainer_file
 from tests.datasets.planting import ON_OPENING, ON_READING

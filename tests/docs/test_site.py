@@ -14,7 +14,7 @@ import pytest
 from tactile_align.cli import VERBS
 from tactile_align.config.data import ViewConfig
 from tactile_align.config.train import TrainConfig
-from tactile_align.datasets.inspect import LIMITS as INSPECT
+from tactile_align.datasets.inspection import LIMITS as INSPECT
 from tactile_align.diagnostics.intervals import RULES
 from tactile_align.finger.checks import LIMITS as FINGER
 from tactile_align.kinematics.controller import LIMITS as CONTROLLER
