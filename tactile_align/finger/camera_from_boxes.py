@@ -32,7 +32,7 @@ from tactile_align.finger.checks import (
     or_else,
     sigma_check,
 )
-from tactile_align.finger.frames import cross_validated, distinct_lenses, labelled_rows
+from tactile_align.finger.frames import cross_validated, distinct_lenses, labelled_rows, used_frames
 from tactile_align.finger.from_boxes import chosen_camera, chosen_sensors
 from tactile_align.geometry.frames import apply, invert, pose, rotation_exp, rotation_log
 from tactile_align.projection.episode_boxes import qpos_at_exposure
@@ -302,6 +302,7 @@ def calibrate_camera(
     report = Report("calibrate", subject, tuple(checks), facts=provenance(digests))
     covariance = tuple(map(tuple, fit.covariance.tolist()))
     changed = known.with_camera(camera, **pose_keys(fit.T_parent_camera), covariance=covariance)
+    changed = changed.with_fitted("cameras", camera, {name: used_frames(labels, camera, name) for name in sensors})
     if needed or accept:
         save_unless_failed(changed, out, report, rig)
     return PlacedCamera(changed, camera, fit, needed, report)

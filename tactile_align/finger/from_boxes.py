@@ -27,7 +27,7 @@ from tactile_align.finger.checks import (
     stroke_checks,
     verdict_of_others,
 )
-from tactile_align.finger.frames import FingerFrames, Reading, finger_of, labelled_rows
+from tactile_align.finger.frames import FingerFrames, Reading, finger_of, labelled_rows, used_frames
 from tactile_align.sessions.write_rig import pose_keys, provenance, require_no_override, save_unless_failed, with_stroke
 from tactile_align.verify.evidence import Labels, label_name
 
@@ -154,6 +154,7 @@ def calibrate_finger(
         for name, fit in fits.items():
             if name not in kept:
                 changed = changed.with_sensor(name, **pose_keys(moved(known.sensor(name).T_parent_this, fit.x)))
+                changed = changed.with_fitted("sensors", name, {camera: used_frames(labels, camera, name)})
     if needed or accept:
         save_unless_failed(changed, out, report, rig)
     before, after = (

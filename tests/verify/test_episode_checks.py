@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 
 from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.datasets.episodes import open_episode
 from tactile_align.geometry.boxes import intersection_over_union
 from tactile_align.verify.episode_checks import gripper_checks, lens_checks, on_sensor
-from tactile_align.verify.evidence import View
+from tactile_align.verify.evidence import View, gather
 from tactile_align.verify.labels import read_labels
 from tactile_align.verify.verify import verify_episodes
 from tactile_align.viz.overlay.footage import Footage
+from tests.finger.two_sensors import JOINTS, NAME, two_sensor_rig
+from tests.finger.two_sensors import write as write_grey
 
 
 def changed(folder: Path, edit: Any) -> Rig:
@@ -108,6 +111,22 @@ def test_without_truth_or_labels_nothing_is_proven(recorded: dict[str, Path], tm
         assert result.verdict == verdict and result.check("iou-median/left_wrist/tactile1").value > 0.95
         unproven = [check.id for check in result.checks if check.kind == "box-proof"]
         assert unproven == (["box-proof/top/tactile1"] if verdict == "warn" else [])
+
+
+def test_boxes_that_a_fit_has_used_are_no_proof(tmp_path: Path) -> None:
+    rig = two_sensor_rig()
+    qpos = np.repeat(JOINTS[None], 40, axis=0)
+    qpos = np.column_stack([qpos, np.linspace(0.1, 1.0, 40)])
+    boxes = {t: (1.0, 1.0, 9.0, 9.0) for t in range(40)}
+    labels = {(NAME, camera, "tactile1"): boxes for camera in ("left_wrist", "top")}
+    rig = rig.with_fitted("sensors", "tactile1", {"left_wrist": {NAME: tuple(range(10, 60)), "other.hdf5": (0,)}})
+    rig = rig.with_fitted("cameras", "top", {"tactile1": {NAME: (3,)}, "tactile2": {NAME: (4,)}})
+    with open_episode(write_grey(tmp_path, rig, qpos, ("left_wrist", "top")) / NAME) as episode:
+        views = [view for view in gather(episode, rig, labels).views if view.sensor == "tactile1"]
+    wrist, top = (on_sensor(rig, v.camera, v.sensor, [v], np.zeros(40, bool), False)[0] for v in views)
+    assert wrist.status == "warn" and wrist.value == 10 and ", and 30 that the fit" in wrist.measured
+    assert "label --not-in" in wrist.advice
+    assert top.status == "info" and top.value == 39 and ", and 1 that the fit" in top.measured
 
 
 @pytest.mark.parametrize(
