@@ -64,7 +64,7 @@ def rig_draft(contents: Contents, state: StateColumns, links: Links | None, mode
     for name, camera in named.items():
         _put_camera(text, contents, state, name, camera, found.get(name))
     for name, touch in named_streams(touches).items():
-        _put_sensor(text, state, name, touch, links)
+        _put_sensor(text, state, name, touch, links, sole=len(touches) == 1)
     if unsure:
         text.comment(listed("Add a table under cameras or sensors for each of these", unsure))
     return str(text)
@@ -327,34 +327,41 @@ def _intrinsics(numbers: Mapping[str, Any]) -> list[list[float]] | None:
     return K.tolist() if plain else None
 
 
-def _put_sensor(text: DraftText, state: StateColumns, name: str, touch: Array, links: Links | None) -> None:
+def _put_sensor(text: DraftText, state: StateColumns, name: str, touch: Array, links: Links | None, sole: bool) -> None:
     arm = _arm_of(state, touch)
+    opens = links.finger_axis if links is not None else None
+    # Where nothing shows `axis`, the finger of the only sensor can be called finger1.
+    first = sole and opens is None and len(state.arms) == 1 and state.arms[0].gripper is not None
     text.table("sensors", name)
-    one = (
-        f"{arm}/finger1 or {arm}/finger2; finger1 opens along `axis`. With one sensor, let `axis` point to its finger."
-    )
-    text.put("parent", UNKNOWN, one)
+    if first:
+        text.put("parent", f"{arm}/finger1", "A guess: on a finger. Call this finger finger1: `axis` points to it.")
+    else:
+        text.put("parent", UNKNOWN, f"{arm}/finger1 or {arm}/finger2; finger1 opens along `axis`.")
     flush = (
         "Middle of the gel, from the flange, fingers closed. Flush with the pads: [0.0, 0.0, distance along the tool]."
     )
     text.put("translation_m", UNKNOWN, flush)
-    opens = links.finger_axis if links is not None else None
     if opens is not None and 1 not in np.abs(opens[:2]):
         text.put("quat_wxyz", UNKNOWN, "On finger1, turn the sensor so that its own x lies along `axis`.")
         text.put("stream", name)
         text.put("body", UNKNOWN, "Housing without cables.")
         text.put("pad", UNKNOWN, "Gel.")
         return
-    text.put(
-        "quat_wxyz",
-        UNKNOWN,
-        "finger1, axes of the flange: [1, 0, 0, 0]. finger2, facing it: [0, 0, 0, 1], half a turn.",
-    )
+    if first:
+        text.put("quat_wxyz", [1.0, 0.0, 0.0, 0.0], "A choice: the sensor has the axes of the flange.")
+    else:
+        turn = "finger1, axes of the flange: [1, 0, 0, 0]. finger2, facing it: [0, 0, 0, 1], half a turn."
+        text.put("quat_wxyz", UNKNOWN, turn)
     text.put("stream", name)
     axis, centre, thick, flat, normal = _along(opens)
     body, pad = f"[{{ center_m = {centre}, size_m = {thick} }}]", f"size_m = {flat}, normal = {normal}"
     text.put("body", UNKNOWN, f"Housing without cables, t thick; `axis` {axis}: {body}.")
     text.put("pad", UNKNOWN, f"Gel, w wide, l long; `axis` {axis}: {{ center_m = [0, 0, 0], {pad} }}.")
+    if opens is None:
+        text.comment(
+            "`axis` y: exchange the first two numbers in each list of body and pad. `axis` -x or -y: change the signs of "
+            "center_m and normal."
+        )
 
 
 def _along(axis: tuple[float, float, float] | None) -> tuple[str, ...]:

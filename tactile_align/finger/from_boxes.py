@@ -197,7 +197,7 @@ def _require_boxes(path: str | Path, labels: Labels, camera: str, sensor: str) -
     count = sum(len(boxes) for key, boxes in labels.items() if key[1:] == (camera, sensor))
     if count < MIN_BOXES:
         raise InputError(
-            f"{path}: finger calibration needs at least {MIN_BOXES} boxes of {sensor} in {camera}, preferably 20, at "
+            f"{path}: finger calibration needs at least {MIN_BOXES} boxes of {sensor} in {camera}, preferably 12, at "
             f"several openings; got {count}. Draw more with `tactile-align label`"
         )
 

@@ -140,7 +140,7 @@ def label(
     camera: str,
     sensor: str,
     rig: str | None = None,
-    count: int = 20,
+    count: int = 12,
     layout: str | None = None,
     not_in: Path | None = None,
     out: Path = Path("label.html"),
@@ -157,7 +157,7 @@ def label(
         sensor: Sensor around which you draw boxes, by its name in the rig.
         rig: Name or path of the rig; default: rig.toml beside the episodes, or the rig that the recording carries, if
             there is one. With a rig, the frames cover the range of gripper openings.
-        count: Number of frames.
+        count: Number of frames. 12 are enough to verify and for `calibrate finger`; `calibrate camera` needs 20.
         layout: Name or path of the episode layout; default: detect the layout.
         not_in: CSV file of boxes, or a folder of such files; their frames of this camera are left out.
         out: HTML page to write.

@@ -197,8 +197,8 @@ def _enough(camera: str, sensor: str, views: list[View], result: str) -> Check:
         measured += f", openings {seen.min():.0f} to {seen.max():.0f} mm between the fingers"
         spread = spread and bool(np.ptp(seen) >= COVERED * np.ptp(every))
     advice = (
-        "Draw about 20 boxes, in several episodes and over the openings that occur in them; `tactile-align label` "
-        "chooses such frames."
+        f"Draw {LIMITS['boxes'].good:.0f} boxes, in several episodes and over the openings that occur in them; "
+        "`tactile-align label` chooses such frames."
     )
     if used:
         measured += f", and {used} that the fit of this rig has used"
@@ -302,8 +302,8 @@ def episode_checks(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
         unproven = {"box-proof": "Proof that the boxes are right"}
     limit = "labels or truth"
     advice = (
-        "Nothing proves that the boxes lie on the sensor. Look at `tactile-align overlay`, draw boxes on about 20 "
-        "frames (`tactile-align label` writes the page), then use --labels."
+        f"Nothing proves that the boxes lie on the sensor. Look at `tactile-align overlay`, draw boxes on "
+        f"{LIMITS['boxes'].good:.0f} frames (`tactile-align label` writes the page), then use --labels."
     )
     if len(rig.cameras) > 1:
         advice += " Remove unused cameras from the rig."

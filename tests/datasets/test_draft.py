@@ -407,6 +407,19 @@ def test_a_draft_is_named_after_the_lab_and_not_after_the_folder_of_recordings(t
     ]
 
 
+@pytest.mark.parametrize(("urdf_of", "sensors", "parent"), [(None, 1, "arm/finger1"), (None, 2, "?"), (urdf, 1, "?")])
+def test_only_a_sole_sensor_of_a_gripper_whose_axis_is_free_is_placed_on_finger1(
+    tmp_path: Path, urdf_of: Callable[[Path], Path] | None, sensors: int, parent: str
+) -> None:
+    with h5py.File(tmp_path / "e0.h5", "w") as file:
+        counts(file)
+        if sensors == 2:
+            file["digit2"] = frames(3, T)
+    drafts = draft(tmp_path, tmp_path, urdf_of and urdf_of(tmp_path))
+    entry = tomllib.loads(drafts.files["rig.toml"])["sensors"]["digit"]
+    assert entry["parent"] == parent and entry["quat_wxyz"] == ([1.0, 0.0, 0.0, 0.0] if parent != "?" else "?")
+
+
 @pytest.mark.parametrize("axis", ["x", "y", "-y"])
 def test_the_sensor_that_the_comments_of_a_draft_describe_faces_the_tool_axis(tmp_path: Path, axis: str) -> None:
     with h5py.File(tmp_path / "e0.h5", "w") as file:
