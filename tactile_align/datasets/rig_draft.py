@@ -144,7 +144,7 @@ def _put_gripper(
     metres = wide and FINGERS_M[0] <= high <= FINGERS_M[1]
     text.table("arms", arm.name, "gripper")
     text.put("column", arm.gripper)
-    text.comment(f"Readings from {low:.4g} to {high:.4g} are recorded.")
+    text.comment(f"Readings when fully open and fully closed, as recorded. They lie from {low:.4g} to {high:.4g} here.")
     text.put("open", round(high, 6) if wide else UNKNOWN, "A guess: the largest recorded width." if wide else "")
     text.put("closed", 0.0 if wide else UNKNOWN, "A guess: a width is 0 when closed." if wide else "")
     value, why = _compared_reading(contents, state, arm)
@@ -155,7 +155,10 @@ def _put_gripper(
     if axis is not None:
         text.comment("axis: that of the first finger of the URDF, in the frame of `tip`.")
     else:
-        text.comment("axis: unit vector in the flange frame along which finger1 moves when it opens.")
+        sole = " With one sensor, finger1 is its finger." if len(contents.streams[1]) == 1 else ""
+        text.comment(
+            f"axis: unit vector in the frame of {arm.name}/flange along which finger1 moves when it opens.{sole}"
+        )
     open_m: float | str = UNKNOWN
     limit = links.finger_open_m if links is not None and axis is not None else None
     if metres and limit and high > MOST_OVER * 2 * limit:
@@ -167,7 +170,9 @@ def _put_gripper(
         open_m = round(high / 2, 6)
         text.comment("open_m: ONE finger's distance from the tool axis. A guess: half of the width, in metres.")
     else:
-        text.comment("open_m: ONE finger's distance from the tool axis when fully open, m.")
+        text.comment(
+            "open_m: ONE finger's distance from the tool axis when fully open, m: half of the width between both."
+        )
     text.put("law", {"kind": "linear", "axis": list(axis) if axis else UNKNOWN, "closed_m": 0.0, "open_m": open_m})
 
 
@@ -334,7 +339,7 @@ def _put_sensor(text: DraftText, state: StateColumns, name: str, touch: Array, l
     first = sole and opens is None and len(state.arms) == 1 and state.arms[0].gripper is not None
     text.table("sensors", name)
     if first:
-        text.put("parent", f"{arm}/finger1", "A guess: on a finger. Call this finger finger1: `axis` points to it.")
+        text.put("parent", f"{arm}/finger1", "A guess: on a finger, which is called finger1.")
     else:
         text.put("parent", UNKNOWN, f"{arm}/finger1 or {arm}/finger2; finger1 opens along `axis`.")
     flush = (
@@ -359,8 +364,8 @@ def _put_sensor(text: DraftText, state: StateColumns, name: str, touch: Array, l
     text.put("pad", UNKNOWN, f"Gel, w wide, l long; `axis` {axis}: {{ center_m = [0, 0, 0], {pad} }}.")
     if opens is None:
         text.comment(
-            "`axis` y: exchange the first two numbers in each list of body and pad. `axis` -x or -y: change the signs of "
-            "center_m and normal."
+            "`axis` y: exchange the first two numbers in each list of body and pad. `axis` -x or -y: change the signs "
+            "of center_m and normal."
         )
 
 

@@ -132,7 +132,9 @@ def held_out_checks(after: np.ndarray, sensor: str, limits: Mapping[str, Limit] 
     """Return the checks of the number of boxes of a sensor, and of the IoU (N,) of each with a fit without it."""
     look = f"Draw the boxes of {sensor} that are far off again."
     return [
-        graded(limits, "boxes", len(after), sensor, advice=f"Draw at least {limits['boxes'].good:.0f} boxes of {sensor}."),
+        graded(
+            limits, "boxes", len(after), sensor, advice=f"Draw at least {limits['boxes'].good:.0f} boxes of {sensor}."
+        ),
         graded(limits, "iou-median", float(np.median(after)), sensor, advice=look),
         graded(limits, "iou-p5", float(np.percentile(after, 5)), sensor, advice=look),
     ]

@@ -273,4 +273,6 @@ def calibrate(
         logger.info(f"not written ({why}): {target or rig}")
     else:
         logger.info(f"not written (dry run): {rig or folder}" if target is None else f"written: {target}")
+        if labels is not None and target is not None:
+            logger.info(f"to prove it, draw other boxes (`tactile-align label` with --not-in {labels}), then `verify`")
     return status

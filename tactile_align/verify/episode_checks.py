@@ -203,8 +203,8 @@ def _enough(camera: str, sensor: str, views: list[View], result: str) -> Check:
     if used:
         measured += f", and {used} that the fit of this rig has used"
         advice = (
-            "A fit explains the boxes that it has used even if it is wrong. Draw others: `tactile-align label --not-in` "
-            "with their file leaves out these frames."
+            "A fit explains the boxes that it has used even if it is wrong. Draw others: `tactile-align label` leaves "
+            "out these frames, if --not-in names the file of these boxes."
         )
     check = _judge(camera, sensor, "boxes", count, advice, f"{measured}: {result}")
     if check.status == "pass" and spread:

@@ -125,7 +125,7 @@ def test_boxes_that_a_fit_has_used_are_no_proof(tmp_path: Path) -> None:
         views = [view for view in gather(episode, rig, labels).views if view.sensor == "tactile1"]
     wrist, top = (on_sensor(rig, v.camera, v.sensor, [v], np.zeros(40, bool), False)[0] for v in views)
     assert wrist.status == "warn" and wrist.value == 10 and ", and 30 that the fit" in wrist.measured
-    assert "label --not-in" in wrist.advice
+    assert "--not-in" in wrist.advice
     assert top.status == "info" and top.value == 39 and ", and 1 that the fit" in top.measured
 
 
