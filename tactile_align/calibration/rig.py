@@ -148,7 +148,8 @@ class Rig(Strict):
         self, kind: Literal["cameras", "sensors"], name: str, frames: dict[str, dict[str, tuple[int, ...]]]
     ) -> "Rig":
         """Return the rig with the frames whose boxes the fit of a camera or sensor has used; see `fitted`."""
-        return self.model_copy(update={"fitted": {**self.fitted, kind: {**self.fitted.get(kind, {}), name: frames}}})
+        of_kind = {**self.fitted.get(kind, {}), name: frames}
+        return self.model_copy(update={"fitted": {**self.fitted, kind: of_kind}})
 
     def fitted_frames(self, camera: str, sensor: str, episode: str) -> list[int]:
         """Return the frames of an episode whose boxes of a sensor in a camera a fit of this rig has used."""

@@ -19,7 +19,7 @@ from tactile_align.datasets.contents import (
 )
 from tactile_align.datasets.draft_text import DraftText, draft_name, named_streams
 from tactile_align.datasets.found_cameras import FoundCamera, found_cameras
-from tactile_align.datasets.roles import FRAMES, Array, words
+from tactile_align.datasets.roles import FRAMES, GRIPPER_WORDS, Array, words
 from tactile_align.facts import UNKNOWN, fact_names
 from tactile_align.geometry.frames import quaternion_from_rotation
 from tactile_align.kinematics.arm_files import Links
@@ -178,7 +178,7 @@ def _put_gripper(
 
 def _compared_reading(contents: Contents, state: StateColumns, arm: ArmColumns) -> tuple[str, str]:
     """Return whether readings are measured or commanded, and the evidence, from the array of the gripper's commands."""
-    commands = [a for a in state.action if a.columns == 1 and "gripper" in words(a.name)]
+    commands = [a for a in state.action if a.columns == 1 and GRIPPER_WORDS & set(words(a.name))]
     commands = [a for a in commands if len(state.arms) == 1 or a.side == arm.name]
     reading = contents.joined(array.key for array in state.qpos)[:, arm.gripper]
     unknown = UNKNOWN, "measured or commanded?"

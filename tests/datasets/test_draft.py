@@ -110,6 +110,13 @@ def counts(file: h5py.File) -> None:
     file["arm/command"], file["wrist_cam"], file["digit"] = turning(7), frames(1, T), frames(2, T)
 
 
+def hand_in_counts(file: h5py.File) -> None:
+    file["state/joint_angles"], file["state/joint_speeds"] = turning(6), turning(6, 0.1, 0)
+    file["state/flange_pose"], file["state/hand_counts"] = turning(6, 0.3), np.arange(T, dtype=np.uint8)
+    file["action/joint_angles"], file["action/hand_counts"] = turning(6), np.arange(T, dtype=np.uint8)
+    file["images/hand_cam"], file["tactile/gel"] = frames(1, T), frames(2, T)
+
+
 def odd_frames(file: h5py.File) -> None:
     file["state"], file["actions"] = turning(8), turning(8)
     file["rgb/front"] = frames(1, T)
@@ -229,6 +236,13 @@ ODD: dict[Callable[[h5py.File], None], dict[str, Any]] = {
         "rig arms.arm.gripper.closed": "?",
         "rig arms.arm.gripper.reading": "?",
         "rig cameras.wrist_cam.parent": "arm/flange",
+    },
+    hand_in_counts: {
+        "layout state.qpos": ["state/joint_angles", "state/hand_counts"],
+        "layout state.action": ["action/joint_angles", "action/hand_counts"],
+        "rig arms.arm.gripper.column": 6,
+        "rig cameras.hand_cam.parent": "arm/flange",
+        "rig sensors.gel.parent": "arm/finger1",
     },
     odd_frames: {
         "layout cameras.names": ["front"],
