@@ -153,9 +153,9 @@ class Rig(Strict):
 
     def fitted_frames(self, camera: str, sensor: str, episode: str) -> list[int]:
         """Return the frames of an episode whose boxes of a sensor in a camera a fit of this rig has used."""
-        uses = (("cameras", camera, sensor), ("sensors", sensor, camera))
-        frames = [self.fitted.get(kind, {}).get(name, {}).get(other, {}).get(episode, ()) for kind, name, other in uses]
-        return sorted({frame for some in frames for frame in some})
+        of_camera = self.fitted.get("cameras", {}).get(camera, {}).get(sensor, {})
+        of_sensor = self.fitted.get("sensors", {}).get(sensor, {}).get(camera, {})
+        return sorted({*of_camera.get(episode, ()), *of_sensor.get(episode, ())})
 
     def for_episode(self, path: str | Path) -> "Rig":
         """Return the rig for one episode: this rig with the [[override]] entries that match the episode applied."""
