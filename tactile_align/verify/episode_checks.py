@@ -160,12 +160,12 @@ def on_sensor(
         remedy = "check the sensor's pose."
     else:
         remedy = (
-            f"`tactile-align calibrate {what} RECORDINGS --rig RIG --camera {camera} --dry-run`, with the --labels and "
-            f"--layout of this `verify`, if any, states how far {moved}."
+            f"`tactile-align calibrate {what} RECORDINGS --rig RIG --camera {camera}`, with the --labels and --layout "
+            f"of this `verify`, if any; with --dry-run it only states how far {moved}."
         )
     beside = (
-        "If the size of the boxes is wrong, check K, the camera's distance and the sensor's size. If only their "
-        f"position is wrong: {remedy}"
+        "If the size of the boxes is wrong by more than 5 %, check K, the camera's distance and the sensor's size. If "
+        f"only their position is wrong: {remedy}"
     )
     checks = [
         _enough(camera, sensor, views, f"median IoU {median:.3f}, median edge error {np.abs(edges).max():.1f} px"),
