@@ -1,6 +1,5 @@
 """Configuration of a training run, with functions that read a config from TOML and write it as TOML."""
 
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -452,7 +451,6 @@ def load_config(path: str | Path) -> TrainConfig:
     return parse(TrainConfig, with_preset(data, str(file)), str(file))
 
 
-@lru_cache(maxsize=8)  # every checkpoint of a run contains its config, and tomlkit is slow
 def config_text(config: TrainConfig) -> str:
     """Return a config as TOML text. Entries whose value is None are omitted."""
     return toml_text(config.model_dump(mode="json", exclude_none=True))
