@@ -155,6 +155,13 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     assert done.stderr == "" and done.returncode == 141
 
 
+def test_the_help_of_train_is_there_without_what_trains(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tactile_align.training.loop", None)  # an import of it, and of torch by it, fails
+    assert run(["train", "--help"]) == 0 and "--resume" in capsys.readouterr().out
+
+
 def test_the_help_tells_of_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run(["--help"])

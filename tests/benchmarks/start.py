@@ -1,4 +1,4 @@
-"""Print how long `verify`, `overlay` and the help of `train` take to start, against the libraries they cannot do without.
+"""Print how long `verify` and `overlay` take to start, against the libraries they cannot do without.
 
 `python -m tests.benchmarks.start`; exits 1 above 4 times the time of `import numpy, cv2, h5py`. Times are process time
 of fresh interpreters, warm, median of 5 rounds that take turns: ratios hold on a busy machine too.
@@ -16,7 +16,6 @@ STARTS = {
     f"`python -c '{BASE}'`": ["-c", BASE],
     "`tactile-align verify --help`": ["-m", "tactile_align", "verify", "--help"],
     "`tactile-align overlay --help`": ["-m", "tactile_align", "overlay", "--help"],
-    "`tactile-align train --help`": ["-m", "tactile_align", "train", "--help"],
     "what verify runs on episodes, imported": ["-c", "import tactile_align.verify.verify"],
     "what verify runs on a session, imported": ["-c", "import tactile_align.sessions.calibrate"],
     "what overlay runs, imported": ["-c", "import tactile_align.viz.overlay.overlay"],
