@@ -23,6 +23,7 @@ from tactile_align.datasets import codec
 from tactile_align.diagnostics.doctor import memory
 from tactile_align.diagnostics.doctor.data import box_jitter, contact_rows, grippers, lower_gap, policy_sees
 from tactile_align.diagnostics.doctor.diagnose import diagnose
+from tactile_align.diagnostics.doctor.learning import features
 from tactile_align.diagnostics.doctor.limits import LIMITS, SELF_CHECKS, STATED
 from tactile_align.diagnostics.doctor.subject import examine
 from tactile_align.moments.normalisation import Statistics
@@ -100,7 +101,9 @@ def test_the_verb_prints_a_diagnosis_as_json_for_machines_that_is_also_a_table_f
     (found,), loaded = reports, json.loads(capsys.readouterr().out)
     assert loaded == json.loads(found.json())
     text, ids = found.text(), [check["id"] for check in loaded["checks"]]
-    assert {f"box-share/{KEY}", "touch-shuffle", "gradient/towers.touch_head"} <= {*ids} and loaded["verdict"] == "fail"
+    parts = {f"box-share/{KEY}", "touch-shuffle", "gradient/towers.touch_head", f"feature-rank/region/{KEY}"}
+    assert parts <= {*ids} and loaded["verdict"] == "fail"
+    assert gravest(found, "full-rate-step").status == "fail", "the rates are a thousand times too high"
     for check in found.checks:
         assert check.id in text and (check.advice in text) and bool(check.advice) == (check.status != "pass")
     assert {check.kind for check in found.checks} <= set(LIMITS) | set(STATED)
@@ -163,19 +166,22 @@ def test_a_defect_of_the_model_is_found(healthy: tuple[TrainConfig, Data], name:
     assert gravest(found, check).status == "fail", found.text()
 
 
-def test_features_collapsed_to_rank_one_are_found(healthy: tuple[TrainConfig, Data]) -> None:
+@pytest.mark.parametrize(
+    ("spoil", "check"),
+    [
+        (plant.features_of_rank_one, f"feature-rank/region/{KEY}"),
+        (plant.touches_in_one_point, "feature-spread/touch/tactile1"),
+    ],
+    ids=["rank one", "a point"],
+)
+def test_collapsed_features_are_found(
+    healthy: tuple[TrainConfig, Data], spoil: Callable[[AlignedPolicy], None], check: str
+) -> None:
     config, data = healthy
     model = build_model(config, data.train)
-    plant.features_of_rank_one(model)
-    assert gravest(diagnose(config, data=data, model=model, parts=["learning"]), "feature-rank").status == "fail"
-
-
-def test_touches_collapsed_to_a_point_are_found(healthy: tuple[TrainConfig, Data]) -> None:
-    config, data = healthy
-    model = build_model(config, data.train)
-    plant.touches_in_one_point(model)
-    found = diagnose(config, data=data, model=model, parts=["learning"])
-    assert found.check("feature-spread/touch/tactile1").status == "fail", found.text()
+    assert {found.id: found.status for found in features(examine(config, data, model))}[check] == "pass"
+    spoil(model)
+    assert {found.id: found.status for found in features(examine(config, data, model))}[check] == "fail"
 
 
 def changed(config: TrainConfig, part: str, **entries: Any) -> TrainConfig:
@@ -337,12 +343,6 @@ def test_14_a_checkpoint_of_weights_alone_is_no_resume(small_config: Maker) -> N
     torch.save({"format": FORMAT, "model": state["model"], "step": 3}, path)
     with pytest.raises(ValueError, match=r"cannot be resumed; missing: .*optimiser"):
         train(small_config(steps=3), resume=True, progress=False)
-
-
-def test_a_learning_rate_a_thousand_times_too_high_is_found(healthy: tuple[TrainConfig, Data]) -> None:
-    config, data = healthy
-    fast = changed(config, "optimiser", lr=1.0, lr_tower=1.0, lr_head=1.0)
-    assert gravest(diagnose(fast, data=data, parts=["learning"]), "full-rate-step").status == "fail"
 
 
 def test_a_first_step_that_makes_things_worse_is_found(healthy: tuple[TrainConfig, Data]) -> None:
