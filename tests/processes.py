@@ -12,8 +12,12 @@ from multiprocessing.process import BaseProcess
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 CONTEXT = multiprocessing.get_context(METHOD)
 CONTEXT.set_forkserver_preload(["pytest", "tactile_align.training.loop"])
-if METHOD == "forkserver":
-    multiprocessing.forkserver.ensure_running()  # before a test's data loader starts a server with fewer imports
+
+
+def start_server() -> None:
+    """Start the server before a data loader starts one with fewer imports."""
+    if METHOD == "forkserver":
+        multiprocessing.forkserver.ensure_running()
 
 
 def start(work: Callable[..., object], *args: object) -> BaseProcess:
