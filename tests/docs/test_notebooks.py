@@ -56,7 +56,7 @@ def execute(bench: Path) -> Iterator[Callable[[Path], Any]]:
         for old, new in LIGHTER[path.stem]:
             (cell,) = (cell for cell in client.nb.cells if old in cell.source)
             cell.source = cell.source.replace(old, new)
-        client.nb.cells.append(nbformat.v4.new_code_cell("%reset -f"))
+        client.nb.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
         for index, cell in enumerate(client.nb.cells):
             client.execute_cell(cell, index)
         return client.nb
