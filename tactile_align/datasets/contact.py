@@ -13,7 +13,7 @@ reference, because gels differ and lamps warm up.
 A released gel recovers slowly. After a release the score can only fall. If it rises, a new contact has begun.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -32,6 +32,7 @@ MAX_PAIRED = 600  # largest number of frames compared with each other; longer ep
 MAX_CLUSTERS = 6  # largest number of clusters that are tried as the frames without contact
 KEPT = 1000  # frames whose local structure is kept; that of later frames is computed each time, which bounds the memory
 BLOCK = 500  # frames that are compared with the reference at a time
+RETURNING = 0.25  # share of the frames; fewer returning images are a recorder's mistake, not a lack of noise
 NEAR = 1.4  # frames of one cluster differ by less than this multiple of the noise
 
 ENTER = 2.0  # grey levels; a smaller change is no contact
@@ -150,7 +151,8 @@ def contact_of(
     """
     cells = _cells(touches)
     fields = _Fields(cells)
-    noise = _noise(fields.steps()) / float(np.sqrt(2))  # two frames contain the noise of two
+    # Two frames contain the noise of two.
+    noise = 0.0 if _without_noise(cells) else _noise(fields.steps()) / float(np.sqrt(2))
     always = np.zeros(len(cells), np.int64)
     if reference is not None:
         rest = _cells([reference], shape=cells.shape[1:])
@@ -335,6 +337,16 @@ def _noise(steps: np.ndarray) -> float:
     """
     steps = steps[steps > 0]
     return float(np.quantile(steps, 0.1)) if len(steps) else 0.0
+
+
+def _without_noise(cells: np.ndarray) -> bool:
+    """Return whether the images, cells (T, h, w, 3), contain no noise: the same one often returns after other ones.
+
+    The images of some simulators contain none. Then only contacts change them, which `_noise` would take for noise.
+    """
+    shown = [hash(image.tobytes()) for image in cells]
+    begun = Counter(image for before, image in zip([None, *shown], shown, strict=False) if image != before)
+    return sum(begun[image] > 1 for image in shown) > RETURNING * len(shown)
 
 
 @dataclass(frozen=True)
