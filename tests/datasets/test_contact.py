@@ -55,14 +55,18 @@ def test_short_contacts_are_found_frame_by_frame(seed: int, how: dict) -> None:
 
 @pytest.mark.parametrize("steps", [14, 60])
 def test_contacts_are_found_in_images_without_noise(steps: int) -> None:
-    pressed = 40.0 * (np.arange(steps) // (steps // 3) == 1)
-    np.testing.assert_array_equal(contact_of(gel(pressed, noise=0)).flags, pressed > 0)
+    pressed = np.tile(40.0 * (np.arange(steps) // (steps // 3) == 1), 3)
+    touches, watch = gel(pressed, noise=0), ContactWatch()
+    np.testing.assert_array_equal(contact_of(touches).flags, pressed > 0)
+    np.testing.assert_array_equal([watch.update(touch) for touch in touches], pressed > 0)
 
 
 def test_frames_that_a_slow_sensor_repeats_contain_noise() -> None:
     pressed = regrasp(3)
-    found = contact_of(np.repeat(gel(pressed, 3, noise=8.0), 3, axis=0))
+    touches, watch = np.repeat(gel(pressed, 3, noise=8.0), 3, axis=0), ContactWatch()
+    found = contact_of(touches)
     np.testing.assert_array_equal(found.flags, np.repeat(pressed > 0, 3))
+    np.testing.assert_array_equal([watch.update(touch) for touch in touches], found.flags)
     assert found.enter > 4
 
 
