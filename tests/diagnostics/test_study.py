@@ -267,7 +267,7 @@ shifted = {{ title = "25 px right", shift_px = [25, 0] }}
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory, regrasp_folder: Path) -> Iterator[Path]:
-    """Folder of a finished study of a user's own config, file.toml, with two runs made side by side."""
+    """Folder of a finished study of a user's own config, file.toml, with two runs."""
     folder = tmp_path_factory.mktemp("study")
     base = {
         "data": [{"path": str(regrasp_folder), "rig": str(regrasp_folder / "rig.toml")}],
