@@ -1,6 +1,7 @@
 """Episodes opened for reading. Frames are read one at a time and are always returned as RGB."""
 
 import hashlib
+from contextlib import suppress
 from copy import copy
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from tactile_align.datasets.handles import HANDLES, Stamp, open_file
 from tactile_align.datasets.layout import Layout
 from tactile_align.datasets.refs import EpisodeRef, list_episodes, locate, parse_ref
 from tactile_align.datasets.roles import Array
-from tactile_align.datasets.streams import Found, Stream, find, frame_of_raw, present
+from tactile_align.datasets.streams import Found, Stream, find, frame_fault, frame_of_raw, present
 from tactile_align.datasets.writer import write_episode
 from tactile_align.errors import ColumnError, EpisodeError, Fault, InputError
 
@@ -228,15 +229,14 @@ class Episode:
         """
         stream, row, t = self.stream(name), self._row(name, t), self.stored_row(name, t)
         if stream.kind == "raw":
-            frame = frame_of_raw(row, self.path, stream.key, t)
+            frame = frame_of_raw(row, self.layout, self.path, stream.key, t)
             return np.ascontiguousarray(frame[..., ::-1] if stream.channels == "bgr" else frame)
         try:
             width, height = codec.width_height(row)
             if (width, height) == (stream.width, stream.height):
                 return codec.decode(row, stream.channels, at_least)
         except ValueError as cause:
-            text = f"{cause}, or remove the frame with: tactile-align repair"
-            raise hdf5.fault("frame", self.path, stream.key, text, t) from cause
+            raise frame_fault(cause, self.layout, self.path, stream.key, t) from cause
         text = f"is {width}x{height} px, row 0 {stream.width}x{stream.height}. Remove it with: tactile-align repair"
         raise hdf5.fault("frame-size", self.path, stream.key, text, t)
 
@@ -252,8 +252,7 @@ class Episode:
         try:
             return row.tobytes() if padded else codec.without_padding(row)
         except ValueError as cause:
-            text = f"{cause}, or remove the frame with: tactile-align repair"
-            raise hdf5.fault("frame", self.path, stream.key, text, t) from cause
+            raise frame_fault(cause, self.layout, self.path, stream.key, t) from cause
 
     def depth_image(self, name: str, t: int) -> np.ndarray:
         """Return frame t of the depth stream `name` as stored, in the recorder's shape, dtype and unit."""
@@ -270,9 +269,11 @@ class Episode:
     def carried_grippers(self) -> tuple[str, ...]:
         """Return each array under `carried` that changes and is called as a gripper's, with its range, as text."""
         found = []
-        for key in self.carried:
-            if Array(key, "", "other").of_gripper and (values := self.carried_array(key)).size == len(self):
-                found += [f"{key}, {values.min():.4g} to {values.max():.4g}"] if np.ptp(values) > 0 else []
+        for key in (key for key in self.carried if Array(key, "", "other").of_gripper):
+            with suppress(EpisodeError):  # damage in data that are never read is not a fault of the episode
+                values = self.carried_array(key)
+                if values.dtype.kind in "iuf" and values.size == len(self) and np.ptp(values) > 0:
+                    found.append(f"{key}, {values.min():.4g} to {values.max():.4g}")
         return tuple(found)
 
     def content_hash(self) -> str:

@@ -212,8 +212,8 @@ def fit_boxes(drawn: Sequence[Drawn], ends: tuple[float, float], keep_stroke: bo
         sigma[:, :6], bias[:, :6] = _sigma(kept_fits)[:, :6], (_solve(wider, kept, held) - kept)[:, :6]
     telling = np.concatenate([part.frames.telling for part in drawn])
     reading = likely_reading(telling, from_fit(x, held), errors, CLEAR_IOU)
-    ends = np.cumsum([len(part) for part in drawn])[:-1]
-    own, own_free, own_kept = (np.split(1 - one, ends) for one in (after, free_after, kept_after))
+    parts = np.cumsum([len(part) for part in drawn])[:-1]
+    own, own_free, own_kept = (np.split(1 - one, parts) for one in (after, free_after, kept_after))
     return [
         BoxFit(x[i], sigma[i], bias[i], free[i], kept[i], part.iou(START), own[i], own_free[i], own_kept[i], reading)
         for i, part in enumerate(drawn)
