@@ -116,7 +116,7 @@ def study(
         for seed, row in work:
             logger.info(f"{plan.title(row)}, seed {seed}: {command(file, folder, row, seed)}")
         Parallel(n_jobs=processes)(delayed(_run)(plan, folder, row, seed, progress) for seed, row in work)
-    text = table_text(plan, results(folder))
+    text = table_text(plan, *results(folder))
     write_text_atomically(folder / "table.md", text)
     return text
 
@@ -258,7 +258,7 @@ def _write_wrong_rigs(plan: StudyConfig, folder: Path, row: str) -> None:
 
 
 def _done(plan: StudyConfig, folder: Path, seed: int, row: str) -> bool:
-    """Return whether a run has its result, with all its roll-outs.
+    """Return whether a run has its result, with all its roll-outs, or a result that cannot be read, which is kept.
 
     Raises:
         InputError: The run was trained with another config, or rolled out otherwise, than the study file states.
@@ -267,18 +267,22 @@ def _done(plan: StudyConfig, folder: Path, seed: int, row: str) -> bool:
     out = Path(config.out)
     if not (out / RESULT).exists():
         return False
+    try:
+        cell = _cell(out)
+    except InputError:  # named below the tables, by `results`
+        return True
     now, then = (c.model_dump(mode="json", exclude=FREE) for c in (config, load_config(out / "config.toml")))
     if changed := [key for key in now if now[key] != then[key]]:
         raise InputError(
             f"{out}: this run was trained with another config than the study file states now; {', '.join(changed)} "
             f"changed. Use another folder for the changed study, or delete this run to train it again"
         )
-    return not _conditions_left(plan, row, _cell(out))
+    return not _conditions_left(plan, row, cell)
 
 
 def _cell(out: Path) -> RunResult:
-    path = out / RESULT
-    return result_of(RunResult, read_json(path, "Delete the file; the study then evaluates this run again"), str(path))
+    path, advice = out / RESULT, "Delete the file; the study then evaluates this run again"
+    return result_of(RunResult, read_json(path, advice), str(path), advice)
 
 
 def _conditions_left(plan: StudyConfig, row: str, cell: RunResult) -> list[str]:
@@ -418,7 +422,12 @@ def actions_of(run: LoadedRun, train: Moments) -> dict[str, Any]:
     }
 
 
-def results(folder: Path) -> list[RunResult]:
-    """Return the finished runs of a study, sorted by row and seed."""
-    cells = (_cell(path.parent) for path in sorted(folder.glob(f"runs/*/{RESULT}")))
-    return sorted(cells, key=lambda cell: (cell.row, cell.seed))
+def results(folder: Path) -> tuple[list[RunResult], list[str]]:
+    """Return the finished runs of a study, sorted by row and seed, and for each unreadable result the reason."""
+    cells, unreadable = list[RunResult](), list[str]()
+    for path in sorted(folder.glob(f"runs/*/{RESULT}")):
+        try:
+            cells.append(_cell(path.parent))
+        except InputError as error:
+            unreadable.append(str(error))
+    return sorted(cells, key=lambda cell: (cell.row, cell.seed)), unreadable

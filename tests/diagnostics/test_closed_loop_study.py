@@ -360,7 +360,7 @@ def test_a_study_trains_play_first_rolls_out_and_makes_only_what_is_missing(
     monkeypatch.setattr(module, "play", play)
     file, out = own_study(tmp_path, regrasp_folder), tmp_path / "out"
     text = study(file, out, ["acting"], progress=False)
-    acting, pretrained = results(out)
+    (acting, pretrained), _ = results(out)
     assert (acting.row, pretrained.row) == ("acting", "play") and not pretrained.rolled
     assert pretrained.recall is not None and pretrained.recall.gallery == 8
     assert config_of(load_study(file), out, "acting", 0).init == str(out / "runs" / "play-s0")
@@ -417,15 +417,37 @@ def test_a_stored_roll_out_is_read_back_as_it_was(tmp_path: Path) -> None:
     first = replace(first, rolled={"true": replace(first.rolled["true"], options=CellOptions(stripe_mm=0.5))})
     (tmp_path / "runs/touch-s0").mkdir(parents=True)
     (tmp_path / "runs/touch-s0/result.json").write_text(module.json_of(first))
-    assert results(tmp_path) == [first]
+    assert results(tmp_path) == ([first], [])
     path = tmp_path / "runs/touch-s0/result.json"
     stored = json.loads(path.read_text())
     options = stored["rolled"]["true"]["options"]
     assert options == {"stripe_mm": 0.5}, "a later option must not make this file another one"
     options.update({name: field.default for name, field in CellOptions.model_fields.items() if name not in options})
     path.write_text(json.dumps(stored))
-    assert results(tmp_path) == [first], "all options, as in older files"
-    options["later"] = 1
-    path.write_text(json.dumps(stored))
-    with pytest.raises(InputError, match=r"result\.json: rolled\.true\.options\.later: unknown key"):
-        results(tmp_path)
+    assert results(tmp_path) == ([first], []), "all options, as in older files"
+
+
+def test_a_run_with_an_option_that_no_longer_exists_is_named_and_the_other_runs_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "simulate", lambda *_, **__: [])
+    file, out = tmp_path / "own.toml", tmp_path / "out"
+    acts = 'recording = "feel", roll_outs = { task = "feel", seeds = 4 }'
+    file.write_text(
+        'measure = "success"\nseeds = [0]\nconfig = { views = [{ camera = "left_wrist", sensor = "tactile1" }] }\n'
+        f'recordings = {{ feel = {{ task = "feel", episodes = 8 }} }}\nrows = {{ a = {{ {acts} }}, b = {{ {acts} }} }}\n'
+    )
+    for row in "ab":
+        run = out / f"runs/{row}-s0"
+        run.mkdir(parents=True)
+        (run / "config.toml").write_text(config_text(config_of(load_study(file), out, row, 0)))
+        (run / "result.json").write_text(module.json_of(cell(row, 0, true=played([[1, 1]] * 4))))
+    stored = json.loads((run / "result.json").read_text())
+    stored["rolled"]["true"]["options"] = {"mark_mm": 3}
+    text = json.dumps(stored)
+    (run / "result.json").write_text(text)
+    assert commands(file, out) == [], "what exists is neither trained nor played again"
+    table = study(file, out, progress=False)
+    assert "| a | true | 0 | 8/8 1.00" in table and "| b | true" not in table
+    assert re.search(r"Left out.*b-s0/result\.json: rolled\.true\.options\.mark_mm: .*[Rr]emove .*study", table, re.S)
+    assert (run / "result.json").read_text() == text
