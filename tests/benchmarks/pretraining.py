@@ -16,6 +16,7 @@ second call continues where the first stopped.
 import argparse
 import copy
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,7 @@ from tactile_align.config.study import merged
 from tactile_align.config.train import TrainConfig
 from tactile_align.diagnostics.evaluation import compare
 from tactile_align.diagnostics.intervals import interval_text
-from tactile_align.diagnostics.probes import probe_classes, probe_number
-from tactile_align.diagnostics.readouts import stated_indentation, stated_object
+from tactile_align.diagnostics.readouts import STATED, stated_probe
 from tactile_align.diagnostics.study import load_study
 from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
@@ -98,12 +98,9 @@ def probed(encoder: Encoder, data: Data) -> str:
     parts = [moments.batch(part).touches[SENSOR].image for part in np.array_split(rows, max(1, len(rows) // 64))]
     h = torch.cat([encoder.eval().tokens(part).mean(dim=(1, 2)) for part in parts]).double().numpy()
     texts = []
-    for name, probe, stated in (
-        ("indentation", probe_number, stated_indentation),
-        ("object", probe_classes, stated_object),
-    ):
+    for name, stated in STATED.items():
         try:
-            found = probe(h, stated(moments, rows), moments.episode[rows])
+            found = stated_probe(name, h, partial(stated, moments, rows), moments.episode[rows])
             texts.append(f"{name} {found.measure} {found.score:.3f} {interval_text(found.interval, '.2f')}")
         except InputError as error:
             texts.append(f"{name}: {str(error).split(';')[0]}")
