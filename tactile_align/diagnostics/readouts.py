@@ -248,7 +248,9 @@ def _probes(left_out: dict[str, str], run: LoadedRun, view: View, features: dict
     for name, read in reads.items():
         for side in SIDES:
             of = f"{name} from {side}"
-            made[of] = _attempt(left_out, f"probes/{of}", partial(stated_probe, name, features[side][some], read, episode))
+            made[of] = _attempt(
+                left_out, f"probes/{of}", partial(stated_probe, name, features[side][some], read, episode)
+            )
     idle = np.flatnonzero(moments.views[view.key].visible & ~moments.touches[view.sensor].contact)
     quiet = idle[evenly(len(idle), QUIET)]
     others = row_features(run, view, quiet) if len(quiet) else {}
