@@ -79,8 +79,9 @@ class PretrainConfig(Strict):
     """Also train on the images of [[views]], in moments in which the sensor's box is visible. Use views with zoom,
     whose images are crops at the sensor."""
     sigreg_weight: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Weight w of SIGReg in the loss (1 - w) invariance + w SIGReg, or with `next`, (1 - w) prediction + w SIGReg. LeJEPA
-    (arXiv 2511.08544) uses 0.02 to 0.05. 0: no SIGReg, with which the features collapse to a point."""
+    """Weight w of SIGReg in the loss (1 - w) invariance + w SIGReg; with `next`, the error of the prediction takes the
+    place of the invariance. LeJEPA (arXiv 2511.08544) uses 0.02 to 0.05. 0: no SIGReg, with which the features collapse
+    to a point."""
     next: NextConfig | None = None
     """Predict the next touches of a window in place of the invariance. None: LeJEPA."""
     directions: Annotated[int, Field(ge=1)] = 256

@@ -66,9 +66,8 @@ def with_one_crop(
     """Return a batch with a random augmentation of each image.
 
     An augmentation is a crop, a gain of the brightness, and noise; see `PretrainConfig`. Images are not flipped, and
-    their colours not changed. Touches that are stacked for the encoder have one crop and gain; with [pretrain.next], each
-    touch of a window has its own, so that no crop can be recognised in the next touch. The boxes of views are not moved
-    with their images.
+    their colours not changed. The touches of a window have one crop and gain, and noises of their own. The boxes of
+    views are not moved with their images.
 
     Args:
         batch: The moments, with images of the encoder's input size.

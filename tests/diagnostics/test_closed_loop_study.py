@@ -435,7 +435,8 @@ def test_a_run_with_an_option_that_no_longer_exists_is_named_and_the_other_runs_
     acts = 'recording = "feel", roll_outs = { task = "feel", seeds = 4 }'
     file.write_text(
         'measure = "success"\nseeds = [0]\nconfig = { views = [{ camera = "left_wrist", sensor = "tactile1" }] }\n'
-        f'recordings = {{ feel = {{ task = "feel", episodes = 8 }} }}\nrows = {{ a = {{ {acts} }}, b = {{ {acts} }} }}\n'
+        'recordings = { feel = { task = "feel", episodes = 8 } }\n'
+        f"rows = {{ a = {{ {acts} }}, b = {{ {acts} }} }}\n"
     )
     for row in "ab":
         run = out / f"runs/{row}-s0"
