@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from joblib import Parallel, delayed
 
@@ -30,7 +30,7 @@ from tactile_align.policies.alignment import Alignment
 from tactile_align.policies.build import LoadedRun
 from tactile_align.policies.checkpoint import header_of
 from tactile_align.simulation.record import simulate
-from tactile_align.training.data import count_contacts, load_data
+from tactile_align.training.data import Data, count_contacts, load_data
 from tactile_align.training.state import FREE
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,11 @@ def load_study(name_or_path: str | Path) -> StudyConfig:
             raise InputError(
                 f"{path}: row {row} has train_policy = false, but measure = 'action' needs a policy. Set train_policy "
                 f"= true, or measure = 'retrieval'"
+            )
+        if plan.measure != "success" and config.pretrain is not None:
+            raise InputError(
+                f"{path}: row {row} has [pretrain], which only a study with measure = 'success' trains; got measure = "
+                f"'{plan.measure}'. Remove the row, and set features.touch.pretrained to a tower.safetensors"
             )
         if plan.measure == "success" and config.train_policy != (plan.stated(row, "roll_outs") is not None):
             has = "a policy, but no roll_outs" if config.train_policy else "roll_outs, but train_policy = false"
@@ -227,7 +232,11 @@ def _with_true_boxes(plan: StudyConfig, folder: Path, row: str, seed: int) -> Tr
         source = {"path": str(data), "rig": str(data / "rig.toml"), "episodes": plan.stated(row, "episodes")}
         entries |= {"data": [source], "cache": str(folder / "cache")}
     if (init := plan.stated(row, "init")) is not None:
-        entries["init"] = str(_out(folder, init, seed))
+        start = _out(folder, init, seed)
+        if _with_true_boxes(plan, folder, init, seed).pretrain is None:
+            entries["init"] = str(start)
+        else:
+            entries["features"] = {"touch": {"pretrained": str(start / "tower.safetensors")}}
     return plan.train_config(row, **entries)
 
 
@@ -334,36 +343,42 @@ def _trained(plan: StudyConfig, row: str, config: TrainConfig, progress: bool) -
     began, resumed = time.process_time(), any((out / "checkpoints").glob("step_*.pt"))
     train_to_the_end(config, data, progress)
     minutes = (time.process_time() - began) / 60
-    run = LoadedRun.load(out, config, data.judged, "action" if plan.measure == "action" else "retrieval")
+    measured: dict[str, Any] = {"encoder": "none", "head_parameters": 0, "selected": f"step {config.steps}"}
+    measured |= {"values": [], "episodes": [], "places": []}
+    if config.pretrain is None:
+        kind: Literal["action", "retrieval"] = "action" if plan.measure == "action" else "retrieval"
+        measured |= _measured(plan, LoadedRun.load(out, config, data.judged, kind), data)
+    return RunResult(
+        row=row,
+        seed=config.seed,
+        steps=config.steps,
+        training_moments=len(data.train),
+        resumed=resumed,
+        cpu_minutes=round(minutes, 2),
+        judged_on=data.judged_on,
+        **measured,
+    )
+
+
+def _measured(plan: StudyConfig, run: LoadedRun, data: Data) -> dict[str, Any]:
+    """Return the entries of `RunResult` that are computed with the model of a run."""
     alignment = run.model.alignment
     encoder, head = "none", 0
     if alignment is not None:
         encoder = "SCRATCH" if alignment.towers.scratch else alignment.towers.vision.name
         head = head_parameters(alignment)
-    measured: dict[str, Any] = {"values": [], "episodes": [], "places": []}
+    measured: dict[str, Any] = {"encoder": encoder, "head_parameters": head, "selected": run.selected}
     if plan.measure == "retrieval":
-        measured = retrieval_of(run, plan.gallery)
+        measured |= retrieval_of(run, plan.gallery)
     elif plan.measure == "action":
-        measured = actions_of(run, data.train)
+        measured |= actions_of(run, data.train)
     elif (
         run.model.aligns
-        and config.hsa.pairs != "two_crops"
+        and run.config.hsa.pairs != "two_crops"
         and count_contacts(run.moments, run.model.views[0]) >= plan.gallery
     ):
         measured["recall"] = retrieval_of(run, plan.gallery)["recall"]
-    return RunResult(
-        row=row,
-        seed=config.seed,
-        encoder=encoder,
-        steps=config.steps,
-        training_moments=len(data.train),
-        head_parameters=head,
-        resumed=resumed,
-        cpu_minutes=round(minutes, 2),
-        judged_on=data.judged_on,
-        selected=run.selected,
-        **measured,
-    )
+    return measured
 
 
 def _rolled_out(plan: StudyConfig, row: str, out: Path, name: str, best: bool = False) -> RolledOut:

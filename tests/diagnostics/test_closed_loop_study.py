@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,35 @@ def test_a_row_takes_recording_episodes_init_and_roll_outs_of_its_base() -> None
     assert config.data[0].path == str(Path("x/data/feel"))
     assert plan.stated("b", "roll_outs") == plan.stated("a", "roll_outs")
     assert config_of(plan, Path("x"), "play", 3).init is None
+
+
+def test_a_row_that_starts_from_a_pretraining_gets_its_touch_encoder_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = load_study("closed_loop")
+    config = config_of(plan, tmp_path, "sort24_pretrained", 2)
+    scratch = config_of(plan, tmp_path, "sort24", 2)
+    path = str(tmp_path / "runs/sort_play_touch-s2/tower.safetensors")
+    assert config.features.touch == scratch.features.touch.model_copy(update={"pretrained": path})
+    features = scratch.features.model_copy(update={"touch": config.features.touch})
+    assert config == scratch.model_copy(update={"features": features, "out": config.out}) and config.init is None
+    assert [run.split("--rows ")[1] for run in commands("closed_loop", tmp_path, ["sort24_pretrained"], [2])] == [
+        "sort_play_touch --seeds 2",
+        "sort24_pretrained --seeds 2",
+    ]
+    monkeypatch.setattr(module, "load_data", lambda *_, **__: SimpleNamespace(train=range(5), judged_on="held-out"))
+    monkeypatch.setattr(module, "train_to_the_end", lambda *_: None)
+    before = config_of(plan, tmp_path, "sort_play_touch", 2)
+    trained = module._trained(plan, "sort_play_touch", before, False)
+    assert before.pretrain is not None and (trained.steps, trained.training_moments) == (300, 5)
+    assert "| sort play: LeJEPA on touches | 2 | 5 | 300 |" in table_text(plan, [trained])
+
+
+def test_a_pretraining_row_is_refused_where_success_is_not_measured(tmp_path: Path) -> None:
+    row = "changes = { pretrain = { sensors = ['a'] }, train_policy = false, select_by = 'last', hsa = { weight = 0 } }"
+    (tmp_path / "own.toml").write_text(f"config = {{ data = [{{ path = 'r' }}] }}\nrows = {{ pre = {{ {row} }} }}\n")
+    with pytest.raises(InputError, match=r"own\.toml: row pre has \[pretrain\].*got measure = 'retrieval'"):
+        load_study(tmp_path / "own.toml")
 
 
 def test_a_condition_replaces_only_the_options_that_it_states() -> None:
