@@ -23,6 +23,8 @@ ONE_CONTACT = (
     "one held-out contact, but a gallery needs at least two; hold out more: raise `held_out`, or `test` if the run has "
     "test episodes"
 )
+LINEAR = "linear in joints"
+"""Name of the control of the action error that predicts actions linearly from the joints."""
 ERRORS = (0.0, float("inf"))
 """Smallest and largest possible action error; see `paired_interval`."""
 
