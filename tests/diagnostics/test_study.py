@@ -317,8 +317,8 @@ def test_a_printed_command_makes_the_same_run_as_the_study(own: Path, capsys: py
     cost, line = capsys.readouterr().out.splitlines()
     assert cost == "# 1 missing runs and 0 missing recordings: unknown core-hours; not measured: 1 of these"
     assert not (own / "again").exists() and run(shlex.split(line)[1:]) == 0
-    (again,) = results(own / "again")
-    first = next(cell for cell in results(own / "out") if cell.row == "shifted")
+    (again,), _ = results(own / "again")
+    first = next(cell for cell in results(own / "out")[0] if cell.row == "shifted")
     assert again.values == first.values and again.places == first.places
 
 
