@@ -21,11 +21,12 @@ class ColumnError(InputError):
 
     Attributes:
         column: Index of the column.
+        gripper_missing: Whether qpos has no column for the gripper; `column` is then the last.
     """
 
-    def __init__(self, text: str, column: int) -> None:
-        super().__init__(text, column)
-        self.column = column
+    def __init__(self, text: str, column: int, gripper_missing: bool = False) -> None:
+        super().__init__(text, column, gripper_missing)
+        self.column, self.gripper_missing = column, gripper_missing
 
     def __str__(self) -> str:
         return str(self.args[0])

@@ -174,11 +174,11 @@ def explain(error: ValidationError, source: str, model: type[BaseModel] | None =
     """
     lines = []
     for fault in error.errors():
-        key = ".".join(str(part) for part in fault["loc"]) or "(file)"
+        key = "".join(f"{part}." for part in fault["loc"])[:-1]
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             message = f"unknown key; {_meant(model, fault['loc'])}"
-        lines.append(f"{source}: {key}: {message}")
+        lines.append(f"{source}: {key}: {message}" if key else f"{source}: {message}")
     return "\n".join(lines)
 
 

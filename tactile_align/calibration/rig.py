@@ -70,6 +70,9 @@ class Rig(Strict):
         links = [f"link{i + 1}" for i in range(self.arms[arm].arm.dof)]
         fingers = ["finger1", "finger2"] if self.arms[arm].gripper else []
         nodes = ["base", *links, "flange", *fingers]
+        if node in ("finger1", "finger2") and not fingers:
+            text = f"{frame} exists only with [arms.{arm}.gripper]. Add it with column, open, closed, reading and law"
+            raise InputError(f"{where}: {text} (calibration/README.md)")
         if node not in nodes:
             raise InputError(f"{where}: arm '{arm}' has no frame '{node}'. Use one of: {', '.join(nodes)}")
         return arm, node

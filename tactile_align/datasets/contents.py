@@ -77,6 +77,15 @@ class Contents:
         """Return the columns of several arrays side by side, (T, D)."""
         return np.concatenate([self.values[key] for key in keys], axis=1)
 
+    def moves(self, array: Array) -> bool:
+        """Return whether the numbers of an array change."""
+        return bool(np.ptp(self.values[array.key]) > 0)
+
+    def ranges(self, arrays: Iterable[Array]) -> str:
+        """Return arrays of numbers as text, each with its smallest and largest number."""
+        ends = [(array.shown, *(float(end(self.values[array.key])) for end in (np.min, np.max))) for array in arrays]
+        return ", ".join(f"{shown}, {low:.4g} to {high:.4g}" for shown, low, high in ends)
+
 
 def contents_of(file: h5py.File, path: Path) -> Contents:
     layout = _fitting(file, path)
@@ -92,7 +101,8 @@ def contents_of(file: h5py.File, path: Path) -> Contents:
         arrays = tuple(array.taken_as(cast(Role, roles[array.key])) for array in arrays if array.key in roles)
     values: dict[str, np.ndarray] = {}
     for array in arrays:
-        data = tree.array(group, array.key, path) if array.role in NUMBERS else None
+        single = array.role == "numbers" and array.columns == 1
+        data = tree.array(group, array.key, path) if array.role in NUMBERS or single else None
         if data is not None:
             rows = tree.read_low_dim(data, path, array.key).astype(np.float64)
             values[array.key] = rows.reshape(len(rows), -1)
@@ -220,7 +230,8 @@ class StateColumns:
     """Arrays of qpos and action, and the arms to which their columns belong.
 
     `qpos` and `action` are empty if the recording does not show them; `others` then lists the arrays to choose from.
-    `names` has one name per column of qpos, or is empty.
+    `names` has one name per column of qpos, or is empty. `open` has the arrays of qpos and action between which the
+    choice of the one gripper's array is left open; its column is then the last.
     """
 
     contents: Contents
@@ -230,6 +241,7 @@ class StateColumns:
     others: dict[str, str] = field(default_factory=dict)
     arms: list[ArmColumns] = field(default_factory=list)
     names: tuple[str, ...] = ()
+    open: dict[str, list[Array]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         contents, by_key = self.contents, {array.key: array for array in self.contents.arrays}
@@ -249,6 +261,16 @@ class StateColumns:
         return None if self.links is None or self.links.arm is None else self.links.arm.dof
 
     @property
+    def without_gripper(self) -> str:
+        """That an arm has no gripper, and the columns that move; "" if each arm has one, or its joints are unknown."""
+        if all(arm.joints is None or arm.gripper is not None for arm in self.arms):
+            return ""
+        moving = [a for a in self.contents.of("numbers", "gripper") if a.key in self.contents.values]
+        moving = [a for a in moving if a not in self.qpos and a.columns == 1 and self.contents.moves(a)]
+        moving = [a for a in moving if GRIPPER_WORDS & set(words(a.key))] or moving
+        return f"no gripper reading found; other columns that move: {self.contents.ranges(moving) or 'none'}"
+
+    @property
     def same_columns(self) -> bool:
         """Whether the arrays of action match those of qpos one by one, by their names and numbers of columns."""
         pairs = list(zip(self.qpos, self.action, strict=False))
@@ -262,30 +284,56 @@ class StateColumns:
         if len({array.side for array in joints}) < len(joints):
             observed = [array for array in joints if words(array.key)[0] in ("obs", "observation", "observations")]
             joints = observed or joints
-        chosen = _by_side(joints, contents.of("gripper"))
+        chosen = self._by_side("qpos", joints, contents.of("gripper"))
         candidates = contents.of("joints", "state", "gripper", "pose")
         if not chosen:
             self.others["qpos"] = listed("May be the joints and the gripper", candidates)
         elif chosen[0].role == "state":
             self.others["qpos"] = "A guess: an array of this name contains joints or a pose of the hand."
-        elif rest := [array for array in candidates if array not in chosen and array.role != "pose"]:
-            self.others["qpos"] = listed("A guess by the names; not taken", rest)
         else:
-            self.others["qpos"] = "By the names."
+            rest = [array for array in candidates if array not in chosen and array.role != "pose"]
+            self.others["qpos"] = self._named("qpos", chosen, rest)
         return chosen
 
     def _actions(self) -> list[Array]:
         actions = self.contents.of("action")
         exact = [array for array in actions if array.name.lower() in ("action", "actions")]
         rest = [array for array in actions if array not in exact]
-        grippers = [array for array in actions if GRIPPER_WORDS & set(words(array.name)) and array.columns <= 2]
-        chosen = exact if len(exact) == 1 else _by_side([a for a in actions if a not in grippers], grippers)
+        grippers = [array for array in actions if array.of_gripper]
+        main = [array for array in actions if array not in grippers]
+        chosen = exact if len(exact) == 1 else self._by_side("action", main, grippers)
         if not chosen:
             self.others["action"] = listed("May be the actions", actions)
-        elif chosen == exact and rest:
-            self.others["action"] = listed("A guess by the names; not taken", rest)
         else:
-            self.others["action"] = "By the names."
+            self.others["action"] = self._named("action", chosen, rest if chosen == exact else [])
+        return chosen
+
+    def _named(self, what: str, chosen: list[Array], rest: list[Array]) -> str:
+        """Return the comment on arrays that were chosen by their names, and on the `rest`, which were not."""
+        if what in self.open:
+            return f"Which is the gripper: {self.contents.ranges(self.open[what])}."
+        why = listed("A guess by the names; not taken", rest) if rest else "By the names."
+        held = self.contents.ranges(array for array in chosen if array.of_gripper)
+        return f"{why} The gripper's array is a guess: {held}." if held else why
+
+    def _by_side(self, what: str, main: list[Array], grippers: list[Array]) -> list[Array]:
+        """Return an array and its gripper, for two arms first those of the left arm; [] if the choice is not clear.
+
+        If only the choice of the gripper of one arm is not clear, `open` contains the candidates.
+        """
+        sides = sorted({array.side for array in main})
+        if not main or len(sides) < len(main) or (len(sides) > 1 and "" in sides):
+            return []
+        chosen: list[Array] = []
+        for array in sorted(main, key=lambda array: array.side):
+            near = [gripper for gripper in grippers if len(sides) == 1 or gripper.side == array.side]
+            for fitting in (self.contents.moves, lambda one: WIDTH_WORDS & set(words(one.name))):
+                near = near if len(near) < 2 else list(filter(fitting, near)) or near
+            if len(near) > 1 and len(sides) > 1:
+                return []
+            if len(near) > 1:
+                self.open[what], near = near, []
+            chosen += [array, *near]
         return chosen
 
     def _divide(self) -> None:
@@ -294,7 +342,9 @@ class StateColumns:
         arms: dict[str, ArmColumns] = {}
         main = [array.side for array in self.qpos if array.role != "gripper"]
         on = {array.key: array.side if array.side in main else main[0] for array in self.qpos}
-        separate = {on[array.key] for array in self.qpos if array.role == "gripper"}
+        separate = {on[array.key] for array in self.qpos if array.role == "gripper"} | (
+            {main[0]} if "qpos" in self.open else set()
+        )
         fitting: dict[str, list[Array]] = {}
         for array in self.qpos:
             if array.role != "gripper" and array.columns == dof:
@@ -307,13 +357,17 @@ class StateColumns:
             column += count
             if array.role == "gripper":
                 arm.gripper, arm.gripper_key = columns[0], array.key
-                names += [array.name if count == 1 else f"{array.name}{i + 1}" for i in range(count)]
+                name = array.name if GRIPPER_WORDS & set(words(array.name)) else "gripper"
+                names += [name if count == 1 else f"{name}{i + 1}" for i in range(count)]
                 continue
             same = fitting.get(side, [])
             if len(same) > 1:
                 arm.why = listed(f"Several arrays have {dof} columns", same)
             elif array in same:
-                arm.joints, arm.why = columns, f"A guess: as many columns as the URDF has joints, {dof}."
+                arm.joints, arm.why = (
+                    columns,
+                    f"A guess: {array.key} has as many columns as the URDF has joints, {dof}.",
+                )
             elif dof is None and array.role == "joints" and side in separate and count <= 7:
                 arm.joints, arm.why = columns, f"A guess: all columns of {array.key}, since the gripper is separate."
             elif dof is not None and not same and side not in separate and count - dof in (1, 2):
@@ -331,6 +385,9 @@ class StateColumns:
             else:
                 urdf = self.links.arm.joint_names if self.links and self.links.arm and dof == count else None
                 names += urdf or [f"joint{i + 1}" for i in range(count)]
+        if "qpos" in self.open:
+            arms[main[0]].gripper = column
+            names.append("gripper")
         sides = sides_of(self.contents)
         if list(arms) == [""] and arms[""].joints is None and len(sides) > 1:
             arms = {side: ArmColumns(side) for side in sides}
@@ -346,23 +403,7 @@ def _column_role(action: Array) -> Role:
     inside = set(words(action.name))
     if (POSE_WORDS | SPEED_WORDS) & inside or CHANGE_WORDS & set(words(action.key)):
         return "action"
-    return "gripper" if GRIPPER_WORDS & inside else "joints" if JOINT_WORDS & inside else "action"
-
-
-def _by_side(main: list[Array], grippers: list[Array]) -> list[Array]:
-    """Return an array and its gripper, for two arms first those of the left arm; [] if the choice is not clear."""
-    sides = sorted({array.side for array in main})
-    if not main or len(sides) < len(main) or (len(sides) > 1 and "" in sides):
-        return []
-    chosen: list[Array] = []
-    for array in sorted(main, key=lambda array: array.side):
-        near = [gripper for gripper in grippers if len(sides) == 1 or gripper.side == array.side]
-        wide = [gripper for gripper in near if WIDTH_WORDS & set(words(gripper.name))]
-        near = wide if len(wide) == 1 else near
-        if len(near) > 1:
-            return []
-        chosen += [array, *near]
-    return chosen
+    return "gripper" if action.of_gripper else "joints" if JOINT_WORDS & inside else "action"
 
 
 def listed(what: str, arrays: Iterable[Array]) -> str:

@@ -50,10 +50,12 @@ class Drafts:
     Attributes:
         files: Text of each file by its name: layout.toml (absent if a shipped layout fits), rig.toml, run.toml.
         layout: Name of the shipped layout that fits the recording; None if layout.toml describes the recording.
+        without_gripper: That no gripper reading was found, and the columns that move; "" if one was found.
     """
 
     files: Mapping[str, str]
     layout: str | None
+    without_gripper: str = ""
 
     @property
     def unknown(self) -> dict[str, tuple[str, ...]]:
@@ -94,7 +96,7 @@ def draft(recording: str | Path, out: str | Path, urdf: str | Path | None = None
     files = {} if contents.layout else {"layout.toml": _layout(contents, state)}
     files["rig.toml"] = rig_draft(contents, state, links, _model(urdf, out))
     files["run.toml"] = _run(contents, Path(recording), out)
-    return Drafts(files, contents.layout.name if contents.layout else None)
+    return Drafts(files, contents.layout.name if contents.layout else None, state.without_gripper)
 
 
 def draft_rig(recording: str | Path, out: str | Path, urdf: str | Path | None = None) -> Drafts:
@@ -180,10 +182,12 @@ def _timed_rate(contents: Contents) -> tuple[float | None, str]:
 
 def _put_state(text: DraftText, contents: Contents, state: StateColumns) -> None:
     text.table("state")
-    text.put("qpos", [array.key for array in state.qpos] or UNKNOWN, state.others.get("qpos", ""))
+    last = {what: [UNKNOWN] if what in state.open else [] for what in ("qpos", "action")}
+    missing = f"The gripper: {state.without_gripper}." if state.without_gripper else ""
+    text.put("qpos", [*(a.key for a in state.qpos), *last["qpos"]] or UNKNOWN, state.others.get("qpos", ""), missing)
     if state.names:
         text.put("qpos_names", state.names)
-    text.put("action", [array.key for array in state.action] or UNKNOWN, state.others.get("action", ""))
+    text.put("action", [*(a.key for a in state.action), *last["action"]] or UNKNOWN, state.others.get("action", ""))
     kinds, why = _kinds(contents, state) if state.action else ((), "")
     if state.names and state.same_columns and "delta" not in kinds:
         text.put("action_names", state.names, "A guess: the arrays match those of qpos, so the columns do.")
@@ -201,7 +205,9 @@ def _put_state(text: DraftText, contents: Contents, state: StateColumns) -> None
     used = [*state.qpos, *state.action, *(speeds if len(speeds) == 1 else ())]
     kept = [array for array in contents.of(*NUMBERS, "numbers") if array not in used]
     if kept:
-        text.put("carried", [array.key for array in kept])
+        poses = [a for a in kept if a.role == "pose" and a.columns in (6, 7)]
+        why = listed("Poses, perhaps of the flange, for `verify --poses ARRAY`", poses) if poses else ""
+        text.put("carried", [array.key for array in kept], why)
 
 
 def _kinds(contents: Contents, state: StateColumns) -> tuple[tuple[str, ...], str]:
@@ -268,8 +274,8 @@ def _put_streams(text: DraftText, contents: Contents) -> None:
         why = "A guess: RoboTwin and UniVTAC type encoded rows as text, and pass RGB to an encoder that expects BGR."
         text.put("encoded", "bgr", f"{why} If an overlay shows red as blue, write rgb.")
     elif encoded:
-        why = "A guess: JPEG or PNG made by cv2.imencode from frames as OpenCV grabs them. From RGB frames: bgr."
-        text.put("encoded", "rgb", why)
+        why = "A guess: cv2.imencode made them from frames as OpenCV grabs them."
+        text.put("encoded", "rgb", f"{why} If an overlay shows red as blue, write bgr.")
 
 
 def _run(contents: Contents, recording: Path, out: Path) -> str:

@@ -1,6 +1,7 @@
 """Episodes opened for reading. Frames are read one at a time and are always returned as RGB."""
 
 import hashlib
+from contextlib import suppress
 from copy import copy
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from tactile_align.datasets.containers import tree
 from tactile_align.datasets.handles import HANDLES, Stamp, open_file
 from tactile_align.datasets.layout import Layout
 from tactile_align.datasets.refs import EpisodeRef, list_episodes, locate, parse_ref
+from tactile_align.datasets.roles import Array
 from tactile_align.datasets.streams import Found, Stream, find, frame_fault, frame_of_raw, present
 from tactile_align.datasets.writer import write_episode
 from tactile_align.errors import ColumnError, EpisodeError, Fault, InputError
@@ -161,8 +163,11 @@ class Episode:
 
     def about(self, error: InputError) -> str:
         """Return the message of an error with the episode and, if a column of qpos is wrong, the path of its array."""
-        key = f" {self.qpos_key(error)}:" if isinstance(error, ColumnError) else ""
-        return f"{self.ref}:{key} {error}"
+        if not isinstance(error, ColumnError):
+            return f"{self.ref}: {error}"
+        arrays = self.carried_grippers() if error.gripper_missing else ()
+        candidates = f", which only lists under carried: {'; '.join(arrays)}" if arrays else ""
+        return f"{self.ref}: {self.qpos_key(error)}: {error}{candidates}"
 
     def qpos_key(self, error: ColumnError) -> str:
         """Return the path of the array of qpos that contains the column which an error is about."""
@@ -260,6 +265,16 @@ class Episode:
         """Return the array at the path `key`, one of `carried`; its first axis is the T rows of the episode."""
         rows = [HANDLES.read_row(self._stamp, self._carried[key], self.stored_row(key, t)) for t in range(len(self))]
         return np.stack(rows)
+
+    def carried_grippers(self) -> tuple[str, ...]:
+        """Return each array under `carried` that changes and is called as a gripper's, with its range, as text."""
+        found = []
+        for key in (key for key in self.carried if Array(key, "", "other").of_gripper):
+            with suppress(EpisodeError):  # damage in data that are never read is not a fault of the episode
+                values = self.carried_array(key)
+                if values.dtype.kind in "iuf" and values.size == len(self) and np.ptp(values) > 0:
+                    found.append(f"{key}, {values.min():.4g} to {values.max():.4g}")
+        return tuple(found)
 
     def content_hash(self) -> str:
         """Return a SHA-256 hash of the episode's content, which does not depend on where the file lies.

@@ -24,7 +24,7 @@ from tactile_align.datasets.episodes import Episode, EpisodeRef, examine_episode
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.inspection import LIMITS, ColumnFacts, EpisodeFacts, Inspection, StreamFacts, place_below
 from tactile_align.datasets.refs import how_it_fits, locate, parse_ref
-from tactile_align.datasets.roles import TIME_WORDS, array_lines, words
+from tactile_align.datasets.roles import GRIPPER_WORDS, TIME_WORDS, array_lines, words
 from tactile_align.datasets.streams import Found, Stream, frame_fault, frame_places
 from tactile_align.datasets.times import SECONDS, Steps, why_no_times
 from tactile_align.errors import EpisodeError, Fault, InputError, printable
@@ -142,6 +142,10 @@ def _inspect(
             except InputError as cause:
                 key = next(iter(episode.column_keys(what)), "")
                 result.faults.append(Fault("columns", episode.path, key, f"does not fit the layout: {cause}"))
+        if not any(GRIPPER_WORDS & set(words(column.name)) for column in result.columns.get("qpos", ())):
+            advice = "If it is the gripper's reading, add it to state.qpos of the layout."
+            if carried := "; ".join(episode.carried_grippers()):
+                result.remark("gripper-carried", "Gripper that is not in qpos", carried, advice, info=True)
         if _look(episode, result, contact) and timing:
             result.items_a_second, result.slowest = _measure(episode)
     return result, episode

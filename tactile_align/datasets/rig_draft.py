@@ -19,7 +19,7 @@ from tactile_align.datasets.contents import (
 )
 from tactile_align.datasets.draft_text import DraftText, draft_name, named_streams
 from tactile_align.datasets.found_cameras import FoundCamera, found_cameras
-from tactile_align.datasets.roles import FRAMES, GRIPPER_WORDS, Array, words
+from tactile_align.datasets.roles import FRAMES, Array, words
 from tactile_align.facts import UNKNOWN, fact_names
 from tactile_align.geometry.frames import quaternion_from_rotation
 from tactile_align.kinematics.arm_files import Links
@@ -81,7 +81,7 @@ def _put_arm(
 ) -> None:
     text.table("arms", arm.name)
     shipped = ", ".join(fact_names("kinematics"))
-    why = "Paths in a rig file start at its folder."
+    why = "It starts at the folder of this file: a copy elsewhere needs another path."
     text.put(
         "model", model or UNKNOWN, why if model else f"Path of the arm's URDF from this folder, or one of: {shipped}."
     )
@@ -110,8 +110,12 @@ def _put_arm(
     text.put("joints", {"columns": list(arm.joints) if arm.joints else UNKNOWN, "unit": unit})
     if arm.gripper is not None:
         _put_gripper(text, contents, state, arm, links)
-    elif arm.joints is None:
-        text.comment(f"If the arm has a gripper, add [arms.{arm.name}.gripper] (docs: Your own rig).")
+    else:
+        text.comment(
+            f"If the arm has a gripper, add its array to state.qpos of the layout, and here [arms.{arm.name}.gripper] "
+            f"with column, open, closed, reading and law (calibration/README.md): only then do {arm.name}/finger1 "
+            f"and {arm.name}/finger2 exist."
+        )
 
 
 def _unit(contents: Contents, state: StateColumns, arm: ArmColumns, links: Links | None) -> tuple[str, str]:
@@ -137,17 +141,19 @@ def _unit(contents: Contents, state: StateColumns, arm: ArmColumns, links: Links
 def _put_gripper(
     text: DraftText, contents: Contents, state: StateColumns, arm: ArmColumns, links: Links | None
 ) -> None:
-    reading = contents.joined(array.key for array in state.qpos)[:, arm.gripper]
+    known = "qpos" not in state.open
+    reading = contents.joined(array.key for array in state.qpos)[:, arm.gripper] if known else np.zeros(0)
     reading = reading[np.isfinite(reading)]
     low, high = float(reading.min(initial=np.inf)), float(reading.max(initial=-np.inf))
     wide = bool(WIDTH_WORDS & set(words(arm.gripper_key))) and 0 <= low < high
     metres = wide and FINGERS_M[0] <= high <= FINGERS_M[1]
     text.table("arms", arm.name, "gripper")
     text.put("column", arm.gripper)
-    text.comment(f"Readings when fully open and fully closed, as recorded. They lie from {low:.4g} to {high:.4g} here.")
+    lie = f"They lie from {low:.4g} to {high:.4g} here." if known else "layout.toml lists the arrays with their ranges."
+    text.comment(f"Readings when fully open and fully closed, as recorded. {lie}")
     text.put("open", round(high, 6) if wide else UNKNOWN, "A guess: the largest recorded width." if wide else "")
     text.put("closed", 0.0 if wide else UNKNOWN, "A guess: a width is 0 when closed." if wide else "")
-    value, why = _compared_reading(contents, state, arm)
+    value, why = _compared_reading(contents, state, arm) if known else (UNKNOWN, "measured or commanded?")
     if value == UNKNOWN and wide:
         value, why = "measured", "A guess: a width is measured. If it is the last command: commanded."
     text.put("reading", value, why)
@@ -178,7 +184,7 @@ def _put_gripper(
 
 def _compared_reading(contents: Contents, state: StateColumns, arm: ArmColumns) -> tuple[str, str]:
     """Return whether readings are measured or commanded, and the evidence, from the array of the gripper's commands."""
-    commands = [a for a in state.action if a.columns == 1 and GRIPPER_WORDS & set(words(a.name))]
+    commands = [array for array in state.action if array.columns == 1 and array.of_gripper]
     commands = [a for a in commands if len(state.arms) == 1 or a.side == arm.name]
     reading = contents.joined(array.key for array in state.qpos)[:, arm.gripper]
     unknown = UNKNOWN, "measured or commanded?"
@@ -355,12 +361,14 @@ def _put_sensor(text: DraftText, state: StateColumns, name: str, touch: Array, l
     if first:
         text.put("quat_wxyz", [1.0, 0.0, 0.0, 0.0], "A choice: the sensor has the axes of the flange.")
     else:
-        turn = "finger1, axes of the flange: [1, 0, 0, 0]. finger2, facing it: [0, 0, 0, 1], half a turn."
+        turn = (
+            "finger1, axes of the flange: [1, 0, 0, 0]. finger2: [0, 0, 0, 1], half a turn; body and pad as on finger1."
+        )
         text.put("quat_wxyz", UNKNOWN, turn)
     text.put("stream", name)
     axis, centre, thick, flat, normal = _along(opens)
     body, pad = f"[{{ center_m = {centre}, size_m = {thick} }}]", f"size_m = {flat}, normal = {normal}"
-    text.put("body", UNKNOWN, f"Housing without cables, t thick; `axis` {axis}: {body}.")
+    text.put("body", UNKNOWN, f"Housing without cables, t from gel to back; `axis` {axis}: {body}.")
     text.put("pad", UNKNOWN, f"Gel, w wide, l long; `axis` {axis}: {{ center_m = [0, 0, 0], {pad} }}.")
     if opens is None:
         text.comment(

@@ -62,6 +62,8 @@ CAMERA_WORDS = (
 FINGER_WORDS = {"finger", "fingers", "gripper", "jaw", "pad", "thumb", "tip", "fingertip"}
 TIME_WORDS = {"time", "times", "timestamp", "timestamps", "stamp", "stamps"}
 ACTION_WORDS = {"action", "actions", "command", "commands", "cmd", "target", "targets"}
+ASKED_WORDS = ACTION_WORDS | {"commanded", "desired", "goal", "request", "requested", "setpoint"}
+"""Words in the names of a gripper's commands."""
 SPEED_WORDS = {"vel", "velocity", "velocities", "qvel", "dq", "speed", "speeds"}
 OTHER_WORDS = {
     "effort",
@@ -85,8 +87,11 @@ EPISODE_WORDS = {"demo", "episode", "ep", "traj", "trajectory", "trial", "rollou
 
 
 def words(path: str) -> tuple[str, ...]:
-    """Return the words of a path or name in lower case: "obs/leftGripper_pos1" has obs, left, gripper, pos."""
-    split = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", path)
+    """Return the words of a path or name in lower case: "obs/leftGripper_pos1" has obs, left, gripper, pos.
+
+    A camera is a word of its own: "handcam" has hand, cam.
+    """
+    split = re.sub(r"([a-z0-9])([A-Z])|(?<=[a-z]{3})(?=cam(era)?s?(?![a-z]))", r"\1 \2", path)
     return tuple(word for word in re.split(r"[^a-z0-9]+|(?<=[a-z]{2})\d+", split.lower()) if word)
 
 
@@ -138,6 +143,15 @@ class Array:
     def columns(self) -> int:
         """Number of columns of an array of numbers (T, D) or (T,)."""
         return 1 if len(self.shape) < 2 else int(np.prod(self.shape[1:]))
+
+    @property
+    def of_gripper(self) -> bool:
+        """Whether its name is that of a gripper, or its group's name is, and its own that of a state or a command."""
+        last, every = set(words(self.name)), set(words(self.key))
+        if POSE_WORDS & last:
+            return False
+        named = GRIPPER_WORDS & last and self.columns <= 2
+        return bool(named or (GRIPPER_WORDS & every and (STATE_WORDS | ASKED_WORDS) & last and self.columns == 1))
 
     def taken_as(self, role: Role) -> "Array":
         """Return the array with the role that a layout states; joints and gripper are kinds of the state."""
@@ -224,8 +238,8 @@ def _role_of_numbers(key: str, shape: tuple[int, ...]) -> Role:
         return "action"
     if SPEED_WORDS & last:
         return "velocities"
-    if GRIPPER_WORDS & last and Array(key, "", "other", shape).columns <= 2 and not POSE_WORDS & last:
-        return "gripper"
+    if Array(key, "", "other", shape).of_gripper:
+        return "action" if ASKED_WORDS & last else "gripper"
     if POSE_WORDS & every:
         return "pose"
     if JOINT_WORDS & every:

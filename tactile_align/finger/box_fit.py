@@ -86,11 +86,13 @@ class BoxFit:
             random errors only. The last is that of `free_stroke`.
         bias: (7,) change of the fitted `x` if every box were drawn one pixel wider at each side. The last is that of
             `free_stroke`.
-        free_x: (7,) fitted parameters with a free stroke. If that stroke does not differ clearly from 1, see
-            CLEAR_SIGMAS, or is to be kept, the stroke in `x` is 1, and the sensors are fitted with it. Otherwise `x`.
+        free_x: (7,) fitted parameters with a free stroke.
+        kept_x: (7,) fitted parameters with the stroke 1. If the free stroke does not differ clearly from 1, see
+            CLEAR_SIGMAS, or the stroke is to be kept, `x` is `kept_x`, otherwise `free_x`.
         before: (N,) IoU of each box with the box that the original rig predicts.
         after: (N,) IoU of each box with the box that a fit without it predicts.
         free_after: `after` with a free stroke.
+        kept_after: `after` with the stroke 1.
         reading: Whether the gripper reading is commanded or measured; None if the boxes cannot tell.
     """
 
@@ -98,9 +100,11 @@ class BoxFit:
     sigma: np.ndarray
     bias: np.ndarray
     free_x: np.ndarray
+    kept_x: np.ndarray
     before: np.ndarray
     after: np.ndarray
     free_after: np.ndarray
+    kept_after: np.ndarray
     reading: Reading | None
 
     @property
@@ -191,24 +195,27 @@ def fit_boxes(drawn: Sequence[Drawn], ends: tuple[float, float], keep_stroke: bo
         # If open and closed are swapped, the fingers move backwards from the other end of their stroke.
         back = [np.array([*(part.frames.axis * sum(ends)), 0, 0, 0, -1.0]) for part in drawn]
         best = min(best, _solve(drawn, np.array(back)), key=lambda fit: float(np.median(errors(every, fit))))
-    free, held = best, False
     wider = [replace(part, seen=part.seen + WIDER) for part in drawn]
+    every_row = np.arange(len(every))
 
-    def solve(rows: np.ndarray) -> np.ndarray:
-        return _solve(_only(drawn, rows), best, held) if rows.any() else initial
+    def from_fit(fit: np.ndarray, held: bool) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda rows: _solve(_only(drawn, rows), fit, held) if rows.any() else initial
 
-    fits, free_after = cross_validated(np.arange(len(every)), solve, errors)
-    after, sigma, bias = free_after, _sigma(fits), _solve(wider, free) - free
-    if keep_stroke or abs(free[0, 6] - 1) <= CLEAR_SIGMAS * np.hypot(sigma[0, 6], bias[0, 6]):
-        held, best = True, np.column_stack([best[:, :6], np.ones(len(drawn))])
-        best = _solve(drawn, best, held)
-        fits, after = cross_validated(np.arange(len(every)), solve, errors)
-        sigma[:, :6], bias[:, :6] = _sigma(fits)[:, :6], (_solve(wider, best, held) - best)[:, :6]
+    free, kept = best, np.column_stack([best[:, :6], np.ones(len(drawn))])
+    kept = _solve(drawn, kept, held=True)
+    free_fits, free_after = cross_validated(every_row, from_fit(free, False), errors)
+    kept_fits, kept_after = cross_validated(every_row, from_fit(kept, True), errors)
+    x, after, sigma, bias = free, free_after, _sigma(free_fits), _solve(wider, free) - free
+    held = keep_stroke or bool(abs(free[0, 6] - 1) <= CLEAR_SIGMAS * np.hypot(sigma[0, 6], bias[0, 6]))
+    if held:
+        x, after = kept, kept_after
+        sigma[:, :6], bias[:, :6] = _sigma(kept_fits)[:, :6], (_solve(wider, kept, held) - kept)[:, :6]
     telling = np.concatenate([part.frames.telling for part in drawn])
-    reading = likely_reading(telling, solve, errors, CLEAR_IOU)
-    each, each_free = (np.split(1 - one, np.cumsum([len(part) for part in drawn])[:-1]) for one in (after, free_after))
+    reading = likely_reading(telling, from_fit(x, held), errors, CLEAR_IOU)
+    parts = np.cumsum([len(part) for part in drawn])[:-1]
+    own, own_free, own_kept = (np.split(1 - one, parts) for one in (after, free_after, kept_after))
     return [
-        BoxFit(best[i], sigma[i], bias[i], free[i], part.iou(START), each[i], each_free[i], reading)
+        BoxFit(x[i], sigma[i], bias[i], free[i], kept[i], part.iou(START), own[i], own_free[i], own_kept[i], reading)
         for i, part in enumerate(drawn)
     ]
 

@@ -209,12 +209,12 @@ def stroke_checks(
 
 
 def _two_strokes(fits: Mapping[str, BoxFit], opened: float, keep: bool) -> list[Check]:
-    """Return the line that compares a kept stroke with the free one; [] if the two are within one sigma."""
+    """Return the line that compares the kept stroke with the free one; [] if the two are within one sigma."""
     one = next(iter(fits.values()))
     off = abs(one.free_stroke - 1)
-    if one.x[6] != 1 or off <= one.stroke_sigma:
+    if off <= one.stroke_sigma:
         return []
-    kept = [(name, fit.x, fit.after) for name, fit in fits.items()]
+    kept = [(name, fit.kept_x, fit.kept_after) for name, fit in fits.items()]
     free = [(name, fit.free_x, fit.free_after) for name, fit in fits.items()]
     texts = [
         f"{word}, {2e3 * opened * float(parts[0][1][6]):.1f} mm between the open fingers: "
@@ -226,8 +226,10 @@ def _two_strokes(fits: Mapping[str, BoxFit], opened: float, keep: bool) -> list[
     judged = (
         "the boxes cannot tell them apart" if off <= CLEAR_SIGMAS * one.stroke_sigma else "the boxes favour the second"
     )
-    flag = " (--keep-stroke)" if keep else ""
-    text = f"{'; '.join(texts)}; {judged}; the first is used{flag}"
+    used = f"first is used{' (--keep-stroke)' if keep else ''}"
+    if one.x[6] != 1:
+        used = "second is used (--keep-stroke uses the first)"
+    text = f"{'; '.join(texts)}; {judged}; the {used}"
     return [Check("kept-or-free-stroke", "Stroke kept or free", "info", text)]
 
 

@@ -63,7 +63,8 @@ def choose_frames(
         rig: The rig.
         arm: Name of the arm over whose gripper openings the frames are spread.
         layout: The episodes' layout; recognised when None.
-        not_in: Labels whose frames of this camera are not chosen.
+        not_in: Labels whose frames of this camera are not chosen. With a rig and an arm, the chosen frames also lie
+            apart from these in time.
 
     Raises:
         FileNotFoundError, EpisodeError: No episodes were found, or they are damaged.
@@ -94,31 +95,40 @@ def choose_frames(
         raise InputError(f"{path}: the episodes hold no frames. Record episodes with frames")
     drawn = {(key[0], frame) for key, boxes in (not_in or {}).items() if key[1] == camera for frame in boxes}
     names = [label_name(ref) for ref in refs]
-    left = [(names[i], frame) not in drawn for i, frame in zip(episode_of, frame_of, strict=True)]
-    episode_of, frame_of, pooled = episode_of[left], frame_of[left], pooled[left]
-    if len(pooled) == 0:
+    left = np.array([(names[i], frame) not in drawn for i, frame in zip(episode_of, frame_of, strict=True)])
+    if not left.any():
         raise InputError(f"{path}: the labels contain all {len(left)} frames. Choose from all frames, without --not-in")
     if known:
-        taken = _over_openings(pooled, episode_of, frame_of, min(count, len(pooled)))
+        taken = _over_openings(pooled, episode_of, frame_of, min(count, int(left.sum())), left)
     else:
-        taken = np.unique(((np.arange(count) + 0.5) / count * len(pooled)).astype(int))
+        taken = np.flatnonzero(left)[np.unique(((np.arange(count) + 0.5) / count * left.sum()).astype(int))]
     return tuple(
         Chosen(refs[episode_of[i]], int(frame_of[i]), float(pooled[i]) if known else None) for i in np.sort(taken)
     )
 
 
-def _over_openings(opening: np.ndarray, episode: np.ndarray, frame: np.ndarray, count: int) -> np.ndarray:
-    """Return indices (count,) of frames at evenly spaced quantiles of the opening, both ends included."""
+def _over_openings(
+    opening: np.ndarray, episode: np.ndarray, frame: np.ndarray, count: int, left: np.ndarray
+) -> np.ndarray:
+    """Return indices (count,) of frames at evenly spaced quantiles of the opening, among those that `left` selects.
+
+    Both ends are included if all frames are left; otherwise, the quantiles lie between those of such a first choice.
+    """
     span = max(float(np.ptp(opening)), 1e-9)
     reach = np.bincount(episode)[episode] / 4
     cost, taken = np.zeros(len(opening)), np.zeros(count, int)
-    for i, target in enumerate(np.quantile(opening, np.linspace(0, 1, count))):
-        best = int(np.argmin(np.abs(opening - target) / span + cost))
-        same = episode == episode[best]
-        near = np.clip(1 - np.abs(frame - frame[best]) / reach, 0, None)
-        cost += same * (WORN + CROWDED * near**2)
-        cost[best] = np.inf
-        taken[i] = best
+
+    def take(row: int) -> None:
+        near = np.clip(1 - np.abs(frame - frame[row]) / reach, 0, None)
+        np.add(cost, (episode == episode[row]) * (WORN + CROWDED * near**2), out=cost)
+        cost[row] = np.inf
+
+    for row in np.flatnonzero(~left):
+        take(int(row))
+    shares = np.linspace(0, 1, count) if left.all() else (np.arange(count) + 0.5) / count
+    for i, target in enumerate(np.quantile(opening, shares)):
+        taken[i] = np.argmin(np.abs(opening - target) / span + cost)
+        take(int(taken[i]))
     return taken
 
 

@@ -145,7 +145,8 @@ class Gripper(Strict):
         xp = array_namespace(qpos)
         if qpos.shape[-1] <= self.column:
             text = f"the gripper reads column {self.column} of qpos, whose last column is {qpos.shape[-1] - 1}"
-            raise ColumnError(f"{text}. Correct `column` of the gripper in the rig file", qpos.shape[-1] - 1)
+            hint = "Correct it in the rig file, or add the gripper's array in state.qpos of the layout"
+            raise ColumnError(f"{text}. {hint}", qpos.shape[-1] - 1, gripper_missing=True)
         reading = qpos[..., self.column]
         fraction = (reading - self.closed) / (self.open - self.closed)
         bad = self._out_of_range(fraction)

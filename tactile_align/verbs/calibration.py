@@ -176,7 +176,8 @@ def label(
     options: dict[str, Any] = {"count": count, "layout": layout, "not_in": drawn, "overwrite": overwrite}
     print(label_page(episodes, camera, sensor, out, rig=rig, **options))
     logger.info(
-        "open the page, draw boxes and save the CSV file; then run `calibrate finger` or `verify` with --labels"
+        "open the page, draw boxes and save the CSV file; then run `verify` with --labels, and `calibrate finger` only "
+        "if `verify` advises it"
     )
     return GOOD
 

@@ -113,8 +113,11 @@ def init(
     if drafts.layout is not None:
         print(f"the shipped layout {drafts.layout} fits: no layout.toml is needed")
     for path in drafts.write(folder, overwrite):
-        keys = drafts.unknown[path.name]
-        print(f'{path}: still "?": {", ".join(keys)}' if keys else f"{path}: complete; read its guesses")
+        keys, missing = drafts.unknown[path.name], drafts.without_gripper if path.name == "layout.toml" else ""
+        state = (
+            f'still "?": {", ".join(keys)}' if keys else "read its guesses" if missing else "complete; read its guesses"
+        )
+        print(f"{path}: {missing}; {state}" if missing else f"{path}: {state}")
     layout = drafts.layout or str(folder / "layout.toml")
     options = shlex.join([str(recording), "--layout", layout, "--rig", str(folder / "rig.toml")])
     logger.info(f'next: replace each "?", then: tactile-align verify {options}')

@@ -12,7 +12,7 @@ from tactile_align.calibration.camera import LENS_MODELS
 from tactile_align.calibration.rig import OVERRIDABLE, Gripper, Rig
 from tactile_align.checks import Check, Status, decided, graded
 from tactile_align.kinematics.gripper import Linear
-from tactile_align.verify.evidence import Evidence, View, reasons
+from tactile_align.verify.evidence import Evidence, View, reasons, rigid_sensors
 from tactile_align.verify.limits import COVERED, FIELD_DEG, LIMITS
 from tactile_align.verify.rig_hypotheses import frame_of
 from tactile_align.verify.rig_search import MOST_PAIRED, Search, search
@@ -51,8 +51,7 @@ def _explained(found: Search, id: str, overridden: str) -> Check:
     if not found.offered:
         advice = (
             f"More than one thing is wrong, or something that was not tried. Tried were, alone, and the {MOST_PAIRED} "
-            "closest parts also in pairs: each camera's image_map, K and pose, each sensor's place, finger and half "
-            "turn, exchanged sensors, the gripper's ends, axis and lengths, the arm's base and the URDF's tip."
+            f"closest parts also in pairs: {_tried(found.rig)}."
         )
         measured = f"no change and no pair of changes; {failing}"
         return Check(id, title, "info", measured, advice=advice + _excluded(found))
@@ -70,6 +69,20 @@ def _explained(found: Search, id: str, overridden: str) -> Check:
     advice += f"{_excluded(found)} Check it on your robot before you write it."
     best = float(found.offered[0].iou[found.failing].min())
     return Check(id, title, "info", f"IoU {best:.3f} after the best change; {failing}", best, advice=advice)
+
+
+def _tried(rig: Rig) -> str:
+    """Return the parts of a rig that the search changes, as text."""
+    gripper = any(arm.gripper is not None for arm in rig.arms.values())
+    parts = {
+        "each camera's image_map, K and pose": True,
+        f"each sensor's place{', finger and half turn' if gripper else ''}": True,
+        "exchanged sensors": len(rig.sensors) > 1,
+        "the gripper's ends, axis and lengths": gripper,
+        "the arm's base": bool(rig.arms),
+        "the URDF's tip": any(arm.tip is not None for arm in rig.arms.values()),
+    }
+    return ", ".join(part for part, tried in parts.items() if tried)
 
 
 def _place(rig: Rig, changed: Rig, overridden: str) -> str:
@@ -147,12 +160,12 @@ def on_sensor(
         remedy = "check the sensor's pose."
     else:
         remedy = (
-            f"`tactile-align calibrate {what} RECORDINGS --rig RIG --camera {camera} --dry-run`, with the --labels and "
-            f"--layout of this `verify`, if any, states how far {moved}."
+            f"`tactile-align calibrate {what} RECORDINGS --rig RIG --camera {camera}`, with the --labels and --layout "
+            f"of this `verify`, if any; with --dry-run it only states how far {moved}."
         )
     beside = (
-        "If the size of the boxes is wrong, check K, the camera's distance and the sensor's size. If only their "
-        f"position is wrong: {remedy}"
+        "If the size of the boxes is wrong by more than 5 %, check K, the camera's distance and the sensor's size. If "
+        f"only their position is wrong: {remedy}"
     )
     checks = [
         _enough(camera, sensor, views, f"median IoU {median:.3f}, median edge error {np.abs(edges).max():.1f} px"),
@@ -276,7 +289,7 @@ HAND = ("flange", "finger1", "finger2")
 def episode_checks(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
     """Return the checks of a rig on recorded episodes; motion and drift have their own functions."""
     checks = [_status(rig, evidence), _streams(evidence), _joints(evidence), *_plausible(evidence)]
-    checks += gripper_checks(rig)
+    checks += [*gripper_checks(rig), *_gripper_missing(rig, evidence)]
     for name in rig.cameras:
         if any(name not in episode.missing_cameras for episode in evidence):
             checks += lens_checks(rig, name)
@@ -397,6 +410,22 @@ def _stroke_advice(gripper: Gripper, factor: float, arm: str) -> str:
         meant = f"{closed}{factor * law.open_m:g}"
         return f"open_m of {key} is ONE finger's distance from the tool axis. Did you mean {meant}?"
     return f"{key} gives ONE finger's distance from the tool axis. Must it be multiplied by {factor:g}?"
+
+
+def _gripper_missing(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
+    """Return a warning for each sensor that may sit on a gripper that the recordings contain, but the rig does not."""
+    idle = next((episode.idle_grippers for episode in evidence if episode.idle_grippers), ())
+    checks = []
+    for sensor in rigid_sensors(rig) if idle else ():
+        parent = rig.sensors[sensor].parent
+        arm = parent.partition("/")[0]
+        advice = (
+            f"If {sensor} sits on a finger, add the column to state.qpos of the layout, if it is not there, and "
+            f"[arms.{arm}.gripper] to the rig (calibration/README.md); then parent is {arm}/finger1 or {arm}/finger2."
+        )
+        measured = f"{'; '.join(idle)}; {sensor} is rigid on {parent}"
+        checks.append(Check(f"gripper-missing/{sensor}", f"Gripper of {sensor}", "warn", measured, advice=advice))
+    return checks
 
 
 def _streams(evidence: Sequence[Evidence]) -> Check:

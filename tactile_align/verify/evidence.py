@@ -9,6 +9,7 @@ import numpy as np
 
 from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.episodes import Episode, EpisodeRef
+from tactile_align.datasets.roles import GRIPPER_WORDS, words
 from tactile_align.datasets.truth import read_truth
 from tactile_align.errors import InputError
 from tactile_align.geometry.boxes import intersection_over_union
@@ -78,6 +79,8 @@ class Evidence:
         missing_sensors: Sensors of the rig whose stream the episode lacks.
         unknown_cameras: Cameras of the episode that the rig lacks.
         digest: Hash of the episode's data.
+        idle_grippers: Columns that may be a gripper's, with their range, as text, if an arm of the rig has no gripper
+            but a sensor on its flange: columns of qpos that the rig does not read, and arrays that are only carried.
     """
 
     name: str
@@ -94,6 +97,7 @@ class Evidence:
     missing_sensors: tuple[str, ...]
     unknown_cameras: tuple[str, ...]
     digest: str
+    idle_grippers: tuple[str, ...] = ()
 
 
 Labels = dict[tuple[str, str, str], dict[int, tuple[float, float, float, float]]]
@@ -141,7 +145,27 @@ def gather(episode: Episode, rig: Rig, labels: Labels | None = None) -> Evidence
         missing_sensors=tuple(name for name in rig.sensors if name not in contact),
         unknown_cameras=tuple(name for name in episode.cameras if name not in rig.cameras),
         digest=_digest(episode),
+        idle_grippers=_idle_grippers(episode, rig),
     )
+
+
+def rigid_sensors(rig: Rig) -> list[str]:
+    """Return the names of the sensors on the flange of an arm for which the rig states no gripper."""
+    ends = {f"{name}/flange" for name, arm in rig.arms.items() if arm.gripper is None}
+    return [name for name, sensor in rig.sensors.items() if sensor.parent in ends]
+
+
+def _idle_grippers(episode: Episode, rig: Rig) -> tuple[str, ...]:
+    if not rigid_sensors(rig):
+        return ()
+    read = {i for arm in rig.arms.values() for i in arm.joints.columns}
+    read |= {arm.gripper.column for arm in rig.arms.values() if arm.gripper is not None}
+    names, keys = episode.layout.labels("qpos", episode.qpos.shape[1]), episode.column_keys("qpos")
+    idle = [i for i in range(len(names)) if i not in read and np.ptp(episode.qpos[:, i]) > 0]
+    named = [i for i in idle if GRIPPER_WORDS & {*words(names[i]), *words(keys[i])}]
+    chosen = ((names[i], episode.qpos[:, i]) for i in named or (idle if len(idle) == 1 else ()))
+    texts = [f"{name}, {values.min():.4g} to {values.max():.4g}" for name, values in chosen]
+    return (*texts, *episode.carried_grippers())
 
 
 def _suspicions(episode: Episode, rig: Rig) -> tuple[Suspicion, ...]:

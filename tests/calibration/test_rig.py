@@ -230,6 +230,17 @@ def test_a_rig_names_the_links_of_a_urdf_that_goes_on_to_a_hand(tmp_path: Path) 
         load_rig(written(tmp_path, data))
 
 
+def test_a_finger_of_an_arm_without_gripper_asks_for_the_gripper(tmp_path: Path) -> None:
+    data = load_rig("cell").model_dump(mode="json", exclude_none=True)
+    del data["arms"]["left"]["gripper"]
+    with pytest.raises(FactError) as caught:
+        load_rig(written(tmp_path, data))
+    text = (
+        "sensors.tactile1.parent: left/finger1 exists only with [arms.left.gripper]. Add it with column, open, closed"
+    )
+    assert f".toml: {text}" in str(caught.value)
+
+
 def test_a_rig_that_is_not_there_is_named_with_those_that_are() -> None:
     with pytest.raises(FactError, match=r"'cel'.*cell, parallel_gripper, xtrainer"):
         load_rig("cel")

@@ -117,6 +117,18 @@ def hand_in_counts(file: h5py.File) -> None:
     file["images/hand_cam"], file["tactile/gel"] = frames(1, T), frames(2, T)
 
 
+def hand_in_a_group(file: h5py.File) -> None:
+    file["arm/q"], file["hand/pos"], file["hand/current"] = turning(6), np.arange(T, dtype=np.uint8), TIME
+    file["arm/q_cmd"], file["hand/goal"] = turning(6), np.arange(T, dtype=np.uint8) + 1
+    file["images/handcam"], file["tactile/gel"] = frames(1, T), frames(2, T)
+
+
+def several_hands(file: h5py.File) -> None:
+    file["q"], file["action"] = turning(6), turning(6)
+    file["fingers/pos"], file["jaw"], file["jaw_fault"] = TIME, np.linspace(0.25, 9, T), np.zeros(T)
+    file["wrist_cam"], file["gel"] = frames(1, T), frames(2, T)
+
+
 def odd_frames(file: h5py.File) -> None:
     file["state"], file["actions"] = turning(8), turning(8)
     file["rgb/front"] = frames(1, T)
@@ -244,6 +256,25 @@ ODD: dict[Callable[[h5py.File], None], dict[str, Any]] = {
         "rig cameras.hand_cam.parent": "arm/flange",
         "rig sensors.gel.parent": "arm/finger1",
     },
+    hand_in_a_group: {
+        "layout state.qpos": ["arm/q", "hand/pos"],
+        "layout state.qpos_names": [*(f"joint{i + 1}" for i in SIX), "gripper"],
+        "layout state.action": ["arm/q_cmd", "hand/goal"],
+        "layout cameras.names": ["handcam"],
+        "rig arms.arm.gripper.column": 6,
+        "rig arms.arm.gripper.open": "?",
+        "rig arms.arm.gripper.closed": "?",
+        "rig arms.arm.gripper.law": {"kind": "linear", "axis": "?", "closed_m": 0.0, "open_m": "?"},
+        "rig cameras.handcam.parent": "arm/flange",
+        "rig sensors.gel.parent": "arm/finger1",
+        "run views": [{"camera": "handcam", "sensor": "gel"}],
+    },
+    several_hands: {
+        "layout state.qpos": ["q", "?"],
+        "rig arms.arm.joints": {"columns": SIX, "unit": "rad"},
+        "rig arms.arm.gripper.column": 6,
+        "rig arms.arm.gripper.reading": "?",
+    },
     odd_frames: {
         "layout cameras.names": ["front"],
         "layout depth.names": ["front_depth"],
@@ -331,6 +362,35 @@ def test_a_draft_of_an_unknown_file_is_true_or_a_guess_or_a_question(tmp_path: P
             assert sorted(episode.sensors) == sorted((value_at(drafts, "layout touches") or {"names": []})["names"])
     for line, comments in stated(drafts):
         assert "guess" in comments.lower(), f"not called a guess: {line}"
+
+
+@pytest.mark.parametrize(
+    ("build", "comment"),
+    [
+        (hand_in_a_group, "The gripper's array is a guess: hand/pos (12,) uint8, 0 to 11."),
+        (hand_in_a_group, "The gripper's array is a guess: hand/goal (12,) uint8, 1 to 12."),
+        (several_hands, "Which is the gripper: fingers/pos (12,) float64, 0 to 0.7333, jaw (12,) float64, 0.25 to 9."),
+    ],
+)
+def test_the_array_of_a_gripper_is_called_a_guess_or_the_choice_is_left_open(
+    tmp_path: Path, build: Callable[[h5py.File], None], comment: str
+) -> None:
+    with h5py.File(tmp_path / "e0.h5", "w") as file:
+        build(file)
+    text = draft(tmp_path, tmp_path).files["layout.toml"]
+    assert comment in " ".join(text.replace("\n# ", " ").split())
+
+
+def test_a_draft_without_a_gripper_is_not_called_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with h5py.File(tmp_path / "e0.h5", "w") as file:
+        file["q"], file["action"], file["fts/claw"], file["clock"] = turning(6), turning(6), TIME, np.ones(T)
+        file["wrist_cam"], file["gel"] = frames(1, T), frames(2, T)
+    assert run(["init", str(tmp_path), "--urdf", str(urdf(tmp_path, 6))]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "layout.toml: no gripper reading found; other columns that move: fts/claw (12,) float64, 0 to 0.7333" in printed
+    )
+    assert "layout.toml: complete" not in printed and "[arms.arm.gripper]" in (tmp_path / "rig.toml").read_text()
 
 
 def limited(command: np.ndarray) -> np.ndarray:

@@ -49,6 +49,19 @@ def test_without_a_rig_frames_lie_evenly_over_all_time(tmp_path: Path) -> None:
     assert len(choose_frames(tmp_path, "top", 1000)) == 40
 
 
+def test_frames_chosen_beside_labels_keep_away_from_theirs_in_time(tmp_path: Path) -> None:
+    for i in range(3):
+        write(tmp_path, f"e{i}.hdf5", 0.5 + 0.5 * np.sin(np.arange(130) * 0.1 + i))
+    known = {"rig": load_rig("cell"), "arm": "left"}
+    first = choose_frames(tmp_path, "top", 12, **known)  # type: ignore[arg-type]
+    labels: Labels = {}
+    for one in first:
+        labels.setdefault((one.ref.path.name, "top", "tactile1"), {})[one.frame] = (0.0, 0.0, 9.0, 9.0)
+    others = choose_frames(tmp_path, "top", 12, **known, not_in=labels)  # type: ignore[arg-type]
+    apart = [abs(one.frame - two.frame) for one in first for two in others if one.ref == two.ref]
+    assert len(others) == 12 and min(apart) >= 4
+
+
 def test_frames_that_labels_of_this_camera_contain_are_not_chosen_again(tmp_path: Path) -> None:
     write(tmp_path, "a.hdf5", np.linspace(0, 1, 30))
     box = (0.0, 0.0, 9.0, 9.0)

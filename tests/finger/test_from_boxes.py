@@ -270,6 +270,11 @@ def test_two_sensors_of_a_gripper_are_fitted_together_with_one_stroke(tmp_path: 
     fit = calibrate_finger(tmp_path, opening_to(wrong, 0.052), boxes, accept=True, out=tmp_path / "rig.toml")
     assert fit.stroke == pytest.approx(0.045 / 0.052, abs=0.03)
     assert {sensor: one.x[6] for sensor, one in fit.fits.items()} == dict.fromkeys(SENSORS, fit.stroke)
+    both = fit.report.check("kept-or-free-stroke").measured
+    assert both.startswith("stroke kept, 104.0 mm between the open fingers: tactile1 moves by ")
+    assert both.endswith("the boxes favour the second; the second is used (--keep-stroke uses the first)")
+    moves = [float(text) for text in re.findall(r"moves by ([\d.]+) mm", both)]
+    assert moves[2:] == [pytest.approx(1e3 * np.linalg.norm(one.x[:3]), abs=0.05) for one in fit.fits.values()]
     for sensor in SENSORS:
         assert error_mm(load_rig(tmp_path / "rig.toml"), true, sensor) < 0.5 * error_mm(wrong, true, sensor)
         assert fit.report.check(f"iou-median/{sensor}").status == "pass"
@@ -304,7 +309,7 @@ def test_a_kept_stroke_that_moves_a_sensor_too_far_is_compared_with_the_free_one
     poor, good, better = (np.full(20, iou) for iou in (0.5, 0.92, 0.93))
 
     def fitted(kept: np.ndarray, keep_stroke: bool = False) -> Report:
-        fits = [BoxFit(kept, sigma, bias, free, poor, good, better, None)]
+        fits = [BoxFit(kept, sigma, bias, free, kept, poor, good, better, good, None)]
         monkeypatch.setattr("tactile_align.finger.from_boxes.fit_boxes", lambda *_: fits)
         return calibrate_finger(tmp_path, true, boxes, sensor="tactile1", keep_stroke=keep_stroke).report
 
@@ -332,8 +337,8 @@ def test_a_sensor_that_keeps_its_pose_does_not_block_one_that_needs_a_change(
     near[[0, 6]], far[[0, 6]] = (0.002, 1), (0.03, 1)
     good, poor = np.full(20, 0.95), np.full(20, 0.5)
     fits = [
-        BoxFit(near, none, none, near, poor, good, good, None),
-        BoxFit(far, none, none, far, good, good, good, None),
+        BoxFit(near, none, none, near, near, poor, good, good, good, None),
+        BoxFit(far, none, none, far, far, good, good, good, good, None),
     ]
     monkeypatch.setattr("tactile_align.finger.from_boxes.fit_boxes", lambda *_: fits)
     fit = calibrate_finger(tmp_path, true, boxes, out=tmp_path / "rig.toml")

@@ -15,6 +15,8 @@ import pytest
 
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.datasets.episodes import open_episode
+from tactile_align.datasets.inspect import inspect_path
+from tactile_align.errors import InputError
 from tactile_align.geometry.boxes import intersection_over_union
 from tactile_align.verify.episode_checks import gripper_checks, lens_checks, on_sensor
 from tactile_align.verify.evidence import View, gather
@@ -23,6 +25,7 @@ from tactile_align.verify.verify import verify_episodes
 from tactile_align.viz.overlay.footage import Footage
 from tests.finger.two_sensors import JOINTS, NAME, two_sensor_rig
 from tests.finger.two_sensors import write as write_grey
+from tests.verify.test_recorded_poses import LAYOUT
 
 
 def changed(folder: Path, edit: Any) -> Rig:
@@ -168,9 +171,7 @@ def test_boxes_beside_the_sensor_are_stated_in_millimetres_with_the_command_that
     (check,) = [check for check in checks if check.kind == "edge-error"]
     assert check.status == "warn" and check.measured.endswith("too low (2.0 and 3.0 mm at the sensor)")
     what = {"left_wrist": "finger", "top": "camera"}[camera]
-    assert (
-        f"`tactile-align calibrate {what} RECORDINGS" in check.advice and f"--camera {camera} --dry-run" in check.advice
-    )
+    assert f"`tactile-align calibrate {what} RECORDINGS --rig RIG --camera {camera}`" in check.advice
     hand = rig.sensors["tactile1"].model_copy(update={"parent": "left/flange"})
     palm = rig.model_copy(update={"sensors": {**rig.sensors, "tactile1": hand}})
     checks = on_sensor(palm, camera, "tactile1", [view], np.zeros(20, bool), False)
@@ -328,6 +329,59 @@ def test_a_gripper_read_the_wrong_way_round_is_told_from_a_moved_camera(recorded
     )
     assert moved.verdict == "fail"
     assert moved.check("iou-true-opening/left_wrist/tactile1").status == "info"
+
+
+def with_a_hand_apart(folder: Path, state: str) -> Path:
+    """Write an episode whose fingers are in an array beside the joints; return a layout with `state` as its qpos."""
+    folder.mkdir(exist_ok=True)
+    qpos = np.column_stack([JOINTS + 0.1 * np.sin(np.arange(24))[:, None], np.linspace(0.1, 1.0, 24)])
+    write_grey(folder, two_sensor_rig(), qpos, ("left_wrist",))
+    with h5py.File(folder / NAME, "a") as file:
+        file["q"], file["fingers/position"], file["fingers/load"] = qpos[:, :6], qpos[:, 6] * 200, qpos[:, 6]
+    text = LAYOUT.replace('groups = ["observations/images"]', 'groups = ["observations"]')
+    text = text.replace('qpos = ["observations/qpos"]', f"qpos = {state}")
+    text = text.replace('["flange"]', '["fingers/position", "fingers/load"]')
+    (folder / "layout.toml").write_text(text, encoding="utf-8")
+    return folder / "layout.toml"
+
+
+def rigid(rig: Rig) -> Rig:
+    """Return the rig without its gripper, with the first sensor on the flange."""
+    data = rig.model_dump(exclude_none=True)
+    del data["arms"]["left"]["gripper"], data["sensors"]["tactile2"]
+    data["sensors"]["tactile1"]["parent"] = "left/flange"
+    return Rig.model_validate(data)
+
+
+@pytest.mark.parametrize(
+    ("state", "moving"), [('["q"]', "fingers/position, 20 to 200"), ('["observations/qpos"]', "column 6, 0.1 to 1")]
+)
+def test_a_gripper_that_moves_but_is_not_in_the_rig_is_warned_of(tmp_path: Path, state: str, moving: str) -> None:
+    layout = with_a_hand_apart(tmp_path, state)
+    result = verify_episodes(tmp_path, rigid(two_sensor_rig()), layout=layout, progress=False)
+    check = result.check("gripper-missing/tactile1")
+    assert check.status == "warn" and check.measured.startswith(f"{moving}; ")
+    assert check.measured.endswith("; tactile1 is rigid on left/flange")
+    assert "[arms.left.gripper]" in check.advice
+    if "obs" in state:
+        whole = verify_episodes(tmp_path, two_sensor_rig(), layout=layout, progress=False)
+        assert not any(check.kind == "gripper-missing" for check in whole.checks)
+
+
+def test_a_layout_without_the_gripper_is_named_with_the_arrays_that_may_be_it(tmp_path: Path) -> None:
+    layout = with_a_hand_apart(tmp_path, '["q"]')
+    with pytest.raises(InputError, match=r"column 6 .*in state\.qpos of the layout, .*: fingers/position, 20 to 200$"):
+        verify_episodes(tmp_path, two_sensor_rig(), layout=layout, progress=False)
+
+
+def test_the_gripper_that_a_layout_only_carries_is_told_by_inspect(tmp_path: Path) -> None:
+    layout = with_a_hand_apart(tmp_path, '["q"]')
+    report = inspect_path(tmp_path, layout, timing=False).report
+    (check,) = (check for check in report.checks if check.kind == "gripper-carried")
+    assert check.measured == "fingers/position, 20 to 200" and "state.qpos" in check.advice
+    layout = with_a_hand_apart(tmp_path / "b", '["q", "fingers/position"]')
+    report = inspect_path(tmp_path / "b", layout, timing=False).report
+    assert not any(check.kind == "gripper-carried" for check in report.checks)
 
 
 def test_a_missing_folder_is_named_before_its_rig(tmp_path: Path) -> None:

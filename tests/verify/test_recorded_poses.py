@@ -64,6 +64,16 @@ def test_the_right_arm_agrees_with_the_poses_of_a_recording_and_a_turned_joint_d
     assert verify_poses(folder, "flange", wrong, layout=layout).verdict == "fail"
 
 
+def test_poses_of_a_tool_in_a_user_frame_are_a_fact_of_a_recording_whose_arm_is_right(tmp_path: Path) -> None:
+    folder, layout, rig = recorded(tmp_path, "wxyz")
+    with h5py.File(folder / NAME, "a") as file:
+        file["flange"][:, :3] += (0.4, 0.2, 0.1)
+    report = verify_poses(folder, "flange", rig, layout=layout)
+    trap = report.check("trap/user-frame-left-in")
+    assert report.verdict == "pass" and trap.status == "info" and not trap.advice
+    assert "need no change" in report.check("residual").advice
+
+
 def test_an_array_that_is_not_carried_and_an_arm_that_is_unknown_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -139,3 +139,11 @@ def test_a_search_without_result_states_how_many_parts_were_paired(
     monkeypatch.setattr("tactile_align.verify.episode_checks.search", lambda *_: replace(found, offered=()))
     (check,) = explained(drawn.written, drawn.evidence)
     assert "Tried were, alone, and the 6 closest parts also in pairs: each camera's" in check.advice
+    assert "finger and half turn, exchanged sensors, the gripper's ends" in check.advice
+    data = drawn.written.model_dump(exclude_none=True)
+    del data["arms"]["arm"]["gripper"], data["sensors"]["gel2"]
+    data["sensors"]["gel1"]["parent"] = "arm/flange"
+    bare = replace(found, offered=(), rig=Rig.model_validate(data))
+    monkeypatch.setattr("tactile_align.verify.episode_checks.search", lambda *_: bare)
+    (check,) = explained(drawn.written, drawn.evidence)
+    assert "each sensor's place, the arm's base" in check.advice
