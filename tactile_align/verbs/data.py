@@ -325,6 +325,7 @@ def overlay(
     compare: str | None = None,
     layout: str | None = None,
     ahead_m: float = 0.0,
+    tokens: bool = True,
     overwrite: bool = False,
 ) -> int:
     """Draw the sensors' boxes, the image tokens in them, the touches and the joints on the frames of an episode.
@@ -345,10 +346,12 @@ def overlay(
         layout: Name or path of the episode layout; default: detect the layout.
         ahead_m: Distance by which the boxes are moved forward from the sensors' pads, m. To see the boxes that training
             uses, give the value of ahead_m of the view in the training config.
+        tokens: Tint the image tokens in the boxes. Without the tint, the sensor is seen as the camera saw it.
         overwrite: Replace existing files.
     """
     options: dict[str, Any] = {"rig": rig, "compare": compare, "cameras": cameras, "start": start, "stop": stop}
     options |= {"every": every, "layout": layout, "ahead_m": ahead_m, "overwrite": overwrite, "tell": print}
+    options |= {} if tokens else {"grid": None}
     if out is not None and out.suffix == ".rrd":
         from tactile_align.viz.overlay.rerun import record
 

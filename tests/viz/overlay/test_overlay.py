@@ -49,6 +49,28 @@ def test_colours_reach_the_file_as_red_green_blue(episode: Path, tmp_path: Path)
     assert np.abs(picture[400:470, 200:600].astype(int) - expected[400:470, 200:600]).mean() < 3
 
 
+def test_the_verb_leaves_the_sensor_untinted_when_asked(episode: Path, tmp_path: Path) -> None:
+    words = [
+        "overlay",
+        str(episode),
+        "--rig",
+        "cell",
+        "--to",
+        "1",
+        "--cameras",
+        "left_wrist",
+        "--format",
+        "png",
+        "--out",
+    ]
+    assert run([*words, str(tmp_path / "tinted")]) == 0 and run([*words, str(tmp_path / "plain"), "--no-tokens"]) == 0
+    (expected,) = overlay(episode, rig="cell", out=tmp_path, format="png", stop=1, cameras=["left_wrist"], grid=None)
+    tinted, plain, bare = (
+        cv2.imread(str(f / expected.name)) for f in (tmp_path / "tinted", tmp_path / "plain", tmp_path)
+    )
+    assert np.array_equal(plain, bare) and not np.array_equal(plain, tinted)
+
+
 def test_a_sheet_holds_a_few_evenly_spaced_rows_with_larger_text(
     episode: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
