@@ -134,6 +134,32 @@ def test_a_video_whose_header_names_no_codec_is_refused_by_name(tmp_path: Path) 
         VideoReader(tmp_path / "b.mp4", 10)
 
 
+def test_a_video_with_notes_that_are_no_utf8_is_read(tmp_path: Path) -> None:
+    video, given = VideoWriter(tmp_path / "a.mp4", 10, 32, 16, lossless=True), frames(1, 2, 32, 16)
+    for frame in given:
+        video.add(frame)
+    video.close()
+    data = (tmp_path / "a.mp4").read_bytes()
+    assert data.count(b"VideoHandler") == 1
+    (tmp_path / "a.mp4").write_bytes(data.replace(b"VideoHandler", b"Video\xb4andler"))
+    assert np.array_equal(VideoReader(tmp_path / "a.mp4", 10).frame(1), given[1])
+
+
+def test_a_playlist_in_place_of_a_video_opens_no_other_file(tmp_path: Path) -> None:
+    video = VideoWriter(tmp_path / "elsewhere/a.mp4", 10, 32, 16)
+    for frame in frames(1, 20, 32, 16):
+        video.add(frame)
+    video.close()
+    lists = {
+        "concat": "ffconcat version 1.0\nfile elsewhere/a.mp4\n",
+        "hls": f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2.0,\n{tmp_path / 'elsewhere/a.mp4'}\n#EXT-X-ENDLIST\n",
+    }
+    for name, text in lists.items():
+        (tmp_path / f"{name}.mp4").write_text(text)
+        with pytest.raises(InputError, match=rf"{name}\.mp4: cannot be decoded"):
+            VideoReader(tmp_path / f"{name}.mp4", 10)
+
+
 def test_the_files_are_those_of_version_three(tmp_path: Path) -> None:
     sources = [open_episode(path) for path in recordings(tmp_path / "in")]
     export_lerobot(tmp_path / "in", tmp_path / "out", task="press", robot_type="nova2")
@@ -212,6 +238,12 @@ def change_info(root: Path, **changes: Any) -> None:
         ({"data_path": "{chunk_index.__class__}/{file_index}"}, r"uses 'chunk_index\.__class__'"),
         ({"data_path": "{file_index[0]}"}, r"uses 'file_index\[0\]'"),
         ({"data_path": "{secret}"}, "uses 'secret'"),
+        ({"data_path": "{chunk_index:>999999999}"}, r"gives no path \(a field has the form '>999999999'"),
+        ({"data_path": "{chunk_index:{secret}}"}, r"gives no path \(a field has the form '{secret}'"),
+        ({"data_path": "data/{chunk_index"}, "gives no path .expected '}'"),
+        ({"data_path": "data/\0"}, "gives no path .embedded null"),
+        ({"data_path": "x" * 300}, "gives no path .*too long"),
+        ({"features": {"action": {"dtype": "float32", "shape": 5}}}, "features is not a table of columns"),
         ({"video_path": "videos/{video_key}/../../../{file_index}.mp4"}, "leads outside the dataset's folder"),
         ({"codebase_version": "v1.6"}, r"codebase_version is 'v1\.6', expected v2\.x or v3\.x"),
         ({"codebase_version": "v2.1"}, r"no meta/episodes\.jsonl found"),

@@ -212,6 +212,14 @@ DAMAGE: dict[str, tuple[str, Any, str]] = {
     "objects": ("data/action/.zarray", {"dtype": "|O", "filters": [{"id": "vlen-utf8"}]}, "dtype object"),
     "pickles": ("data/top/.zarray", {"filters": [{"id": "pickle"}]}, "needs the filter 'pickle'"),
     "a codec": ("data/top/.zarray", {"compressor": {"id": "secret"}}, "is packed by 'secret'; supported are"),
+    "a subarray": ("data/top/.zarray", {"dtype": "(9,9)u1"}, "expected a type of numpy"),
+    "a list of types": ("data/top/.zarray", {"dtype": "u1,"}, "expected a type of numpy"),
+    "a fill": ("data/top/.zarray", {"fill_value": [1, 2, 3]}, r"the fill value \[1, 2, 3\], which is no uint8"),
+    "wide filter": (
+        "data/top/.zarray",
+        {"filters": [{"id": "astype", "encode_dtype": "|u1", "decode_dtype": "<U9"}]},
+        "the filter 'astype' between the types '|u1' and '<U9'",
+    ),
     "a dtype": ("data/top/.zarray", {"dtype": "|Q9"}, r"dtype '\|Q9', expected a type of numpy"),
     "a shape": ("data/top/.zarray", {"shape": [-1, 2]}, "expected a list of whole numbers"),
     "axes": ("data/top/.zarray", {"chunks": [1]}, "which do not fit"),
@@ -259,6 +267,22 @@ def test_a_stated_size_beyond_the_chunk_is_refused_before_decompression(codec: s
     raw = numcodecs.get_codec({"id": codec}).encode(np.zeros(2**20, np.uint8))
     with pytest.raises(ValueError, match=r"states 1,048,576 decompressed bytes; the limit is 1,000"):
         zarr_arrays._unpacked({"id": codec}, bytes(raw), 1000, exact=True)
+
+
+def test_a_filter_that_makes_more_than_its_chunk_is_refused_before_it_does() -> None:
+    wide = {"id": "astype", "encode_dtype": "|i1", "decode_dtype": "<f8"}
+    assert zarr_arrays._unfiltered(wide, bytes(100), 800).nbytes == 800
+    with pytest.raises(ValueError, match=r"'astype' makes 800 bytes of it; the limit is 799"):
+        zarr_arrays._unfiltered(wide, bytes(100), 799)
+
+
+def test_packed_data_that_need_much_memory_to_unpack_are_refused() -> None:
+    import lzma
+
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 2**29}]
+    raw = lzma.compress(bytes(100), filters=filters)
+    with pytest.raises(ValueError, match=r"is damaged \(lzma: Memory usage limit"):
+        zarr_arrays._unpacked({"id": "lzma"}, raw, 100, exact=True)
 
 
 def test_a_link_out_of_a_store_is_refused(store: Path, tmp_path: Path) -> None:
