@@ -6,8 +6,9 @@ import string
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -227,8 +228,7 @@ def episode_columns(info: Info, row: dict[str, Any], columns: Sequence[str]) -> 
         InputError: The data file cannot be read, or does not contain the whole episode.
     """
     file, index = info.file(row), row["episode_index"]
-    filters = None if info.by_episode else [("episode_index", "=", index)]
-    table = _read(file, filters, [*columns, "frame_index"])
+    table = _read(file, None if info.by_episode else index, [*columns, "frame_index"])
     if table.num_rows != row["length"]:
         text = f"has {table.num_rows} rows of episode {index}, the metadata state {row['length']}"
         raise InputError(f"{file}: {text}. Copy the dataset again")
@@ -247,7 +247,7 @@ def column_names(info: Info, row: dict[str, Any]) -> list[str]:
         FileNotFoundError: The data file is missing.
         InputError: The data file is no Parquet table, or its path leads outside the dataset.
     """
-    return list(_schema(info.file(row)).names)
+    return list(_described(info.file(row)).schema.names)
 
 
 def number_column(info: Info, row: dict[str, Any], table: Any, name: str) -> np.ndarray:
@@ -379,16 +379,79 @@ def _lines(file: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _read(file: Path, filters: list[tuple[str, str, Any]] | None = None, only: Collection[str] | None = None) -> Any:
+_EPISODE = "episode_index"
+
+
+def _read(file: Path, episode: int | None = None, only: Collection[str] | None = None) -> Any:
+    """Return the columns `only` of a parquet file, without statistics; of the rows of one episode, or of all rows."""
     pa, pq = need_arrow()
-    schema = _schema(file)
-    for name, _, _ in filters or ():
-        if name not in schema.names or not pa.types.is_integer(schema.field(name).type):
-            have = str(schema.field(name).type) if name in schema.names else "missing"
-            raise InputError(f"{file}: column {name} is {have}, expected whole numbers. Export the dataset again")
-    columns = [n for n in schema.names if not n.startswith("stats/") and (only is None or n in only)]
+    about = _described(file)
+    names = about.schema.names
+    if episode is not None and (_EPISODE not in names or not pa.types.is_integer(about.schema.field(_EPISODE).type)):
+        have = str(about.schema.field(_EPISODE).type) if _EPISODE in names else "missing"
+        raise InputError(f"{file}: column {_EPISODE} is {have}, expected whole numbers. Export the dataset again")
+    columns = [n for n in names if not n.startswith("stats/") and (only is None or n in only)]
+    groups = about.groups(episode)
     with _parquet(file):
-        return pq.read_table(file, columns=columns, filters=filters)
+        reader = pq.ParquetFile(file, metadata=about.meta, read_dictionary=about.texts(groups, columns))
+        if episode is None:
+            return reader.read_row_groups(groups, columns=columns)
+        table = reader.read_row_groups(groups, columns=[*columns, _EPISODE])
+        return table.take(np.flatnonzero(np.asarray(table[_EPISODE]) == episode)).select(columns)
+
+
+class _Described(NamedTuple):
+    """Description of a parquet file, and the smallest and largest index of an episode in each of its groups of rows."""
+
+    meta: Any
+    schema: Any
+    first: np.ndarray
+    last: np.ndarray
+
+    def groups(self, episode: int | None) -> list[int]:
+        """Return the groups of rows that may contain rows of an episode; None: all groups."""
+        inside = np.full(len(self.first), episode is None) | (
+            (self.first <= (episode or 0)) & ((episode or 0) <= self.last)
+        )
+        return [int(group) for group in np.flatnonzero(inside)]
+
+    def texts(self, groups: list[int], columns: list[str]) -> list[str]:
+        """Return which `columns` contain bytes. A file may repeat a large cell any number of times, so it is kept once.
+
+        Columns of 2 GiB or more are left out, because pyarrow cannot look for equal cells among so many bytes.
+        """
+        places = [(i, self.meta.schema.column(i)) for i in range(self.meta.num_columns)]
+        of_bytes = [i for i, c in places if c.physical_type == "BYTE_ARRAY" and c.path.startswith(tuple(columns))]
+        size = {i: sum(self.meta.row_group(g).column(i).total_uncompressed_size for g in groups) for i in of_bytes}
+        return [self.meta.schema.column(i).path for i in of_bytes if size[i] < 2**31]
+
+
+def _described(file: Path) -> _Described:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file, but the metadata list it. Copy the dataset again")
+    stat = file.stat()
+    return _described_in(file, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=4)
+def _described_in(file: Path, *state: int) -> _Described:
+    """Return the description of a parquet file; `state` changes when the file changes.
+
+    A file may contain thousands of episodes, so its description is not read again for each.
+    """
+    with _parquet(file):
+        meta = need_arrow()[1].read_metadata(file)
+        schema = meta.schema.to_arrow_schema()
+        names = schema.names  # names that are no text are refused here
+        if len(set(names)) < len(names):
+            raise InputError(f"{file}: has two columns of one name. Export the dataset again")
+        first, last = np.full(meta.num_row_groups, -np.inf), np.full(meta.num_row_groups, np.inf)
+        column = next((i for i in range(meta.num_columns) if meta.schema.column(i).path == _EPISODE), None)
+        for group in range(0 if column is None else meta.num_row_groups):
+            stated = meta.row_group(group).column(column).statistics
+            if stated is not None and stated.has_min_max and isinstance(stated.min, int):
+                first[group], last[group] = stated.min, stated.max
+    return _Described(meta, schema, first, last)
 
 
 def _rows(file: Path, table: Any) -> list[dict[str, Any]]:
@@ -401,15 +464,6 @@ def _cells(file: Path, table: Any, name: str) -> list[Any]:
     with _parquet(file):
         cells: list[Any] = table[name].to_pylist()
     return cells
-
-
-def _schema(file: Path) -> Any:
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file, but the metadata list it. Copy the dataset again")
-    with _parquet(file):
-        schema = need_arrow()[1].read_schema(file)
-        _ = schema.names  # names that are no text are refused here
-        return schema
 
 
 @contextmanager
