@@ -380,6 +380,8 @@ def _lines(file: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
 
 
 _EPISODE = "episode_index"
+MAX_EPISODE_BYTES = 2**31  # read from a file for one episode
+FEW_CELLS = 16
 
 
 def _read(file: Path, episode: int | None = None, only: Collection[str] | None = None) -> Any:
@@ -393,11 +395,22 @@ def _read(file: Path, episode: int | None = None, only: Collection[str] | None =
     columns = [n for n in names if not n.startswith("stats/") and (only is None or n in only)]
     groups = about.groups(episode)
     with _parquet(file):
-        reader = pq.ParquetFile(file, metadata=about.meta, read_dictionary=about.texts(groups, columns))
+        reader = pq.ParquetFile(file, metadata=about.meta)
         if episode is None:
             return reader.read_row_groups(groups, columns=columns)
-        table = reader.read_row_groups(groups, columns=[*columns, _EPISODE])
-        return table.take(np.flatnonzero(np.asarray(table[_EPISODE]) == episode)).select(columns)
+        parts, size = [reader.read_row_groups([], columns=[*columns, _EPISODE])], 0
+        # A file may repeat a large cell any number of times, so cells of bytes are read a few at a time.
+        step = FEW_CELLS if about.has_bytes(columns) else 2**16
+        for batch in reader.iter_batches(step, groups, [*columns, _EPISODE]):
+            size += batch.nbytes
+            if size > MAX_EPISODE_BYTES:
+                text = f"has more than {MAX_EPISODE_BYTES:,} bytes beside episode {episode} in {', '.join(columns)}"
+                raise InputError(f"{file}: {text}. Export the dataset again with smaller episodes or groups of rows")
+            parts.append(pa.Table.from_batches([batch]))
+        table = pa.concat_tables(parts)
+        rows = np.flatnonzero(np.asarray(table[_EPISODE]) == episode)
+        together = len(rows) and rows[-1] - rows[0] + 1 == len(rows)
+        return (table.slice(rows[0], len(rows)) if together else table.take(rows)).select(columns)
 
 
 class _Described(NamedTuple):
@@ -415,15 +428,10 @@ class _Described(NamedTuple):
         )
         return [int(group) for group in np.flatnonzero(inside)]
 
-    def texts(self, groups: list[int], columns: list[str]) -> list[str]:
-        """Return which `columns` contain bytes. A file may repeat a large cell any number of times, so it is kept once.
-
-        Columns of 2 GiB or more are left out, because pyarrow cannot look for equal cells among so many bytes.
-        """
-        places = [(i, self.meta.schema.column(i)) for i in range(self.meta.num_columns)]
-        of_bytes = [i for i, c in places if c.physical_type == "BYTE_ARRAY" and c.path.startswith(tuple(columns))]
-        size = {i: sum(self.meta.row_group(g).column(i).total_uncompressed_size for g in groups) for i in of_bytes}
-        return [self.meta.schema.column(i).path for i in of_bytes if size[i] < 2**31]
+    def has_bytes(self, columns: list[str]) -> bool:
+        """Return whether one of the columns contains bytes or texts."""
+        places = [self.meta.schema.column(i) for i in range(self.meta.num_columns)]
+        return any(c.physical_type == "BYTE_ARRAY" and c.path.startswith(tuple(columns)) for c in places)
 
 
 def _described(file: Path) -> _Described:

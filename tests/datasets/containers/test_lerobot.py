@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from tactile_align.cli import run
+from tactile_align.datasets.containers import lerobot_parquet
 from tactile_align.datasets.containers.lerobot import export_lerobot, import_lerobot
 from tactile_align.datasets.containers.lerobot_parquet import INFO_PATH, STATS_PATH, read_info
 from tactile_align.datasets.containers.lerobot_video import VideoReader, VideoWriter
-from tactile_align.datasets.episodes import open_episode, write_episode
+from tactile_align.datasets.episodes import list_episodes, open_episode, write_episode
 from tactile_align.errors import InputError
 from tests.datasets.containers.spelt_cells import EPISODES, dataset_in, recordings, with_cell
 from tests.datasets.making import frames, parts
@@ -316,6 +317,53 @@ def test_the_command_resumes_an_import_and_replaces_other_files_only_where_told(
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three episodes with one video and one image feature."""
     return dataset_in(tmp_path_factory.mktemp("cells"))
+
+
+def test_the_rows_of_an_episode_are_found_in_any_group_of_rows(dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(dataset, tmp_path / "set")
+    file = next((tmp_path / "set/data").rglob("*.parquet"))
+    table, given = pq.read_table(file), [open_episode(ref) for ref in list_episodes(dataset)]
+    for groups, stated in ((4, True), (10**6, True), (4, False)):
+        backwards = table.take(list(range(len(table)))[::-1])
+        pq.write_table(backwards, file, row_group_size=groups, write_statistics=stated)
+        for ref, episode in zip(list_episodes(tmp_path / "set"), given, strict=True):
+            with open_episode(ref) as copy:
+                assert np.array_equal(copy.qpos, episode.qpos)
+                name = copy.sensors[0]
+                assert np.array_equal(copy.image(name, 2), episode.image(name, 2))
+
+
+def test_an_episode_reads_its_own_group_of_rows_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recordings(tmp_path / "in")
+    export_lerobot(tmp_path / "in", tmp_path / "set", cameras="image")
+    described, groups = [], []
+    describe, read = pq.read_metadata, pq.ParquetFile.iter_batches
+    monkeypatch.setattr(pq, "read_metadata", lambda file: described.append(file.name) or describe(file))
+    monkeypatch.setattr(
+        pq.ParquetFile, "iter_batches", lambda self, n, g, *how: groups.append(g) or read(self, n, g, *how)
+    )
+    for ref in list_episodes(tmp_path / "set"):
+        with open_episode(ref) as episode:
+            episode.image("top", 0)
+    assert described.count("file-000.parquet") == 2  # of meta/episodes and of data
+    assert {tuple(group) for group in groups} == {(0,), (1,), (2,)}
+
+
+def test_a_large_cell_that_a_file_repeats_without_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pa = pytest.importorskip("pyarrow")
+    cells = [{"bytes": bytes(2**16), "path": None}] * 2000
+    table = pa.table({"episode_index": [0] * 2000, "image": cells})
+    pq.write_table(table, tmp_path / "a.parquet", dictionary_pagesize_limit=2**30)
+    assert (tmp_path / "a.parquet").stat().st_size < 2**17
+    taken: list[int] = []
+    monkeypatch.setattr(lerobot_parquet, "MAX_EPISODE_BYTES", 2**22)
+    read = pq.ParquetFile.iter_batches
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *how: (taken.append(b.nbytes) or b for b in read(*how)))
+    with pytest.raises(InputError, match=r"a\.parquet: has more than 4,194,304 bytes beside episode 0 in image"):
+        lerobot_parquet._read(tmp_path / "a.parquet", 0, ["image"])
+    assert sum(taken) < 2**23
 
 
 def test_whole_numbers_that_pandas_stored_as_floats_are_read(dataset: Path, tmp_path: Path) -> None:

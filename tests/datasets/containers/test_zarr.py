@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import os
 import shutil
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -325,15 +327,31 @@ def test_layouts_for_reading_cannot_be_called_writable() -> None:
         type(load_layout("umi")).model_validate({**layout, "writable": True})
 
 
+@pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("form", [2, 3])
-def test_a_chunk_that_is_written_again_changes_the_stamp_of_its_episode(tmp_path: Path, form: int) -> None:
+def test_a_chunk_that_is_written_again_changes_the_stamp_of_its_episode(
+    tmp_path: Path, form: int, in_place: bool
+) -> None:
     path = zarr_store(tmp_path / "a.zarr", arrays(), ENDS, form, chunk=5)
     before = Stamp.of_episode(path, "episode_0")
-    chunk = next(file for file in sorted((path / "data/top").rglob("*")) if file.is_file() and "zarr" not in file.name)
-    new = chunk.with_name("part")
+    chunk = path / f"data/top/{'c/0/0/0/0' if form == 3 else '0.0.0.0'}"
+    new = chunk if in_place else chunk.with_name("part")  # as `cp` and as zarr do it
     new.write_bytes(chunk.read_bytes())
     new.replace(chunk)
+    later = time.time() + 1  # the clock of a file system has steps of some ms
+    os.utime(chunk if in_place else chunk.parent, (later, later))
     assert Stamp.of_episode(path, "episode_0") != before
+
+
+@pytest.mark.parametrize("form", [2, 3])
+def test_ends_that_are_written_again_in_place_are_read_while_the_store_is_open(tmp_path: Path, form: int) -> None:
+    path = zarr_store(tmp_path / "a.zarr", arrays(), ENDS, form)
+    assert len(open_episode(f"{path}#episode_1")) == 7
+    other = zarr_store(tmp_path / "b.zarr", arrays(), (3, 12), form) / "meta/episode_ends"
+    for file in other.rglob("*"):
+        if file.is_file():
+            (path / "meta/episode_ends" / file.relative_to(other)).write_bytes(file.read_bytes())
+    assert len(open_episode(f"{path}#episode_1")) == 9
 
 
 def test_a_corrected_attribute_is_read_while_the_store_is_open(tmp_path: Path) -> None:
