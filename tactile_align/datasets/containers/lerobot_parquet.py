@@ -380,7 +380,7 @@ def _lines(file: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
 
 
 _EPISODE = "episode_index"
-MAX_EPISODE_BYTES = 2**31  # read from a file for one episode
+MAX_EPISODE_BYTES = 2**31  # largest size of the columns of an episode that are read together
 FEW_CELLS = 16
 
 
@@ -393,24 +393,24 @@ def _read(file: Path, episode: int | None = None, only: Collection[str] | None =
         have = str(about.schema.field(_EPISODE).type) if _EPISODE in names else "missing"
         raise InputError(f"{file}: column {_EPISODE} is {have}, expected whole numbers. Export the dataset again")
     columns = [n for n in names if not n.startswith("stats/") and (only is None or n in only)]
-    groups = about.groups(episode)
+    read = columns if episode is None else [*columns, _EPISODE]
     with _parquet(file):
         reader = pq.ParquetFile(file, metadata=about.meta)
-        if episode is None:
-            return reader.read_row_groups(groups, columns=columns)
-        parts, size = [reader.read_row_groups([], columns=[*columns, _EPISODE])], 0
+        parts, size = [reader.read_row_groups([], columns=read)], 0
         # A file may repeat a large cell any number of times, so cells of bytes are read a few at a time.
-        step = FEW_CELLS if about.has_bytes(columns) else 2**16
-        for batch in reader.iter_batches(step, groups, [*columns, _EPISODE]):
-            size += batch.nbytes
+        step = FEW_CELLS if only is not None and about.has_bytes(columns) else 2**16
+        for batch in reader.iter_batches(step, about.groups(episode), read):
+            part = pa.Table.from_batches([batch])
+            if episode is not None:
+                rows = np.flatnonzero(np.asarray(batch[_EPISODE]) == episode)
+                together = len(rows) and rows[-1] - rows[0] + 1 == len(rows)
+                part = part.slice(rows[0], len(rows)) if together else part.take(rows)
+            parts += [part] if len(part) else []
+            size += part.nbytes
             if size > MAX_EPISODE_BYTES:
-                text = f"has more than {MAX_EPISODE_BYTES:,} bytes beside episode {episode} in {', '.join(columns)}"
-                raise InputError(f"{file}: {text}. Export the dataset again with smaller episodes or groups of rows")
-            parts.append(pa.Table.from_batches([batch]))
-        table = pa.concat_tables(parts)
-        rows = np.flatnonzero(np.asarray(table[_EPISODE]) == episode)
-        together = len(rows) and rows[-1] - rows[0] + 1 == len(rows)
-        return (table.slice(rows[0], len(rows)) if together else table.take(rows)).select(columns)
+                text = f"has more than {MAX_EPISODE_BYTES:,} bytes of one episode in {', '.join(columns)}"
+                raise InputError(f"{file}: {text}. Store its frames as video, or in shorter episodes")
+        return pa.concat_tables(parts).select(columns)
 
 
 class _Described(NamedTuple):
