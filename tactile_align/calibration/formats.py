@@ -86,14 +86,14 @@ def _xml_value(element: ElementTree.Element) -> Any:
     return words[0].strip('"') if len(words) == 1 else words
 
 
-def need(data: Any, key: str, path: str | Path) -> Any:
-    """Return the value of a key in data read from the file `path`.
+def need(data: Any, key: str, path: str | Path, where: str = "") -> Any:
+    """Return the value of a key in data read from the file `path`; `where` is the place of `data`, such as "cam0.".
 
     A missing key raises InputError, which lists the existing keys.
     """
     if not isinstance(data, dict) or key not in data:
         has = ", ".join(map(str, data)) if isinstance(data, dict) else type(data).__name__
-        raise InputError(f"{path}: the key {key} is missing; found: {has}. Add this key")
+        raise InputError(f"{path}: the key {where}{key} is missing; found: {has}. Add this key")
     return data[key]
 
 
@@ -111,8 +111,8 @@ def numbers(entry: Any, key: str, path: str | Path, shape: tuple[int, ...] = (-1
         InputError: The key is missing, its value is not finite numbers, or their count is wrong. The message contains
             file and key.
     """
-    value = need(entry, key, path)
-    value = need(value, "data", path) if isinstance(value, dict) else value
+    value = need(entry, key, path, where)
+    value = need(value, "data", path, f"{where}{key}.") if isinstance(value, dict) else value
     try:
         values = np.ravel(np.asarray(value, dtype=np.float64))
     except (TypeError, ValueError) as error:
@@ -286,12 +286,15 @@ def read_easy_handeye(path: str | Path) -> tuple[bool, np.ndarray]:
     if len(in_hand) > 1:
         text = f"parameters must state one mount; got {', '.join(f'{k}: {v}' for k, v in stated.items())}"
         raise InputError(f"{path}: {text}. Remove the wrong one")
-    t = q = need(data, "transformation" if "transformation" in data else "transform", path)
+    place = "transformation" if "transformation" in data else "transform"
+    t = q = need(data, place, path)
+    of_t = of_q = f"{place}."
     prefix = "q"
     if isinstance(t, dict) and "translation" in t:
-        t, q, prefix = t["translation"], need(t, "rotation", path), ""
-    xyz = np.concatenate([numbers(t, key, path, (1,)) for key in "xyz"])
-    quaternion = np.concatenate([numbers(q, prefix + key, path, (1,)) for key in "wxyz"])
+        t, q, prefix = t["translation"], need(t, "rotation", path, of_q), ""
+        of_t, of_q = f"{place}.translation.", f"{place}.rotation."
+    xyz = np.concatenate([numbers(t, key, path, (1,), of_t) for key in "xyz"])
+    quaternion = np.concatenate([numbers(q, prefix + key, path, (1,), of_q) for key in "wxyz"])
     norm = float(np.linalg.norm(quaternion))
     if not abs(norm - 1) < 1e-2:
         raise InputError(f"{path}: the quaternion of the pose has norm {norm:.4g}, not 1. Calibrate again")

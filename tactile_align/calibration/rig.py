@@ -35,6 +35,11 @@ class Rig(Strict):
     sensors: dict[str, Sensor] = Field(default_factory=dict)
     override: tuple[Override, ...] = ()
     verified: Verified | None = None
+    fitted: dict[Literal["cameras", "sensors"], dict[str, dict[str, dict[str, tuple[int, ...]]]]] = Field(
+        default_factory=dict
+    )
+    """Frames whose boxes a fit has used: by kind and name of the fitted entry, then by the name of the sensor (of a
+    camera's fit) or camera (of a sensor's fit), then by episode, as labels name it."""
 
     @model_validator(mode="after")
     def _tree_is_whole(self) -> "Rig":
@@ -138,6 +143,19 @@ class Rig(Strict):
     def _replaced(self, kind: str, name: str, entry: Mount, changes: dict[str, Any]) -> "Rig":
         entries = getattr(self, kind) | {name: _changed(entry, changes)}
         return parse(Rig, {**dict(self), kind: entries, "verified": None}, f"rig {self.name}, changed")
+
+    def with_fitted(
+        self, kind: Literal["cameras", "sensors"], name: str, frames: dict[str, dict[str, tuple[int, ...]]]
+    ) -> "Rig":
+        """Return the rig with the frames whose boxes the fit of a camera or sensor has used; see `fitted`."""
+        of_kind = {**self.fitted.get(kind, {}), name: frames}
+        return self.model_copy(update={"fitted": {**self.fitted, kind: of_kind}})
+
+    def fitted_frames(self, camera: str, sensor: str, episode: str) -> list[int]:
+        """Return the frames of an episode whose boxes of a sensor in a camera a fit of this rig has used."""
+        of_camera = self.fitted.get("cameras", {}).get(camera, {}).get(sensor, {})
+        of_sensor = self.fitted.get("sensors", {}).get(sensor, {}).get(camera, {})
+        return sorted({*of_camera.get(episode, ()), *of_sensor.get(episode, ())})
 
     def for_episode(self, path: str | Path) -> "Rig":
         """Return the rig for one episode: this rig with the [[override]] entries that match the episode applied."""

@@ -13,7 +13,7 @@ reference, because gels differ and lamps warm up.
 A released gel recovers slowly. After a release the score can only fall. If it rises, a new contact has begun.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -32,6 +32,8 @@ MAX_PAIRED = 600  # largest number of frames compared with each other; longer ep
 MAX_CLUSTERS = 6  # largest number of clusters that are tried as the frames without contact
 KEPT = 1000  # frames whose local structure is kept; that of later frames is computed each time, which bounds the memory
 BLOCK = 500  # frames that are compared with the reference at a time
+RETURNING = 0.25  # share of the frames; fewer returning images are a recorder's mistake, not a lack of noise
+FIRST_NOISE = 6.0  # grey levels; largest score of noise that fewer changes than FREE_FRAMES are taken for
 NEAR = 1.4  # frames of one cluster differ by less than this multiple of the noise
 
 ENTER = 2.0  # grey levels; a smaller change is no contact
@@ -150,7 +152,8 @@ def contact_of(
     """
     cells = _cells(touches)
     fields = _Fields(cells)
-    noise = _noise(fields.steps()) / float(np.sqrt(2))  # two frames contain the noise of two
+    # Two frames contain the noise of two.
+    noise = 0.0 if _without_noise(cells) else _noise(fields.steps()) / float(np.sqrt(2))
     always = np.zeros(len(cells), np.int64)
     if reference is not None:
         rest = _cells([reference], shape=cells.shape[1:])
@@ -196,6 +199,7 @@ class ContactWatch:
         self.free, self._press = free, Press()
         self._last: np.ndarray | None = None
         self._steps: tuple[float, ...] = ()
+        self._frames, self._equal, self._returned = 0, 0, False  # equal to the reference, also after another image
 
     @property
     def touching(self) -> bool:
@@ -209,11 +213,20 @@ class ContactWatch:
             InputError: The touch and the reference differ in size.
         """
         field, rest = (_local_structure(_cells([image])) for image in (touch, self.against(touch)))
+        score = float(_score(field, rest)[0])
         if self._last is not None:
             self._steps = (*self._steps[-MAX_BINS:], float(_score(field, self._last)[0]))
-        self._last = field
-        self._press = self._press.next(float(_score(field, rest)[0]), _noise(np.array(self._steps)))
+            self._returned |= score == 0 and self._steps[-1] > 0
+        self._last, self._frames, self._equal = field, self._frames + 1, self._equal + (score == 0)
+        self._press = self._press.next(score, self._noise())
         return self.touching
+
+    def _noise(self) -> float:
+        """Return the score of noise, grey levels. Of the first few changes, each may be a contact."""
+        if self._returned and self._equal > RETURNING * self._frames:  # as in `_without_noise`
+            return 0.0
+        noise = _noise(np.array(self._steps))
+        return noise if np.count_nonzero(self._steps) >= FREE_FRAMES else min(noise, FIRST_NOISE)
 
     def against(self, touch: np.ndarray) -> np.ndarray:
         """Return the no-contact reference for a touch image (H, W, 3) uint8; by default, the first one.
@@ -335,6 +348,16 @@ def _noise(steps: np.ndarray) -> float:
     """
     steps = steps[steps > 0]
     return float(np.quantile(steps, 0.1)) if len(steps) else 0.0
+
+
+def _without_noise(cells: np.ndarray) -> bool:
+    """Return whether the images, cells (T, h, w, 3), contain no noise: the same one often returns after other ones.
+
+    The images of some simulators contain none. Then only contacts change them, which `_noise` would take for noise.
+    """
+    shown = [hash(image.tobytes()) for image in cells]
+    begun = Counter(image for before, image in zip([None, *shown], shown, strict=False) if image != before)
+    return sum(begun[image] > 1 for image in shown) > RETURNING * len(shown)
 
 
 @dataclass(frozen=True)

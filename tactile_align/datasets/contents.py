@@ -278,7 +278,7 @@ class StateColumns:
         actions = self.contents.of("action")
         exact = [array for array in actions if array.name.lower() in ("action", "actions")]
         rest = [array for array in actions if array not in exact]
-        grippers = [array for array in actions if "gripper" in words(array.name) and array.columns <= 2]
+        grippers = [array for array in actions if GRIPPER_WORDS & set(words(array.name)) and array.columns <= 2]
         chosen = exact if len(exact) == 1 else _by_side([a for a in actions if a not in grippers], grippers)
         if not chosen:
             self.others["action"] = listed("May be the actions", actions)

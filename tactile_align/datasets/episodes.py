@@ -14,7 +14,7 @@ from tactile_align.datasets.containers import tree
 from tactile_align.datasets.handles import HANDLES, Stamp, open_file
 from tactile_align.datasets.layout import Layout
 from tactile_align.datasets.refs import EpisodeRef, list_episodes, locate, parse_ref
-from tactile_align.datasets.streams import Found, Stream, find, frame_of_raw, present
+from tactile_align.datasets.streams import Found, Stream, find, frame_fault, frame_of_raw, present
 from tactile_align.datasets.writer import write_episode
 from tactile_align.errors import ColumnError, EpisodeError, Fault, InputError
 
@@ -224,15 +224,14 @@ class Episode:
         """
         stream, row, t = self.stream(name), self._row(name, t), self.stored_row(name, t)
         if stream.kind == "raw":
-            frame = frame_of_raw(row, self.path, stream.key, t)
+            frame = frame_of_raw(row, self.layout, self.path, stream.key, t)
             return np.ascontiguousarray(frame[..., ::-1] if stream.channels == "bgr" else frame)
         try:
             width, height = codec.width_height(row)
             if (width, height) == (stream.width, stream.height):
                 return codec.decode(row, stream.channels, at_least)
         except ValueError as cause:
-            text = f"{cause}, or remove the frame with: tactile-align repair"
-            raise hdf5.fault("frame", self.path, stream.key, text, t) from cause
+            raise frame_fault(cause, self.layout, self.path, stream.key, t) from cause
         text = f"is {width}x{height} px, row 0 {stream.width}x{stream.height}. Remove it with: tactile-align repair"
         raise hdf5.fault("frame-size", self.path, stream.key, text, t)
 
@@ -248,8 +247,7 @@ class Episode:
         try:
             return row.tobytes() if padded else codec.without_padding(row)
         except ValueError as cause:
-            text = f"{cause}, or remove the frame with: tactile-align repair"
-            raise hdf5.fault("frame", self.path, stream.key, text, t) from cause
+            raise frame_fault(cause, self.layout, self.path, stream.key, t) from cause
 
     def depth_image(self, name: str, t: int) -> np.ndarray:
         """Return frame t of the depth stream `name` as stored, in the recorder's shape, dtype and unit."""

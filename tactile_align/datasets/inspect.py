@@ -25,7 +25,7 @@ from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.inspection import LIMITS, ColumnFacts, EpisodeFacts, Inspection, StreamFacts, place_below
 from tactile_align.datasets.refs import how_it_fits, locate, parse_ref
 from tactile_align.datasets.roles import TIME_WORDS, array_lines, words
-from tactile_align.datasets.streams import Found, Stream, frame_places
+from tactile_align.datasets.streams import Found, Stream, frame_fault, frame_places
 from tactile_align.datasets.times import SECONDS, Steps, why_no_times
 from tactile_align.errors import EpisodeError, Fault, InputError, printable
 from tactile_align.evenly import evenly
@@ -123,7 +123,7 @@ def _inspect(
             result.remark("no-frames", title, printable(", ".join(examined.strays)), advice, info=True)
         if examined.faults:
             if layout is None and (against := _against(episode)):
-                result.title = f"perhaps {result.title} (against it: {against})"
+                result.title, result.is_guess = f"perhaps {result.title} (against it: {against})", True
             return result, None
         _judge_times(episode, result)
         if half := stream_faults.second_arm(episode, result.untaken):
@@ -351,13 +351,9 @@ def _scan(episode: Episode, name: str, result: EpisodeFacts) -> tuple[np.ndarray
             else:
                 tags.add(exif_orientation(data))
         except InputError as error:
-            text = f"{error}; remove it with: tactile-align repair"
-            own = (
-                error.faults
-                if isinstance(error, EpisodeError)
-                else (Fault("frame", episode.path, stream.key, text, t),)
-            )
-            result.faults.extend(own)
+            if not isinstance(error, EpisodeError):
+                error = frame_fault(error, episode.layout, episode.path, stream.key, t)
+            result.faults.extend(error.faults)
             continue
         if t and episode.stored_row(name, t) != episode.stored_row(name, t - 1):
             same[t - 1] = data == before

@@ -114,16 +114,18 @@ class EpisodeFacts:
     """Facts about one episode; its name is its path relative to the inspected folder.
 
     `faults` make the episode unusable; `remarks` are worth knowing, but the episode remains usable. `untaken` lists
-    HDF5 datasets that look like streams but are not part of the layout. `columns` describes the columns of "qpos" and
-    "action". `tree` lists the arrays of an episode of an unknown layout with their probable roles; `same_arrays` is the
-    name of an earlier episode whose tree shows the same arrays, of other lengths. `distinct` is the largest share, over
-    the cameras, of sampled frames that differ from each other. `items_a_second` is how many moments are decoded per
-    second of CPU time, and `slowest` the slowest stream with its share of that time; both are None if not measured.
+    HDF5 datasets that look like streams but are not part of the layout. `is_guess`: something speaks against the
+    recognised layout. `columns` describes the columns of "qpos" and "action". `tree` lists the arrays of an episode of
+    an unknown layout with their probable roles; `same_arrays` is the name of an earlier episode whose tree shows the
+    same arrays, of other lengths. `distinct` is the largest share, over the cameras, of sampled frames that differ from
+    each other. `items_a_second` is how many moments are decoded per second of CPU time, and `slowest` the slowest
+    stream with its share of that time; both are None if not measured.
     """
 
     name: str
     layout: str | None = None
     title: str = "unknown layout"
+    is_guess: bool = False
     steps: int = 0
     fps: float | None = None
     joints: int = 0
@@ -226,8 +228,8 @@ class Inspection:
 
     def _summary(self) -> Check:
         steps = [episode.steps for episode in self.episodes if episode.steps]
-        layouts = Counter(episode.layout or "unknown" for episode in self.episodes).items()
-        named = ", ".join(f"{count} {layout}" for layout, count in layouts)
+        layouts = Counter((episode.is_guess, episode.layout or "unknown") for episode in self.episodes).items()
+        named = ", ".join(f"{count} {'perhaps ' * is_guess}{layout}" for (is_guess, layout), count in layouts)
         among = f" of {self.listed:,}" if self.listed > len(self.episodes) else ""
         measured = f"{len(self.episodes)}{among} episodes, {sum(steps):,} steps ({named})"
         if steps:

@@ -228,7 +228,7 @@ class _Source:
         for row in range(start, end):
             frame = hdf5.read_row(data, row, self.path, key)
             if raw:
-                pixels = frame_of_raw(frame, self.path, key, row)
+                pixels = frame_of_raw(frame, self.layout, self.path, key, row)
                 yield pixels[..., ::-1] if swap else pixels
                 continue
             try:

@@ -19,7 +19,7 @@ from tactile_align.datasets.contents import (
 )
 from tactile_align.datasets.draft_text import DraftText, draft_name, named_streams
 from tactile_align.datasets.found_cameras import FoundCamera, found_cameras
-from tactile_align.datasets.roles import FRAMES, Array, words
+from tactile_align.datasets.roles import FRAMES, GRIPPER_WORDS, Array, words
 from tactile_align.facts import UNKNOWN, fact_names
 from tactile_align.geometry.frames import quaternion_from_rotation
 from tactile_align.kinematics.arm_files import Links
@@ -64,7 +64,7 @@ def rig_draft(contents: Contents, state: StateColumns, links: Links | None, mode
     for name, camera in named.items():
         _put_camera(text, contents, state, name, camera, found.get(name))
     for name, touch in named_streams(touches).items():
-        _put_sensor(text, state, name, touch, links)
+        _put_sensor(text, state, name, touch, links, sole=len(touches) == 1)
     if unsure:
         text.comment(listed("Add a table under cameras or sensors for each of these", unsure))
     return str(text)
@@ -144,7 +144,7 @@ def _put_gripper(
     metres = wide and FINGERS_M[0] <= high <= FINGERS_M[1]
     text.table("arms", arm.name, "gripper")
     text.put("column", arm.gripper)
-    text.comment(f"Readings from {low:.4g} to {high:.4g} are recorded.")
+    text.comment(f"Readings when fully open and fully closed, as recorded. They lie from {low:.4g} to {high:.4g} here.")
     text.put("open", round(high, 6) if wide else UNKNOWN, "A guess: the largest recorded width." if wide else "")
     text.put("closed", 0.0 if wide else UNKNOWN, "A guess: a width is 0 when closed." if wide else "")
     value, why = _compared_reading(contents, state, arm)
@@ -155,7 +155,10 @@ def _put_gripper(
     if axis is not None:
         text.comment("axis: that of the first finger of the URDF, in the frame of `tip`.")
     else:
-        text.comment("axis: unit vector in the flange frame along which finger1 moves when it opens.")
+        sole = " With one sensor, finger1 is its finger." if len(contents.streams[1]) == 1 else ""
+        text.comment(
+            f"axis: unit vector in the frame of {arm.name}/flange along which finger1 moves when it opens.{sole}"
+        )
     open_m: float | str = UNKNOWN
     limit = links.finger_open_m if links is not None and axis is not None else None
     if metres and limit and high > MOST_OVER * 2 * limit:
@@ -167,13 +170,15 @@ def _put_gripper(
         open_m = round(high / 2, 6)
         text.comment("open_m: ONE finger's distance from the tool axis. A guess: half of the width, in metres.")
     else:
-        text.comment("open_m: ONE finger's distance from the tool axis when fully open, m.")
+        text.comment(
+            "open_m: ONE finger's distance from the tool axis when fully open, m: half of the width between both."
+        )
     text.put("law", {"kind": "linear", "axis": list(axis) if axis else UNKNOWN, "closed_m": 0.0, "open_m": open_m})
 
 
 def _compared_reading(contents: Contents, state: StateColumns, arm: ArmColumns) -> tuple[str, str]:
     """Return whether readings are measured or commanded, and the evidence, from the array of the gripper's commands."""
-    commands = [a for a in state.action if a.columns == 1 and "gripper" in words(a.name)]
+    commands = [a for a in state.action if a.columns == 1 and GRIPPER_WORDS & set(words(a.name))]
     commands = [a for a in commands if len(state.arms) == 1 or a.side == arm.name]
     reading = contents.joined(array.key for array in state.qpos)[:, arm.gripper]
     unknown = UNKNOWN, "measured or commanded?"
@@ -327,34 +332,41 @@ def _intrinsics(numbers: Mapping[str, Any]) -> list[list[float]] | None:
     return K.tolist() if plain else None
 
 
-def _put_sensor(text: DraftText, state: StateColumns, name: str, touch: Array, links: Links | None) -> None:
+def _put_sensor(text: DraftText, state: StateColumns, name: str, touch: Array, links: Links | None, sole: bool) -> None:
     arm = _arm_of(state, touch)
+    opens = links.finger_axis if links is not None else None
+    # Where nothing shows `axis`, the finger of the only sensor can be called finger1.
+    first = sole and opens is None and len(state.arms) == 1 and state.arms[0].gripper is not None
     text.table("sensors", name)
-    one = (
-        f"{arm}/finger1 or {arm}/finger2; finger1 opens along `axis`. With one sensor, let `axis` point to its finger."
-    )
-    text.put("parent", UNKNOWN, one)
+    if first:
+        text.put("parent", f"{arm}/finger1", "A guess: on a finger, which is called finger1.")
+    else:
+        text.put("parent", UNKNOWN, f"{arm}/finger1 or {arm}/finger2; finger1 opens along `axis`.")
     flush = (
         "Middle of the gel, from the flange, fingers closed. Flush with the pads: [0.0, 0.0, distance along the tool]."
     )
     text.put("translation_m", UNKNOWN, flush)
-    opens = links.finger_axis if links is not None else None
     if opens is not None and 1 not in np.abs(opens[:2]):
         text.put("quat_wxyz", UNKNOWN, "On finger1, turn the sensor so that its own x lies along `axis`.")
         text.put("stream", name)
         text.put("body", UNKNOWN, "Housing without cables.")
         text.put("pad", UNKNOWN, "Gel.")
         return
-    text.put(
-        "quat_wxyz",
-        UNKNOWN,
-        "finger1, axes of the flange: [1, 0, 0, 0]. finger2, facing it: [0, 0, 0, 1], half a turn.",
-    )
+    if first:
+        text.put("quat_wxyz", [1.0, 0.0, 0.0, 0.0], "A choice: the sensor has the axes of the flange.")
+    else:
+        turn = "finger1, axes of the flange: [1, 0, 0, 0]. finger2, facing it: [0, 0, 0, 1], half a turn."
+        text.put("quat_wxyz", UNKNOWN, turn)
     text.put("stream", name)
     axis, centre, thick, flat, normal = _along(opens)
     body, pad = f"[{{ center_m = {centre}, size_m = {thick} }}]", f"size_m = {flat}, normal = {normal}"
     text.put("body", UNKNOWN, f"Housing without cables, t thick; `axis` {axis}: {body}.")
     text.put("pad", UNKNOWN, f"Gel, w wide, l long; `axis` {axis}: {{ center_m = [0, 0, 0], {pad} }}.")
+    if opens is None:
+        text.comment(
+            "`axis` y: exchange the first two numbers in each list of body and pad. `axis` -x or -y: change the signs "
+            "of center_m and normal."
+        )
 
 
 def _along(axis: tuple[float, float, float] | None) -> tuple[str, ...]:

@@ -62,7 +62,7 @@ CAMERA_WORDS = (
 FINGER_WORDS = {"finger", "fingers", "gripper", "jaw", "pad", "thumb", "tip", "fingertip"}
 TIME_WORDS = {"time", "times", "timestamp", "timestamps", "stamp", "stamps"}
 ACTION_WORDS = {"action", "actions", "command", "commands", "cmd", "target", "targets"}
-SPEED_WORDS = {"vel", "velocity", "velocities", "qvel", "dq", "speed"}
+SPEED_WORDS = {"vel", "velocity", "velocities", "qvel", "dq", "speed", "speeds"}
 OTHER_WORDS = {
     "effort",
     "torque",
@@ -77,7 +77,7 @@ OTHER_WORDS = {
     "acceleration",
     "imu",
 } | {"cos", "sin", "marker", "markers", "flow", "reward", "rewards", "done", "dones", "phase", "mask", "next"}
-GRIPPER_WORDS = {"gripper", "width", "jaw", "jaws", "opening", "aperture", "finger", "fingers"}
+GRIPPER_WORDS = {"gripper", "hand", "width", "jaw", "jaws", "opening", "aperture", "finger", "fingers"}
 POSE_WORDS = {"ee", "eef", "tcp", "pose", "poses", "endpose", "cartesian", "quat", "xyz", "rpy", "rotvec"}
 JOINT_WORDS = {"qpos", "joint", "joints", "q", "angles"}
 STATE_WORDS = {"state", "states", "proprio", "position", "positions", "pos"}

@@ -171,19 +171,24 @@ def stream_at(group: h5py.Group, name: str, key: str, layout: Layout, file: Path
             raise hdf5.fault("shape", file, full, f"has frames without pixels: shape {data.shape}. Record it again")
         width, height = codec.raw_size(data.dtype, row_shape) or (0, 0)
         if data.dtype.kind == "f":
-            frame_of_raw(tree.read_row(data, 0, file, full), file, full, 0)
+            frame_of_raw(tree.read_row(data, 0, file, full), layout, file, full, 0)
         return Stream(name, full, kind, rows, width, height, layout.channel_order(name, False), "raw", row_shape)
     row = codec.octets(tree.read_row(data, 0, file, full))
     try:
         width, height = codec.width_height(row)
     except InputError as cause:
-        text = f"{cause}, or remove the frame with: tactile-align repair"
-        raise hdf5.fault("frame", file, full, text, 0) from cause
+        raise frame_fault(cause, layout, file, full, 0) from cause
     order = layout.channel_order(name, True)
     return Stream(name, full, kind, rows, width, height, order, codec.codec_of(row), row_shape)
 
 
-def frame_of_raw(row: np.ndarray, file: Path, key: str, t: int) -> np.ndarray:
+def frame_fault(cause: ValueError, layout: Layout, file: Path, key: str, t: int) -> EpisodeError:
+    """Return the fault of the unusable frame in row t; `repair` is advised only if it can write the layout."""
+    advice = ", or, if other frames are usable, remove this one with: tactile-align repair" if layout.writable else ""
+    return hdf5.fault("frame", file, key, f"{cause}{advice}", t)
+
+
+def frame_of_raw(row: np.ndarray, layout: Layout, file: Path, key: str, t: int) -> np.ndarray:
     """Return the frame of row t of a raw stream; see `codec.from_raw`.
 
     Raises:
@@ -192,8 +197,7 @@ def frame_of_raw(row: np.ndarray, file: Path, key: str, t: int) -> np.ndarray:
     try:
         return codec.from_raw(row)
     except InputError as cause:
-        text = f"{cause}, or remove the frame with: tactile-align repair"
-        raise hdf5.fault("frame", file, key, text, t) from cause
+        raise frame_fault(cause, layout, file, key, t) from cause
 
 
 def depth_at(group: h5py.Group, key: str, file: Path) -> str:

@@ -32,7 +32,7 @@ from tactile_align.finger.checks import (
     or_else,
     sigma_check,
 )
-from tactile_align.finger.frames import cross_validated, distinct_lenses, labelled_rows
+from tactile_align.finger.frames import cross_validated, distinct_lenses, labelled_rows, used_frames
 from tactile_align.finger.from_boxes import chosen_camera, chosen_sensors
 from tactile_align.geometry.frames import apply, invert, pose, rotation_exp, rotation_log
 from tactile_align.projection.episode_boxes import qpos_at_exposure
@@ -41,6 +41,8 @@ from tactile_align.verify.evidence import Labels, label_name
 
 SCALE = np.array([0.010] * 3 + [np.radians(1.0)] * 3)
 """Unit in which the weakest direction is measured: 10 mm along each axis, and 1 degree about each axis."""
+MANY_BOXES = {**LIMITS, "boxes": replace(LIMITS["boxes"], good=20)}
+"""Limits of the boxes of a sensor. Its boxes are smaller than on the hand, and each arm pose adds its own error."""
 MARGIN_PX = 1.0
 """Standard deviation of the prior of how much wider than the sensor a person draws every box, px at each side."""
 CLEAR_COST = 4.5
@@ -302,6 +304,7 @@ def calibrate_camera(
     report = Report("calibrate", subject, tuple(checks), facts=provenance(digests))
     covariance = tuple(map(tuple, fit.covariance.tolist()))
     changed = known.with_camera(camera, **pose_keys(fit.T_parent_camera), covariance=covariance)
+    changed = changed.with_fitted("cameras", camera, {name: used_frames(labels, camera, name) for name in sensors})
     if needed or accept:
         save_unless_failed(changed, out, report, rig)
     return PlacedCamera(changed, camera, fit, needed, report)
@@ -386,7 +389,7 @@ def _checks(
     near = bool(np.linalg.norm(x[:3]) <= FAR_M and np.linalg.norm(x[3:]) <= FAR_RAD)
     limit = f"<= {FAR_M * 1e3:.0f} mm, {np.degrees(FAR_RAD):.0f} deg"
     weakest = f"{fit.weakness:.2f}{LIMITS['weakest-direction'].unit}: {amounts(fit.weakest, '+z.1f')}"
-    held_out = [held_out_checks(after, part.sensor) for part, after in zip(drawn, fit.after, strict=True)]
+    held_out = [held_out_checks(after, part.sensor, MANY_BOXES) for part, after in zip(drawn, fit.after, strict=True)]
     return [
         graded(LIMITS, "weakest-direction", fit.weakness, advice=more, measured=weakest),
         *[check for checks in held_out for check in checks],

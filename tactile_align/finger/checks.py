@@ -27,7 +27,7 @@ POOR_IOU = 0.5
 CLEAR_GAIN = 0.01
 """Mean change of IoU below which a change counts as noise. A change below twice its standard error is noise too."""
 LIMITS = {
-    "boxes": Limit("Boxes of {}", 20, MIN_BOXES, form=".0f", why="The fit needs many boxes"),
+    "boxes": Limit("Boxes of {}", 12, MIN_BOXES, form=".0f", why="The fit needs many boxes"),
     "arm-poses": Limit("Arm poses with boxes", 10, MIN_POSES, form=".0f", why="Few poses do not determine a camera"),
     "weakest-direction": Limit(
         "Sigma of the least determined change", 0.5, 1.0, " x (10 mm, 1 deg)", why="The boxes do not determine the pose"
@@ -128,13 +128,15 @@ def box_checks(
     ]
 
 
-def held_out_checks(after: np.ndarray, sensor: str) -> list[Check]:
+def held_out_checks(after: np.ndarray, sensor: str, limits: Mapping[str, Limit] = LIMITS) -> list[Check]:
     """Return the checks of the number of boxes of a sensor, and of the IoU (N,) of each with a fit without it."""
     look = f"Draw the boxes of {sensor} that are far off again."
     return [
-        graded(LIMITS, "boxes", len(after), sensor, advice=f"Draw at least 20 boxes of {sensor}."),
-        graded(LIMITS, "iou-median", float(np.median(after)), sensor, advice=look),
-        graded(LIMITS, "iou-p5", float(np.percentile(after, 5)), sensor, advice=look),
+        graded(
+            limits, "boxes", len(after), sensor, advice=f"Draw at least {limits['boxes'].good:.0f} boxes of {sensor}."
+        ),
+        graded(limits, "iou-median", float(np.median(after)), sensor, advice=look),
+        graded(limits, "iou-p5", float(np.percentile(after, 5)), sensor, advice=look),
     ]
 
 

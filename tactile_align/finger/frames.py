@@ -138,6 +138,11 @@ def labelled_rows(
             yield episode, gather(episode, rig, labels), rows
 
 
+def used_frames(labels: Labels, camera: str, sensor: str) -> dict[str, tuple[int, ...]]:
+    """Return the frames with a box of a sensor in a camera, by episode, as `Rig.fitted` contains them."""
+    return {key[0]: tuple(sorted(boxes)) for key, boxes in sorted(labels.items()) if key[1:] == (camera, sensor)}
+
+
 @dataclass(frozen=True)
 class FingerFrames:
     """N frames of one camera, from any number of episodes.

@@ -27,7 +27,7 @@ from tactile_align.finger.checks import (
     stroke_checks,
     verdict_of_others,
 )
-from tactile_align.finger.frames import FingerFrames, Reading, finger_of, labelled_rows
+from tactile_align.finger.frames import FingerFrames, Reading, finger_of, labelled_rows, used_frames
 from tactile_align.sessions.write_rig import pose_keys, provenance, require_no_override, save_unless_failed, with_stroke
 from tactile_align.verify.evidence import Labels, label_name
 
@@ -154,6 +154,7 @@ def calibrate_finger(
         for name, fit in fits.items():
             if name not in kept:
                 changed = changed.with_sensor(name, **pose_keys(moved(known.sensor(name).T_parent_this, fit.x)))
+                changed = changed.with_fitted("sensors", name, {camera: used_frames(labels, camera, name)})
     if needed or accept:
         save_unless_failed(changed, out, report, rig)
     before, after = (
@@ -196,7 +197,7 @@ def _require_boxes(path: str | Path, labels: Labels, camera: str, sensor: str) -
     count = sum(len(boxes) for key, boxes in labels.items() if key[1:] == (camera, sensor))
     if count < MIN_BOXES:
         raise InputError(
-            f"{path}: finger calibration needs at least {MIN_BOXES} boxes of {sensor} in {camera}, preferably 20, at "
+            f"{path}: finger calibration needs at least {MIN_BOXES} boxes of {sensor} in {camera}, preferably 12, at "
             f"several openings; got {count}. Draw more with `tactile-align label`"
         )
 

@@ -432,11 +432,19 @@ def check_controller_poses(
         InputError: The file is malformed, or has fewer than 8 poses.
     """
     arm = load_arm(arm_name, base, tip)
-    file = read_pose_file(csv_path, arm)
+    return check_poses(read_pose_file(csv_path, arm), arm, str(csv_path))
+
+
+def check_poses(file: PoseFile, arm: Arm, source: str) -> ControllerFit:
+    """Return the comparison of `check_controller_poses` for poses in SI units; `source` names them in messages.
+
+    Raises:
+        InputError: There are fewer than 8 poses.
+    """
     rows = len(file.joints)
     if rows < MIN_ROWS:
         raise InputError(
-            f"{csv_path}: found {rows} poses, but at least {MIN_ROWS} are needed to tell a tool offset from another "
+            f"{source}: found {rows} poses, but at least {MIN_ROWS} are needed to tell a tool offset from another "
             f"mistake. Record more poses, and move every joint by tens of degrees"
         )
     stated = PosePair(forward_kinematics(arm, file.joints), controller_poses(file))
@@ -477,7 +485,7 @@ def check_controller_poses(
     head = ("", "mm rms", "mm max", "deg rms", "deg max", "row of the max")
     residuals = (("as stated", *astuple(raw)), ("best fit", *astuple(fit.residual)))
     facts = {"T_flange_tool": fit.T_flange_tool.tolist(), "T_reference_base": fit.T_reference_base.tolist()}
-    subject = f"arm {arm.name} against {rows} poses of {csv_path}; rx, ry, rz taken as Rz(rz) Ry(ry) Rx(rx)"
+    subject = f"arm {arm.name} against {rows} poses of {source}; rx, ry, rz taken as Rz(rz) Ry(ry) Rx(rx)"
     report = Report("verify", subject, tuple(checks), (Table("residuals", head, residuals),), facts)
     return ControllerFit(raw, fit.residual, fit.T_reference_base, fit.T_flange_tool, report)
 

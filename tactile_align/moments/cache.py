@@ -118,7 +118,7 @@ class Job:
         layout = None if self.ref.layout is None else load_layout(self.ref.layout)
         places = [] if layout is None else [layout.touches.no_contact]
         places += [sensor.no_contact for sensor in self.rig.sensors.values()]
-        rig = self.rig.model_dump(mode="json", exclude={"verified", "override"})
+        rig = self.rig.model_dump(mode="json", exclude={"verified", "fitted", "override"})
         for sensor in rig["sensors"].values():
             sensor.get("no_contact", {}).pop("file", None)  # a copy of the file has another path
         facts: dict[str, object] = {

@@ -25,6 +25,7 @@ from tactile_align.sessions.hypotheses import (
     Guess,
     angle_gap,
     board_marks,
+    cropped_lens,
     hypotheses,
     other_angles,
     other_lenses,
@@ -37,6 +38,9 @@ BETTER = 0.5
 """Like FAR_BETTER, for a fit that leaves no more than the usual errors of a good session."""
 TIGHT = 2.0
 """Ratio of the error of all views together to that of each view alone below which a good fit is not doubted."""
+EXACT, CLEAR = 1.25, 0.7
+"""EXACT: like TIGHT, for a fit that leaves nothing to explain. CLEAR: like BETTER, for a hypothesis without a fitted
+number that makes the fit exact."""
 
 fault = partial(named, "fault")
 """Function that returns a check with the id "fault/NAME", given NAME, evidence, advice and a status ("fail" if omitted;
@@ -60,7 +64,7 @@ def explain(case: Case, result: HandEye, depth: int = 2) -> list[Check] | None:
     """
     declared, sound = float(np.median(result.per_view)), result.rms <= GOOD_PX and not result.outliers
     if sound and declared <= TIGHT * np.median(result.pnp):
-        return _scale(result)
+        return _cropped(case, declared) or _scale(result)
     if declared <= GOOD_PX and not sound and (found := _of_views(case, result, depth)) is not None:
         return found
     for one in other_angles(case) if depth == 2 else ():
@@ -98,6 +102,21 @@ def _best(guesses: Iterable[tuple[Guess, ...]], declared: float) -> list[Tried]:
     return sorted(tried, key=lambda trial: trial[0])
 
 
+def _cropped(case: Case, declared: float) -> list[Check]:
+    """Return the fault of K of larger frames if K of their middle makes a tight fit exact; else [].
+
+    The motion of the camera hides most of this fault from boards that are far away and nearly fronto-parallel.
+    """
+    for lens in cropped_lens(case.camera):
+        guess = Guess(lens.name, lens.advice, replace(case, camera=lens.changed, T_camera_board=None), lens.evidence)
+        with suppress(ValueError):
+            result = guess.changed.solved()
+            error = float(np.median(result.per_view))
+            if error <= EXACT * np.median(result.pnp):
+                return _told((error, (guess,), result), declared, CLEAR)
+    return []
+
+
 def _pairs(ranked: list[Guess]) -> Iterator[tuple[Guess, Guess]]:
     """Yield pairs of hypotheses of the PAIRS likeliest pairs of faults; `ranked` are single hypotheses, best first."""
     by_name: dict[str, list[Guess]] = {}
@@ -119,10 +138,13 @@ def _pairs(ranked: list[Guess]) -> Iterator[tuple[Guess, Guess]]:
             yield from ((one, two) for two in second[id(one)] if two.name == other)
 
 
-def _told(trial: Tried, declared: float) -> list[Check]:
-    """Return the faults of one or two hypotheses that fit far better than the files do as `declared`, px; else []."""
+def _told(trial: Tried, declared: float, limit: float = BETTER) -> list[Check]:
+    """Return the faults of one or two hypotheses that fit far better than the files do as `declared`, px; else [].
+
+    `limit` is the largest share of the declared error that they may leave.
+    """
     error, guess, _ = trial
-    if error >= BETTER * declared:
+    if error >= limit * declared:
         return []
     changes = " and ".join(one.evidence for one in guess)
     evidence = f"with {changes}, the error of the median view is {error:.2f} px; as declared {declared:.1f} px"

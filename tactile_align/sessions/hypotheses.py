@@ -203,19 +203,13 @@ def board_marks(session: Session) -> np.ndarray:
 
 FACTORS = (0.25, 1 / 3, 0.5, 2 / 3, 0.75, 4 / 3, 1.5, 2.0, 3.0, 4.0)
 """Ratios of frame widths between which intrinsics are confused."""
+OTHER_IMAGES = "intrinsics-of-another-resolution"
 OFF_CENTRE = 0.03
 """Distance of the principal point from the image's centre, as a share of the width, from which a crop is possible."""
 
 
-def other_lenses(camera: Camera) -> Iterator[Hypothesis[Camera]]:
-    """Yield hypotheses about K: K of frames of another size, of frames that were cropped, and cx, cy exchanged."""
-    name = "intrinsics-of-another-resolution"
-    for s in FACTORS:
-        K = camera.K.copy()
-        K[:2] *= s
-        K[:2, 2] += 0.5 * s - 0.5
-        advice = f"K belongs to images {1 / s:.3g} times as wide. Calibrate at this resolution."
-        yield Hypothesis(name, advice, replace(camera, K=K, valid_radius=None), f"K times {s:.3g}")
+def cropped_lens(camera: Camera) -> Iterator[Hypothesis[Camera]]:
+    """Yield the hypothesis that K belongs to larger frames, of which the images are the middle, if K allows it."""
     K, centre = camera.K.copy(), (np.array([camera.width, camera.height]) - 1) / 2
     u, v = K[:2, 2] - centre
     if max(u, v) > OFF_CENTRE * camera.width and min(u, v) > -OFF_CENTRE * camera.width:
@@ -223,7 +217,19 @@ def other_lenses(camera: Camera) -> Iterator[Hypothesis[Camera]]:
         advice = (
             "K belongs to images of which these are a crop. State the crop in image_map, or calibrate these images."
         )
-        yield Hypothesis(name, advice, replace(camera, K=K), f"K of a crop that begins about {u:.0f}, {v:.0f} px later")
+        evidence = f"K of a crop that begins about {u:.0f}, {v:.0f} px later"
+        yield Hypothesis(OTHER_IMAGES, advice, replace(camera, K=K), evidence)
+
+
+def other_lenses(camera: Camera) -> Iterator[Hypothesis[Camera]]:
+    """Yield hypotheses about K: K of frames of another size, of frames that were cropped, and cx, cy exchanged."""
+    for s in FACTORS:
+        K = camera.K.copy()
+        K[:2] *= s
+        K[:2, 2] += 0.5 * s - 0.5
+        advice = f"K belongs to images {1 / s:.3g} times as wide. Calibrate at this resolution."
+        yield Hypothesis(OTHER_IMAGES, advice, replace(camera, K=K, valid_radius=None), f"K times {s:.3g}")
+    yield from cropped_lens(camera)
     K = camera.K.copy()
     K[:2, 2] = K[1::-1, 2]
     yield Hypothesis("width-and-height-swapped", "Exchange cx and cy.", replace(camera, K=K), "cx and cy exchanged")

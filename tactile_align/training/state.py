@@ -298,8 +298,8 @@ def _require_same_data(data: Data, state: dict[str, Any], path: Path) -> tuple[E
 
 
 def _differing(before: Any, now: Any, key: str = "") -> Iterator[str]:
-    """Yield the dotted keys at which two rigs differ; the verdict of `verify` does not change any box."""
-    if key == "verified" or before == now:
+    """Yield the dotted keys at which two rigs differ; the verdict and the proof of a rig do not change any box."""
+    if key in ("verified", "fitted") or before == now:
         return
     if isinstance(before, dict) and isinstance(now, dict):
         for name in {**before, **now}:

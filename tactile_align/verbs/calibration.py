@@ -32,7 +32,8 @@ def verify(
 ) -> int:
     """Check a rig against recordings and print a table of checks with advice; the exit status is 1 if a check fails.
 
-    With --poses and --arm, check the arm's kinematics against poses that the robot controller reported.
+    With --poses, check an arm's kinematics against poses that the robot controller reported: those of a CSV file (with
+    --arm), or of an array in the recordings.
 
     Args:
         path: Folder of episodes, one file, or a calibration session (a folder with session.toml).
@@ -40,8 +41,9 @@ def verify(
         layout: Name or path of the episode layout; default: detect the layout.
         most: Maximum number of episodes to check; they are spread evenly over the folder.
         write: Write the verdict into the rig file.
-        poses: CSV file with joint angles and the poses that the controller reported.
-        arm: Name or path of the arm for --poses.
+        poses: CSV file with joint angles and the poses that the controller reported; with PATH, an array of the
+            recordings with the poses of the flange, such as robot/tcp_pose.
+        arm: Name or path of the arm for --poses; with PATH, the name of the arm in the rig (default: its only arm).
         base: Base link, if --arm is a URDF; default: the root of the URDF.
         tip: Flange link, if --arm is a URDF; default: the only leaf link of the URDF.
         labels: CSV file of sensor boxes drawn by hand with `tactile-align label`.
@@ -51,6 +53,10 @@ def verify(
         everything: Also print the checks that passed, and the tables.
         as_json: Print the result as JSON, with all checks and tables.
     """
+    if path is not None and poses is not None and base is None and tip is None:
+        from tactile_align.verify.verify import verify_poses
+
+        return show(verify_poses(path, poses.as_posix(), rig, arm=arm, layout=layout), as_json, everything)
     if (path is None) == (poses is None) or (poses is None) != (arm is None):
         options = {"PATH": path, "--poses": poses, "--arm": arm}
         given = ", ".join(name for name, value in options.items() if value is not None) or "none of them"
@@ -140,7 +146,7 @@ def label(
     camera: str,
     sensor: str,
     rig: str | None = None,
-    count: int = 20,
+    count: int = 12,
     layout: str | None = None,
     not_in: Path | None = None,
     out: Path = Path("label.html"),
@@ -157,7 +163,7 @@ def label(
         sensor: Sensor around which you draw boxes, by its name in the rig.
         rig: Name or path of the rig; default: rig.toml beside the episodes, or the rig that the recording carries, if
             there is one. With a rig, the frames cover the range of gripper openings.
-        count: Number of frames.
+        count: Number of frames. 12 are enough to verify and for `calibrate finger`; `calibrate camera` needs 20.
         layout: Name or path of the episode layout; default: detect the layout.
         not_in: CSV file of boxes, or a folder of such files; their frames of this camera are left out.
         out: HTML page to write.
@@ -273,4 +279,6 @@ def calibrate(
         logger.info(f"not written ({why}): {target or rig}")
     else:
         logger.info(f"not written (dry run): {rig or folder}" if target is None else f"written: {target}")
+        if labels is not None and target is not None:
+            logger.info(f"to prove it, draw other boxes (`tactile-align label` with --not-in {labels}), then `verify`")
     return status

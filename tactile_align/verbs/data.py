@@ -116,7 +116,8 @@ def init(
         keys = drafts.unknown[path.name]
         print(f'{path}: still "?": {", ".join(keys)}' if keys else f"{path}: complete; read its guesses")
     layout = drafts.layout or str(folder / "layout.toml")
-    logger.info(f"next: tactile-align inspect {shlex.quote(str(recording))} --layout {shlex.quote(layout)}")
+    options = shlex.join([str(recording), "--layout", layout, "--rig", str(folder / "rig.toml")])
+    logger.info(f'next: replace each "?", then: tactile-align verify {options}')
     return GOOD
 
 

@@ -182,20 +182,30 @@ def on_sensor(
 def _enough(camera: str, sensor: str, views: list[View], result: str) -> Check:
     """Return the check whether the boxes of truth or labels are enough; `result` states how well the rig fits them.
 
-    Enough boxes are a fact, not a passed check, so that every report states what its verdict is based on.
+    Enough boxes are a fact, not a passed check, so that every report states what its verdict is based on. Boxes that a
+    fit of the rig has used do not count.
     """
     drawn = [np.isfinite(view.seen[:, 0]) for view in views]
+    used = sum(len(view.fitted) for view in views)
+    for flags, view in zip(drawn, views, strict=True):
+        flags[list(view.fitted)] = False
     count, held = int(sum(flags.sum() for flags in drawn)), sum(bool(flags.any()) for flags in drawn)
     measured, spread = f"{count} in {held} of {len(views)} episodes", held > 1 or len(views) == 1
     widths = [1e3 * view.opening.sum(axis=1) for view in views if view.opening is not None]
-    if widths:
+    if widths and count:
         every, seen = np.concatenate(widths), np.concatenate(widths)[np.concatenate(drawn)]
         measured += f", openings {seen.min():.0f} to {seen.max():.0f} mm between the fingers"
         spread = spread and bool(np.ptp(seen) >= COVERED * np.ptp(every))
     advice = (
-        "Draw about 20 boxes, in several episodes and over the openings that occur in them; `tactile-align label` "
-        "chooses such frames."
+        f"Draw {LIMITS['boxes'].good:.0f} boxes, in several episodes and over the openings that occur in them; "
+        "`tactile-align label` chooses such frames."
     )
+    if used:
+        measured += f", and {used} that the fit of this rig has used"
+        advice = (
+            "A fit explains the boxes that it has used even if it is wrong. Draw others: `tactile-align label` leaves "
+            "out these frames, if --not-in names the file of these boxes."
+        )
     check = _judge(camera, sensor, "boxes", count, advice, f"{measured}: {result}")
     if check.status == "pass" and spread:
         return replace(check, status="info", limit="")
@@ -292,8 +302,8 @@ def episode_checks(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
         unproven = {"box-proof": "Proof that the boxes are right"}
     limit = "labels or truth"
     advice = (
-        "Nothing proves that the boxes lie on the sensor. Look at `tactile-align overlay`, draw boxes on about 20 "
-        "frames (`tactile-align label` writes the page), then use --labels."
+        f"Nothing proves that the boxes lie on the sensor. Look at `tactile-align overlay`, draw boxes on "
+        f"{LIMITS['boxes'].good:.0f} frames (`tactile-align label` writes the page), then use --labels."
     )
     if len(rig.cameras) > 1:
         advice += " Remove unused cameras from the rig."

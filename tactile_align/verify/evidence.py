@@ -1,7 +1,7 @@
 """Data of one episode for checks of a rig: contact, predicted boxes, and boxes of where the sensors really are."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class View:
         T_camera_sensor: (T, 4, 4) poses of the sensor from which `box` was computed, metres.
         opening: (T, 2) distances of the two fingers from the tool axis from which `box` was computed, metres; None for
             a sensor that is not on a gripper.
+        fitted: Frames whose box in `seen` a fit of the rig has used.
     """
 
     camera: str
@@ -51,6 +52,7 @@ class View:
     seen: np.ndarray
     T_camera_sensor: np.ndarray
     opening: np.ndarray | None = None
+    fitted: Sequence[int] = ()
 
     def iou(self, which: str = "box") -> np.ndarray:
         """Return the IoU (T,) of the boxes `which` (box, unheld, true_opening) with `seen`; nan if a box is missing."""
@@ -165,7 +167,8 @@ def _views(
             view = episode_boxes(rig, camera, sensor, episode.qpos, contact, episode.fps)
             true = read_truth(episode, "opening", 2) if hand_of(rig, sensor) else None
             seen = nowhere.copy() if truth is None or len(contact) > 1 else truth.copy()
-            for frame, box in labels.get((label_name(episode.ref), camera, sensor), {}).items():
+            drawn = labels.get((label_name(episode.ref), camera, sensor), {})
+            for frame, box in drawn.items():
                 if not 0 <= frame < len(episode):
                     raise InputError(
                         f"{episode.path}: a label refers to frame {frame}, but the episode has frames 0 to "
@@ -174,7 +177,8 @@ def _views(
                 seen[frame] = box
             reason, box, unheld = view.boxes.reason, view.boxes.box, replace(view, opening=None).boxes.box
             true_box = nowhere if true is None else replace(view, opening=true).boxes.box
-            yield View(camera, sensor, reason, box, unheld, true_box, seen, view.T_camera_sensor, view.opening)
+            fitted = [t for t in rig.fitted_frames(camera, sensor, label_name(episode.ref)) if t in drawn]
+            yield View(camera, sensor, reason, box, unheld, true_box, seen, view.T_camera_sensor, view.opening, fitted)
 
 
 def _digest(episode: Episode) -> str:

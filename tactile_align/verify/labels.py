@@ -34,7 +34,7 @@ def read_labels(path: str | Path) -> Labels:
     for file in files:
         _read_into(labels, file)
     if not labels:
-        raise InputError(f"{place} contains no boxes. Draw about 20 with `tactile-align label`, at several openings")
+        raise InputError(f"{place} contains no boxes. Draw 12 with `tactile-align label`, at several openings")
     return labels
 
 

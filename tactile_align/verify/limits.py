@@ -10,7 +10,7 @@ from tactile_align.checks import Limit
 
 SIDE = " of the side"
 LIMITS = {
-    "boxes": Limit("Boxes of {1} in {0}", 15, -inf, form=".0f", why="A few boxes, or boxes of one case, prove little"),
+    "boxes": Limit("Boxes of {1} in {0}", 12, -inf, form=".0f", why="A few boxes, or boxes of one case, prove little"),
     "iou-median": Limit("IoU of {1} in {0}, median", 0.75, 0.5, form=".3f", why="Below 0.5 most box tokens are wrong"),
     "iou-p5": Limit("IoU of {1} in {0}, 5th percentile", 0.5, 0.25, form=".3f", why="Bad boxes train wrong tokens"),
     "box-missing": Limit("{1} seen by {0} but without a box", 0.02, 0.2, form=".1%", why="Training loses these frames"),

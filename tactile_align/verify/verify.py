@@ -10,12 +10,16 @@ from tactile_align.checks import Check, Report, Table
 from tactile_align.datasets.episodes import list_episodes, open_episode
 from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
+from tactile_align.geometry.frames import rotation_from_quaternion
+from tactile_align.kinematics.controller import PoseFile, check_poses
 from tactile_align.sessions.write_rig import provenance, write_verdict
 from tactile_align.verify.episode_checks import box_drift, drift_checks, episode_checks
 from tactile_align.verify.evidence import Labels, gather, label_name
 from tactile_align.verify.labels import require_matching
 from tactile_align.verify.motion_checks import motion_checks, watch
 
+MOST_POSES = 200
+"""Largest number of recorded poses that are compared with the arm's; they are spread evenly over the episodes."""
 WATCHED = 5
 """Largest number of episodes whose frames are searched for motion; more take time and add little evidence."""
 
@@ -122,6 +126,68 @@ def verify_episodes(
     if write_into is not None:
         write_verdict(result, write_into)
     return result
+
+
+def verify_poses(
+    path: str | Path,
+    array: str,
+    rig: Rig | str | Path | None = None,
+    *,
+    arm: str | None = None,
+    layout: str | Path | None = None,
+) -> Report:
+    """Return a report on whether an arm's kinematics give the poses of its flange that recordings contain.
+
+    Args:
+        path: A folder of episodes, or one file.
+        array: Path of an array in the episodes that the layout lists under `carried`: (T, 6) x, y, z, m, and three
+            angles or a rotation vector, rad; or (T, 7) x, y, z, m, and a quaternion, in either order.
+        rig: The rig, its name or its file; None: `rig.toml` beside the episodes.
+        arm: Name of the arm in the rig; None: its only arm.
+        layout: The episodes' layout; recognised when None.
+
+    Raises:
+        FileNotFoundError: No episodes or no rig were found.
+        InputError: The rig has several arms and none is given, an episode lacks the array, the array has another form,
+            or there are fewer than 8 rows.
+    """
+    known = _rig_of(path, rig)
+    if (arm is None and len(known.arms) != 1) or (arm is not None and arm not in known.arms):
+        raise InputError(
+            f"--poses needs one arm of rig {known.name}; got {arm or 'none'}. Choose one with --arm: "
+            f"{', '.join(known.arms) or 'the rig has none'}"
+        )
+    name = arm or next(iter(known.arms))
+    joints, poses = [], []
+    for ref in list_episodes(path, layout):
+        with open_episode(ref) as episode:
+            if array not in episode.carried:
+                raise InputError(
+                    f"{ref}: --poses needs an array that the layout lists under `carried`; got {array}. Choose one of: "
+                    f"{', '.join(episode.carried) or 'none (add it to carried in the layout)'}"
+                )
+            values = np.asarray(episode.carried_array(array), np.float64)
+            if values.ndim != 2 or values.shape[1] not in (6, 7) or not np.isfinite(values).all():
+                raise InputError(
+                    f"{ref}: {array} must be (T, 6), x y z and three angles, or (T, 7), x y z and a quaternion, all "
+                    f"finite; got shape {values.shape}. Write such poses into a CSV file: --poses FILE.csv with --arm"
+                )
+            joints.append(np.asarray(known.for_episode(episode.path).joints(name, episode.qpos)))
+            poses.append(values)
+    q, pose = np.concatenate(joints), np.concatenate(poses)
+    rows = evenly(len(q), MOST_POSES)
+    q, pose = q[rows], pose[rows]
+    source, units = f"{array} in {path}", ("rad", "m", "m", "rad")
+    angles = [pose[:, 3:]] if pose.shape[1] == 6 else [_euler(pose[:, [6, 3, 4, 5]]), _euler(pose[:, 3:])]
+    fits = [check_poses(PoseFile(q, pose[:, :3], turned, *units), known.arms[name].arm, source) for turned in angles]
+    return min(fits, key=lambda fit: fit.fitted.rms_deg).report
+
+
+def _euler(quat_wxyz: np.ndarray) -> np.ndarray:
+    """Return the angles rx, ry, rz (N, 3), rad, of quaternions (N, 4); R = Rz(rz) Ry(ry) Rx(rx)."""
+    R = rotation_from_quaternion(quat_wxyz / np.linalg.norm(quat_wxyz, axis=1, keepdims=True))
+    rx, rz = np.arctan2(R[:, 2, 1], R[:, 2, 2]), np.arctan2(R[:, 1, 0], R[:, 0, 0])
+    return np.stack([rx, -np.arcsin(np.clip(R[:, 2, 0], -1, 1)), rz], axis=1)
 
 
 def _rig_of(path: str | Path, rig: Rig | str | Path | None) -> Rig:

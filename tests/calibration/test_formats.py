@@ -162,8 +162,11 @@ def test_a_translation_that_is_no_number_is_refused_by_key(tmp_path: Path) -> No
     for value in (".nan", ".inf", "~"):
         text = "parameters: {eye_on_hand: true}\n" + PLACE.replace("y: 0.2", f"y: {value}")
         (tmp_path / "h.calib").write_text(text)
-        with pytest.raises(ValueError, match=r"h\.calib: y must be finite numbers; got"):
+        with pytest.raises(ValueError, match=r"h\.calib: transform\.translation\.y must be finite numbers; got"):
             formats.read_easy_handeye(tmp_path / "h.calib")
+    (tmp_path / "h.calib").write_text(text.replace("{x: 0.1, y: ~, z: 0.3}", "[0.1, 0.2, 0.3]"))
+    with pytest.raises(ValueError, match=r"the key transform\.translation\.x is missing; found: list"):
+        formats.read_easy_handeye(tmp_path / "h.calib")
 
 
 def test_a_lens_that_ends_inside_the_image_is_warned_of_when_its_file_is_read(tmp_path: Path) -> None:

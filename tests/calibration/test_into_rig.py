@@ -108,7 +108,8 @@ def test_a_finger_changes_the_sensor_and_the_stroke_in_a_rig_file_and_no_other_l
     assert run(command) == 0
     went, came = difference(old, path)
     assert keys(went) == ["law", *keys(VERDICT.splitlines()), "translation_m", "quat_wxyz"]
-    assert keys(came) == ["law", "translation_m", "quat_wxyz"]
+    used = ["[fitted.sensors.tactile1.left_wrist]", f'"{next(folder.glob("*.hdf5")).name}"']
+    assert keys(came) == ["law", "translation_m", "quat_wxyz", *used]
     assert came[0].startswith('law = { kind = "linear", axis = [0.0, -1.0, 0.0], closed_m = 0.0, open_m = 0.04')
     assert came[0].endswith("} # from the drawing")
 

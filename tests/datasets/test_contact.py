@@ -53,6 +53,23 @@ def test_short_contacts_are_found_frame_by_frame(seed: int, how: dict) -> None:
     assert found.share == np.mean(pressed > 0)
 
 
+@pytest.mark.parametrize("steps", [14, 30])
+def test_contacts_are_found_in_images_without_noise(steps: int) -> None:
+    pressed = np.tile(40.0 * (np.arange(steps) // (steps // 3) == 1), 3)
+    touches, watch = gel(pressed, noise=0), ContactWatch()
+    np.testing.assert_array_equal(contact_of(touches).flags, pressed > 0)
+    np.testing.assert_array_equal([watch.update(touch) for touch in touches], pressed > 0)
+
+
+def test_frames_that_a_slow_sensor_repeats_contain_noise() -> None:
+    pressed = regrasp(3)
+    touches, watch = np.repeat(gel(pressed, 3, noise=8.0), 3, axis=0), ContactWatch()
+    found = contact_of(touches)
+    np.testing.assert_array_equal(found.flags, np.repeat(pressed > 0, 3))
+    np.testing.assert_array_equal([watch.update(touch) for touch in touches], found.flags)
+    assert found.enter > 4
+
+
 def test_an_object_held_for_most_of_the_episode_is_contact_not_the_reference() -> None:
     pressed = np.concatenate([np.zeros(30), np.full(90, 40.0)])
     found = contact_of(gel(pressed, 1))

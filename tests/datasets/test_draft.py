@@ -110,6 +110,13 @@ def counts(file: h5py.File) -> None:
     file["arm/command"], file["wrist_cam"], file["digit"] = turning(7), frames(1, T), frames(2, T)
 
 
+def hand_in_counts(file: h5py.File) -> None:
+    file["state/joint_angles"], file["state/joint_speeds"] = turning(6), turning(6, 0.1, 0)
+    file["state/flange_pose"], file["state/hand_counts"] = turning(6, 0.3), np.arange(T, dtype=np.uint8)
+    file["action/joint_angles"], file["action/hand_counts"] = turning(6), np.arange(T, dtype=np.uint8)
+    file["images/hand_cam"], file["tactile/gel"] = frames(1, T), frames(2, T)
+
+
 def odd_frames(file: h5py.File) -> None:
     file["state"], file["actions"] = turning(8), turning(8)
     file["rgb/front"] = frames(1, T)
@@ -229,6 +236,13 @@ ODD: dict[Callable[[h5py.File], None], dict[str, Any]] = {
         "rig arms.arm.gripper.closed": "?",
         "rig arms.arm.gripper.reading": "?",
         "rig cameras.wrist_cam.parent": "arm/flange",
+    },
+    hand_in_counts: {
+        "layout state.qpos": ["state/joint_angles", "state/hand_counts"],
+        "layout state.action": ["action/joint_angles", "action/hand_counts"],
+        "rig arms.arm.gripper.column": 6,
+        "rig cameras.hand_cam.parent": "arm/flange",
+        "rig sensors.gel.parent": "arm/finger1",
     },
     odd_frames: {
         "layout cameras.names": ["front"],
@@ -405,6 +419,19 @@ def test_a_draft_is_named_after_the_lab_and_not_after_the_folder_of_recordings(t
         "lab_3",
         "runs/lab_3",
     ]
+
+
+@pytest.mark.parametrize(("urdf_of", "sensors", "parent"), [(None, 1, "arm/finger1"), (None, 2, "?"), (urdf, 1, "?")])
+def test_only_a_sole_sensor_of_a_gripper_whose_axis_is_free_is_placed_on_finger1(
+    tmp_path: Path, urdf_of: Callable[[Path], Path] | None, sensors: int, parent: str
+) -> None:
+    with h5py.File(tmp_path / "e0.h5", "w") as file:
+        counts(file)
+        if sensors == 2:
+            file["digit2"] = frames(3, T)
+    drafts = draft(tmp_path, tmp_path, urdf_of and urdf_of(tmp_path))
+    entry = tomllib.loads(drafts.files["rig.toml"])["sensors"]["digit"]
+    assert entry["parent"] == parent and entry["quat_wxyz"] == ([1.0, 0.0, 0.0, 0.0] if parent != "?" else "?")
 
 
 @pytest.mark.parametrize("axis", ["x", "y", "-y"])

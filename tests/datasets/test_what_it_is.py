@@ -115,8 +115,10 @@ def test_the_reversed_axes_of_matlab_are_named_and_the_layout_stays_a_guess(tmp_
     with h5py.File(tmp_path / "e.h5", "w") as file:
         file["action"], file["observations/qpos"] = parts()["action"].T, parts()["qpos"].T
         file["observations/images/cam_high"] = frames(1).transpose(3, 2, 1, 0)
-    (episode,) = inspect_path(tmp_path).episodes
+    inspection = inspect_path(tmp_path)
+    (episode,) = inspection.episodes
     assert episode.title == "perhaps ALOHA and ACT, raw frames (against it: cam_high contains no frames)"
+    assert "(1 perhaps aloha)" in inspection.report.text()
     assert "MATLAB: there, give h5write [3 width height steps]" in episode.faults[0].text
 
 

@@ -157,7 +157,7 @@ def test_options_that_are_off_leave_prepared_episodes_where_they_lie(recording: 
         "layout": None,
         "arms": {"left": [arm.T_link_joint.tolist(), arm.T_link_flange.tolist(), list(arm.prismatic)]},
         "file": [str(recording.resolve()), job.ref.group, stat.st_size, stat.st_mtime_ns],
-        "rig": rig.model_dump(mode="json", exclude={"verified", "override"}),
+        "rig": rig.model_dump(mode="json", exclude={"verified", "fitted", "override"}),
         "inputs": [{name: getattr(WHOLE, name) for name in old}],
         "packed": True,
     }

@@ -48,6 +48,8 @@ def test_a_scene_camera_5_cm_and_4_degrees_off_is_put_back_and_written_with_its_
     file.write_text(f"# Measured by hand.\n{file.read_text(encoding='utf-8')}", encoding="utf-8")
     assert run(["calibrate", "camera", str(folder), "--rig", str(file), "--labels", str(labels)]) == 0
     written = load_rig(file).cameras["top"]
+    used = {sensor: {NAME: tuple(range(len(qpos)))} for sensor in SENSORS}
+    assert load_rig(file).fitted == {"cameras": {"top": used}}
     error = off(PlacedCamera(load_rig(file), "top", None, True, None), rig)  # type: ignore[arg-type]
     assert np.linalg.norm(error[:3]) < 0.010 and np.linalg.norm(error[3:]) < np.radians(0.5)
     sigma = np.sqrt(np.diag(np.array(written.covariance)))

@@ -218,7 +218,7 @@ def test_labels_of_a_frame_or_a_camera_that_is_not_there_are_refused(recorded: d
 def test_too_few_boxes_are_refused(recorded: dict[str, Path]) -> None:
     folder = recorded["measured"]
     some = {key: dict(list(boxes.items())[:4]) for key, boxes in labels(folder).items()}
-    with pytest.raises(ValueError, match=r"at least 6 boxes of tactile1 in left_wrist, preferably 20.*got 4"):
+    with pytest.raises(ValueError, match=r"at least 6 boxes of tactile1 in left_wrist, preferably 12.*got 4"):
         calibrate_finger(folder, displaced(folder), some)
 
 

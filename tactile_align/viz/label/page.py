@@ -19,7 +19,7 @@ from tactile_align.projection.episode_boxes import episode_boxes, hand_of, requi
 from tactile_align.verify.evidence import Labels, label_name
 from tactile_align.viz.report.page import filled, jpeg_data
 
-COUNT = 20
+COUNT = 12
 """Number of frames that `calibrate finger` and `verify` recommend."""
 JPEG_QUALITY = 92
 WIDEST_PX = 1920

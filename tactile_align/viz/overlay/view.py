@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from tactile_align.geometry.boxes import intersection_over_union
-from tactile_align.viz.ink import COMPARED, DIM, WHITE, Colour, Ink, fill, frame, sensor_colour, tint
+from tactile_align.viz.ink import COMPARED, DIM, WHITE, Colour, Ink, fill, frame, pixels_of, sensor_colour, tint
 from tactile_align.viz.overlay.boxes import difference
 
 
@@ -157,6 +157,9 @@ class Moment:
 
 TOKEN_ALPHA = 0.4
 """Opacity of the tint of a token that lies entirely in the box."""
+CLEAR, CLEAR_SHARE = 4, 1 / 6
+"""Distance from the box within which no token is tinted, so that the sensor's own edge is seen: in widths of a rimmed
+line, but at most this share of the box's shorter side."""
 BAND_SIGMAS = 2.0
 """Half width of the uncertainty band of an edge, in standard deviations of the edge."""
 
@@ -271,10 +274,20 @@ def _draw_band(image: np.ndarray, region: Region, scale: np.ndarray) -> None:
 def _draw_tokens(
     image: np.ndarray, region: Region, cells: tuple[np.ndarray, np.ndarray] | None, scale: np.ndarray, ink: Ink
 ) -> None:
-    """Tint each token in proportion to the share that the box covers; gaps between the tokens show the grid."""
+    """Tint each token in proportion to the share that the box covers; gaps between the tokens show the grid.
+
+    The frame is not tinted along the edges of the box.
+    """
     if region.weights is None or cells is None or not np.isfinite(region.weights).all():
         return
     u, v = (np.rint((edges + 0.5) * k).astype(int).tolist() for edges, k in zip(cells, scale[:2], strict=True))
+    box = _moved(region.box, scale)
+    clear = min(CLEAR * (ink.line + ink.rim), CLEAR_SHARE * float((box[2:] - box[:2]).min()))
+    grown = (np.maximum(pixels_of(box + off * np.array([-1, -1, 1, 1])), 0) for off in (clear, -clear))
+    outer, inner = (image[v0:v1, u0:u1] for u0, v0, u1, v1 in grown)
+    untinted = outer.copy()
     for i, j in np.argwhere(region.weights > 0).tolist():
         sides = u[j], v[i], u[j + 1] - ink.rim, v[i + 1] - ink.rim
         tint(image, *sides, sensor_colour(region.colour), TOKEN_ALPHA * float(region.weights[i, j]))
+    tinted = inner.copy()
+    outer[:], inner[:] = untinted, tinted

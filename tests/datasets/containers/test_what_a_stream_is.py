@@ -80,6 +80,20 @@ def test_frames_of_more_than_8_bits_are_refused_and_never_cut_to_their_upper_byt
         open_episode(path)
 
 
+def test_repair_is_advised_for_an_unusable_frame_only_if_it_can_write_the_recording(
+    dataset: Path, tmp_path: Path
+) -> None:
+    path = xtrainer_file(tmp_path)
+    for data in (png(16), b"\x89PNG"):  # too many bits; cut off
+        change_column(dataset, DATA, TOP, lambda cells, data=data: [cells[0] | {"bytes": data}, *cells[1:]])
+        with pytest.raises(EpisodeError, match=r"images/top row 0 is ") as refused:
+            import_lerobot(dataset, tmp_path / "back", to="aloha")
+        assert "tactile-align" not in str(refused.value)
+        replace(path, "observations/images/top", np.tile(np.frombuffer(data.ljust(99, b"\0"), np.uint8), (7, 1)))
+        with pytest.raises(EpisodeError, match=r"row 0 is .*, or, if other frames are usable, remove this one with: t"):
+            open_episode(path)
+
+
 @pytest.mark.parametrize(
     "note", [("info", "video.is_depth_map"), ("info", "is_depth_map"), ("video_info", "video.is_depth_map")]
 )

@@ -73,6 +73,18 @@ def test_tokens_are_tinted_by_their_share_and_nothing_else_is() -> None:
     assert np.abs(full - 2 * half).max() <= 1 and abs(full).max() > 30
 
 
+@pytest.mark.parametrize(("side", "clear"), [(100, 8), (24, 4)])
+def test_tokens_leave_the_frame_along_the_edges_of_the_box_as_it_was(side: int, clear: int) -> None:
+    cells = (np.array([-0.5, 319.5]), np.array([-0.5, 239.5]))
+    image = np.full((240, 320, 3), 90, np.uint8)
+    region = Region("tactile1", 0, np.array([99.5, 79.5, 99.5 + side, 79.5 + side]), 1.0, weights=np.ones((1, 1)))
+    row = draw_frame(moment(View("wrist", image, 320, 240, (region,), cells)))[80 + side // 2, :300]
+    kept = np.flatnonzero((row == 90).all(axis=-1))
+    assert kept.min() == 100 - clear and kept.max() == 99 + side + clear
+    inside = row[100 + clear : 100 + side - clear]
+    assert (inside[1:-1] != 90).any(axis=-1).all() and len(kept) <= 4 * clear
+
+
 def test_no_box_is_drawn_where_there_is_none_and_the_reason_stands_there_instead() -> None:
     pictures = [draw_frame(moment(view(NAN, reason=reason)))[:240, :320] for reason in ("behind", "outside", "outside")]
     assert (pictures[0] != pictures[1]).any() and (pictures[1] == pictures[2]).all()
