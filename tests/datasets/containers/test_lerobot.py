@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tactile_align.cli import run
-from tactile_align.datasets.containers import lerobot_parquet
+from tactile_align.datasets.containers import lerobot_parquet, lerobot_reader
 from tactile_align.datasets.containers.lerobot import export_lerobot, import_lerobot
 from tactile_align.datasets.containers.lerobot_parquet import INFO_PATH, STATS_PATH, read_info
 from tactile_align.datasets.containers.lerobot_video import VideoReader, VideoWriter
@@ -347,6 +347,14 @@ def test_an_episode_reads_its_own_group_of_rows_only(tmp_path: Path, monkeypatch
             episode.image("top", 0)
     assert described.count("file-000.parquet") == 2  # of meta/episodes and of data
     assert {tuple(group) for group in groups} == {(0,), (1,), (2,)}
+
+
+def test_images_of_few_episodes_are_kept(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lerobot_reader, "MAX_COLUMNS", 2)
+    recording = lerobot_reader.LeRobotRecording(dataset)
+    for name in recording.names():
+        recording.images(name, "observation.images.tactile1")
+    assert [episode for _, episode, _ in recording._images] == ["episode_1", "episode_2"]
 
 
 def test_a_large_cell_that_a_file_repeats_without_end_is_refused(
