@@ -158,7 +158,7 @@ def _shards(options: dict[str, Any], file: tuple[int, ...]) -> tuple[Shards, tup
     chunks, codecs = _shape(options.get("chunk_shape"), "chunk_shape of its shards"), options.get("codecs")
     if not isinstance(codecs, list) or not codecs or not all(_is_codec(codec, "name") for codec in codecs):
         raise InputError("has shards without a list of codecs with a name each. Write it again")
-    if len(chunks) != len(file) or not all(chunks) or any(n % c for n, c in zip(file, chunks, strict=True)):
+    if len(chunks) != len(file) or not all((*chunks, *file)) or any(n % c for n, c in zip(file, chunks, strict=True)):
         raise InputError(f"has shards of {file} with chunks of {chunks}, which do not fit. Write it again")
     of_table, place = options.get("index_codecs"), options.get("index_location", "end")
     table = [codec for codec in of_table if _is_codec(codec, "name")] if isinstance(of_table, list) else []

@@ -21,7 +21,7 @@ from tactile_align.datasets.handles import Stamp, open_file
 from tactile_align.datasets.inspect import inspect_path
 from tactile_align.datasets.layout import load_layout
 from tactile_align.datasets.roles import episode_pattern
-from tactile_align.errors import EpisodeError, MissingExtra
+from tactile_align.errors import EpisodeError, InputError, MissingExtra
 from tests.datasets.containers.twins import oxt_of, zarr_store
 from tests.datasets.making import frames
 
@@ -89,6 +89,16 @@ def test_chunks_are_read_out_of_shards(tmp_path: Path, name: str, place: str) ->
 def test_an_array_of_opaque_entries_is_described_with_an_empty_fill_value() -> None:
     meta = {"shape": [4], "chunks": [2], "dtype": "|V9", "order": "C", "compressor": None, "fill_value": "AAAA"}
     assert bytes(zarr_arrays.format_2("a", meta).fill) == bytes(9)
+
+
+def test_a_shard_without_chunks_is_refused() -> None:
+    inner = [{"name": "bytes", "configuration": {"endian": "little"}}]
+    shards = {"chunk_shape": [1], "codecs": inner, "index_codecs": inner}
+    grid = {"name": "regular", "configuration": {"chunk_shape": [0]}}
+    meta = {"shape": [4], "chunk_grid": grid, "chunk_key_encoding": {"name": "default"}, "data_type": "int8"}
+    meta["codecs"] = [{"name": "sharding_indexed", "configuration": shards}]
+    with pytest.raises(InputError, match=r"has shards of \(0,\) with chunks of \(1,\), which do not fit"):
+        zarr_arrays.format_3("a", meta)
 
 
 def compressors(form: int) -> list[Any]:
