@@ -12,7 +12,6 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import tomlkit
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tactile_align.errors import FactError
@@ -138,11 +137,15 @@ def toml_text(data: Mapping[str, Any]) -> str:
     Args:
         data: Tables, arrays, strings, numbers and booleans. None is not allowed, because TOML cannot store it.
     """
+    import tomlkit  # only for writing; every start would pay for it
+
     return tomlkit.dumps({key: _laid_out(value, 1) for key, value in data.items()})
 
 
 def toml_line(value: Any) -> Any:
     """Return a value as a TOML item that is written on one line."""
+    import tomlkit
+
     if isinstance(value, Mapping):
         table = tomlkit.inline_table()
         for key, entry in value.items():

@@ -5,7 +5,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_all_start_methods, get_context, parent_process
+from multiprocessing.context import BaseContext
 from typing import TypeVar
 
 Job = TypeVar("Job")
@@ -34,6 +35,19 @@ def in_processes(
             text = f"one of {processes} worker processes was killed, most likely because memory ran out"
             remedy = "Finished work is kept. Repeat the command with fewer processes"
             raise ChildProcessError(f"{text}. {remedy}") from error
+
+
+def after_import(module: str) -> BaseContext:
+    """Return a context of multiprocessing whose processes start with a module imported, without memory of this process.
+
+    Where the system can fork, a server imports the module once, and each process is forked from it; the first caller
+    in this process chooses the module. Elsewhere, each process is a new interpreter that imports for itself.
+    """
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([module])
+    return context
 
 
 def _begin(start: Callable[[], None] | None) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,12 @@ from tactile_align.simulation.record import Reading, simulate
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Tests that a script starts in the background inherit an ignored Ctrl-C, and so would the programs they stop by it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Start the server of processes in a run that has collected a test with processes."""
+    if "tests.processes" in sys.modules:
+        sys.modules["tests.processes"].start_server()
 
 
 def shared_folder(factory: pytest.TempPathFactory, name: str, fill: Callable[[Path], object]) -> Path:

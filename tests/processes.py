@@ -4,6 +4,7 @@ They are forked from a server that has imported torch already: a new interpreter
 """
 
 import multiprocessing
+import multiprocessing.forkserver
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -11,6 +12,12 @@ from multiprocessing.process import BaseProcess
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 CONTEXT = multiprocessing.get_context(METHOD)
 CONTEXT.set_forkserver_preload(["pytest", "tactile_align.training.loop"])
+
+
+def start_server() -> None:
+    """Start the server before a data loader starts one with fewer imports."""
+    if METHOD == "forkserver":
+        multiprocessing.forkserver.ensure_running()
 
 
 def start(work: Callable[..., object], *args: object) -> BaseProcess:

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tactile_align.__main__ import WAITING
 from tactile_align.cli import VERBS, run
 from tactile_align.config.train import load_config
 from tactile_align.errors import DivergedError, InputError, MissingExtra
+from tactile_align.simulation.record import simulate
 from tactile_align.viz.overlay import overlay
 
 ROOT = Path(__file__).parent.parent
@@ -153,6 +155,13 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     assert done.stderr == "" and done.returncode == 141
 
 
+def test_the_help_of_train_is_there_without_what_trains(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tactile_align.training.loop", None)  # an import of it, and of torch by it, fails
+    assert run(["train", "--help"]) == 0 and "--resume" in capsys.readouterr().out
+
+
 def test_the_help_tells_of_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run(["--help"])
@@ -160,9 +169,21 @@ def test_the_help_tells_of_the_traceback(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.slow
-def test_the_smoke_demo_runs_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_smoke_demo_runs_every_step(
+    regrasp_folder: Path, recorded: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 1)  # helpers would import for longer than they work
     monkeypatch.setattr(demo, "SMALL_TOWER", {**demo.SMALL_TOWER, "image_size": [48, 32]})
+    monkeypatch.setitem(demo.PLANS, "smoke", replace(demo.PLANS["smoke"], demonstrations=4))
+    # What it would record is there, of the seeds of the tests' recordings, and a recording keeps finished episodes.
+    seeds = {"regrasp": 5, "expert": 4, "commanded": 4, "feel": 3}
+    monkeypatch.setattr(
+        demo, "simulate", lambda out, **options: simulate(out, **options | {"seed": seeds[out.name]}, progress=False)
+    )
+    (tmp_path / "demo" / "data").mkdir(parents=True)
+    folders = {"regrasp": regrasp_folder, "expert": recorded["measured"], "commanded": recorded["commanded"]}
+    for name, folder in folders.items():
+        (tmp_path / "demo" / "data" / name).symlink_to(folder, target_is_directory=True)
     assert run(["demo", "--size", "smoke", "--out", str(tmp_path / "demo")]) == 0
     for name in (
         "overlay_regrasp",

@@ -3,7 +3,7 @@
 import ast
 import configparser
 import itertools
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,14 +42,21 @@ WITHOUT_TORCH = LEVEL["finger"]
 """The highest floor of which nothing imports torch."""
 
 
-def imports_of(path: Path) -> Iterator[tuple[str, str | None]]:
-    """Yield (module, name or None) of every import of a file, inside functions and for types alike."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def imports_of(path: Path) -> list[tuple[str, str | None]]:
+    """Return (module, name or None) of every import of a file, inside functions and for types alike."""
+    found = list[tuple[str, str | None]]()
+    for node in _imports(path.read_text(encoding="utf-8")):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, None) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+            found += [(alias.name, None) for alias in node.names]
+        else:
             assert node.level == 0 and node.module, f"{path}: relative import"
-            yield from ((node.module, alias.name) for alias in node.names)
+            found += [(node.module, alias.name) for alias in node.names]
+    return found
+
+
+@cache
+def _imports(text: str) -> list[ast.Import | ast.ImportFrom]:
+    return [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 def module_of(path: Path, package: Path) -> str:

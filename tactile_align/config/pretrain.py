@@ -49,6 +49,27 @@ class CodebookConfig(Strict):
         return self
 
 
+class NextConfig(Strict):
+    """Window of touches whose next touches are predicted, token by token."""
+
+    context: Annotated[int, Field(ge=1)] = 4
+    """Number of touches from which the next one is predicted."""
+    rolled_out: Annotated[int, Field(ge=1)] = 2
+    """Number of touches that are predicted one after the other. A prediction takes the place of its touch in the
+    context of the next one. V-JEPA 2-AC (arXiv 2506.09985) uses 2."""
+    stride: Annotated[int, Field(ge=1)] = 1
+    """Number of frames between two touches of the window. V-JEPA 2-AC uses 4 frames per second: 1 at 5 Hz, 7 at
+    30 Hz."""
+    over_time: Literal["last", "attention"] = "last"
+    """Method that pools the context over time, as features.touch_time. last: the token of the newest touch, after the
+    touches attended to each other. attention: the mean over time, with learnt weights."""
+
+    @property
+    def earlier(self) -> tuple[int, ...]:
+        """Ages of the earlier touches of the window, frames, increasing; the newest one is predicted last."""
+        return tuple(self.stride * i for i in range(1, self.context + self.rolled_out))
+
+
 class PretrainConfig(Strict):
     """Self-supervised training of the touch encoder, by `tactile-align pretrain`, without policy and alignment."""
 
@@ -58,8 +79,11 @@ class PretrainConfig(Strict):
     """Also train on the images of [[views]], in moments in which the sensor's box is visible. Use views with zoom,
     whose images are crops at the sensor."""
     sigreg_weight: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Weight w of SIGReg in the loss (1 - w) invariance + w SIGReg. LeJEPA (arXiv 2511.08544) uses 0.02 to 0.05. 0:
-    invariance alone, with which the features collapse to a point."""
+    """Weight w of SIGReg in the loss (1 - w) invariance + w SIGReg; with `next`, the error of the prediction takes the
+    place of the invariance. LeJEPA (arXiv 2511.08544) uses 0.02 to 0.05. 0: no SIGReg, with which the features collapse
+    to a point."""
+    next: NextConfig | None = None
+    """Predict the next touches of a window in place of the invariance. None: LeJEPA."""
     directions: Annotated[int, Field(ge=1)] = 256
     """Number of random directions of SIGReg in a step."""
     projector_width: Annotated[int, Field(ge=1)] = 256
@@ -70,10 +94,20 @@ class PretrainConfig(Strict):
     """Replace tokens by codes of a codebook before they are pooled and projected. Needs the extra `vq`. None: no
     codebook."""
     crop: Annotated[float, Field(gt=0, le=1)] = 0.6
-    """Smallest side of a random crop, as a fraction of the image's side. 1: no crops."""
+    """Smallest side of a random crop, as a fraction of the image's side. 1: no crops. Not used with `next`."""
     gain: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Largest random relative change of an image's brightness: 0.1 changes it by up to 10 %. With touch_input =
-    "difference", it changes the difference from grey (128)."""
+    "difference", it changes the difference from grey (128). Not used with `next`."""
     noise: Annotated[float, Field(ge=0)] = 2.0
     """Standard deviation of random noise of the pixels, grey levels of 255. Images are never flipped and colours never
     changed, because the colour of a touch image shows the direction of the gel's surface."""
+
+    @model_validator(mode="after")
+    def _keeps_windows_whole(self) -> "PretrainConfig":
+        fields = type(self).model_fields
+        if self.next is not None and (unread := [n for n in ("crop", "gain") if getattr(self, n) != fields[n].default]):
+            raise InputError(
+                f"[pretrain.next] adds only noise to the touches of a window, so these entries have no effect: "
+                f"{', '.join(f'pretrain.{name}' for name in unread)}. Omit them, or omit [pretrain.next]"
+            )
+        return self

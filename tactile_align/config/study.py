@@ -80,7 +80,8 @@ class RowConfig(Strict):
     episodes: Annotated[int, Field(ge=2)] | None = None
     """Number of episodes of the recording that the row trains on, the first ones. None: that of the base, or all."""
     init: str | None = None
-    """Name of the row whose run with the same seed gives the initial weights. None: that of the base."""
+    """Name of the row whose run with the same seed gives the initial weights, of a row with [pretrain] those of the
+    touch encoder. None: that of the base."""
     roll_outs: RollOutConfig | None = None
     """Roll-outs of the trained policy. None: those of the base."""
     minutes: Minutes = None

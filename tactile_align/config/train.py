@@ -256,6 +256,12 @@ class TrainConfig(Strict):
                 f"pretrain.regions = true gives the encoder single images, but touch_frames = "
                 f"{self.features.touch_frames} stacks touches as channels. Set regions = false, or touch_frames = 1"
             )
+        if self.pretrain.next is not None and (self.pretrain.regions or self.features.stacked_frames > 1):
+            got = "regions = true" if self.pretrain.regions else f"touch_frames = {self.features.touch_frames}, stacked"
+            raise InputError(
+                f"pretrain.next gives the encoder the single touches of a window; got {got}. Set regions = false and "
+                f"touch_frames = 1, or omit [pretrain.next]"
+            )
         accumulate = self.optimiser.accumulate
         if self.batch_size // accumulate < FEWEST_PRETRAINED:
             raise InputError(

@@ -9,13 +9,13 @@ import torch
 
 from tactile_align.diagnostics.intervals import mean_interval
 from tactile_align.diagnostics.probes import ridge
-from tactile_align.diagnostics.summary import ERRORS, ActionError, Difference, PhaseError
+from tactile_align.diagnostics.summary import ERRORS, LINEAR, ActionError, Difference, PhaseError
 from tactile_align.evenly import evenly
 from tactile_align.moments.columns import Columns
 from tactile_align.moments.dataset import Moments
 from tactile_align.policies.build import LoadedRun
 
-POLICY, STILL, LAST, LINEAR = "policy", "standing still", "last action", "linear in joints"
+POLICY, STILL, LAST = "policy", "standing still", "last action"
 TOUCH, REGION = "touch shuffled", "region shuffled"
 JUDGED = 1500
 """Approximate largest number of moments at which errors are computed; they are evenly spaced."""

@@ -42,26 +42,27 @@ def probe_classes(h: np.ndarray, label: np.ndarray, episode: np.ndarray) -> Prob
 
 
 def probe_number(h: np.ndarray, value: np.ndarray, episode: np.ndarray) -> Probe:
-    """Return the score of a linear probe that predicts a number, e.g. the opening, from features.
+    """Return the score of a linear probe that predicts a number, e.g. the opening, or K numbers from features.
 
     R2 is relative to predicting the mean over the fitted episodes, so features without information score 0 or
-    slightly less.
+    slightly less. The squares of K numbers are added.
 
     Args:
         h: (N, D) features of N moments.
-        value: (N,) number of each moment.
+        value: (N,) number of each moment, or (N, K) numbers of one unit, e.g. a place.
         episode: (N,) episode of each moment; an episode is never split between fit and test.
 
     Raises:
         InputError: All moments have the same value, or there are fewer than 4 episodes.
     """
-    value = value.astype(np.float64)
-    if np.ptp(value) == 0:
-        raise InputError(f"a probe requires different values; all {len(value)} values are {value[0]}. {MORE_EPISODES}")
+    value = value.astype(np.float64).reshape(len(value), -1)
     fold = left_out_in_turn(episode)
-    means = np.array([value[fold != f].mean() for f in range(fold.max() + 1)])[fold]
-    predicted = _out_of_fold(h, value[:, None], np.ones(len(value)), episode)[:, 0]
-    residual, deviation = (predicted - value) ** 2, (means - value) ** 2
+    if (value == value[0]).all():
+        same = ", ".join(map(str, value[0]))
+        raise InputError(f"a probe requires different values; all {len(value)} values are {same}. {MORE_EPISODES}")
+    means = np.array([value[fold != f].mean(axis=0) for f in range(fold.max() + 1)])[fold]
+    predicted = _out_of_fold(h, value, np.ones(len(value)), episode)
+    residual, deviation = (((x - value) ** 2).sum(axis=1) for x in (predicted, means))
     score = float(1 - residual.sum() / deviation.sum())
     interval = r2_interval(residual, deviation, episode)
     return Probe("R2", score, 0.0, len(episode), len(np.unique(episode)), interval)

@@ -42,6 +42,34 @@ def stated_indentation(moments: Moments, rows: np.ndarray) -> np.ndarray:
     return _stated(moments, rows, lambda episode: read_truth(episode, "indentation"), "the array truth/indentation")
 
 
+def stated_place(moments: Moments, rows: np.ndarray) -> np.ndarray:
+    """Return the place of the contact on the pad, (N, 2), m; nan without contact. Arguments as for `stated_object`."""
+    return _stated(moments, rows, lambda episode: read_truth(episode, "print", 2), "the array truth/print")
+
+
+STATED = {"object": stated_object, "indentation": stated_indentation, "place": stated_place}
+"""Functions that read from the recordings what a probe predicts, by the name of the probe."""
+
+
+def stated_probe(name: str, h: np.ndarray, read: Callable[[], np.ndarray], episode: np.ndarray) -> Probe:
+    """Return the score of a probe of what `read` returns, in the moments in which it is known.
+
+    Args:
+        name: Name of the probe; "object" predicts a class, the others predict numbers.
+        h: (N, D) features of N moments.
+        read: Function that returns what each moment states, such as those in `STATED`.
+        episode: (N,) episode of each moment.
+
+    Raises:
+        InputError: The recordings do not state it, or `probe_classes` or `probe_number` refuses it.
+    """
+    value = read()
+    if name == "object":
+        return probe_classes(h, value, episode)
+    known = np.isfinite(value).reshape(len(value), -1).all(axis=1)
+    return probe_number(h[known], value[known], episode[known])
+
+
 def _stated(moments: Moments, rows: np.ndarray, read: Callable[[Episode], np.ndarray | None], what: str) -> np.ndarray:
     stated: dict[int, np.ndarray] = {}
     numbers, times = moments.episode[rows].tolist(), moments.time[rows].tolist()
@@ -203,7 +231,7 @@ def _millimetres(moments: Moments, view: View, rows: np.ndarray) -> np.ndarray:
 
 
 def _probes(left_out: dict[str, str], run: LoadedRun, view: View, features: dict[str, np.ndarray]) -> dict[str, Probe]:
-    """Return the scores of probes that predict opening, object and indentation (in contact), and contact itself."""
+    """Return the scores of probes of the opening and of what is `STATED` (in contact), and of contact itself."""
     try:
         left_out_in_turn(features["episode"])
     except InputError as error:
@@ -211,10 +239,7 @@ def _probes(left_out: dict[str, str], run: LoadedRun, view: View, features: dict
         return {}
     moments, some = run.moments, evenly(len(features["row"]), PROBED)
     rows, episode = features["row"][some], features["episode"][some]
-    reads = {
-        "object": cache(partial(stated_object, moments, rows)),
-        "indentation": cache(partial(stated_indentation, moments, rows)),
-    }
+    reads = {name: cache(partial(stated, moments, rows)) for name, stated in STATED.items()}
     opening = moments.touches[view.sensor].opening
     if opening is not None:
         total = opening[rows].sum(axis=1)
@@ -223,7 +248,9 @@ def _probes(left_out: dict[str, str], run: LoadedRun, view: View, features: dict
     for name, read in reads.items():
         for side in SIDES:
             of = f"{name} from {side}"
-            made[of] = _attempt(left_out, f"probes/{of}", partial(_probe, name, features[side][some], read, episode))
+            made[of] = _attempt(
+                left_out, f"probes/{of}", partial(stated_probe, name, features[side][some], read, episode)
+            )
     idle = np.flatnonzero(moments.views[view.key].visible & ~moments.touches[view.sensor].contact)
     quiet = idle[evenly(len(idle), QUIET)]
     others = row_features(run, view, quiet) if len(quiet) else {}
@@ -234,10 +261,6 @@ def _probes(left_out: dict[str, str], run: LoadedRun, view: View, features: dict
         make = partial(probe_classes, h, touching, episodes)
         made[f"contact from {side}"] = _attempt(left_out, f"probes/contact from {side}", make)
     return {name: probe for name, probe in made.items() if probe is not None}
-
-
-def _probe(name: str, h: np.ndarray, read: Callable[[], np.ndarray], episode: np.ndarray) -> Probe:
-    return (probe_classes if name == "object" else probe_number)(h, read(), episode)
 
 
 def space_health(h_tau: np.ndarray, h_w: np.ndarray) -> SpaceHealth:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from joblib import Parallel, delayed
 
@@ -30,7 +30,7 @@ from tactile_align.policies.alignment import Alignment
 from tactile_align.policies.build import LoadedRun
 from tactile_align.policies.checkpoint import header_of
 from tactile_align.simulation.record import simulate
-from tactile_align.training.data import count_contacts, load_data
+from tactile_align.training.data import Data, count_contacts, load_data
 from tactile_align.training.state import FREE
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,11 @@ def load_study(name_or_path: str | Path) -> StudyConfig:
             raise InputError(
                 f"{path}: row {row} has train_policy = false, but measure = 'action' needs a policy. Set train_policy "
                 f"= true, or measure = 'retrieval'"
+            )
+        if plan.measure != "success" and config.pretrain is not None:
+            raise InputError(
+                f"{path}: row {row} has [pretrain], which only a study with measure = 'success' trains; got measure = "
+                f"'{plan.measure}'. Remove the row, and set features.touch.pretrained to a tower.safetensors"
             )
         if plan.measure == "success" and config.train_policy != (plan.stated(row, "roll_outs") is not None):
             has = "a policy, but no roll_outs" if config.train_policy else "roll_outs, but train_policy = false"
@@ -116,7 +121,7 @@ def study(
         for seed, row in work:
             logger.info(f"{plan.title(row)}, seed {seed}: {command(file, folder, row, seed)}")
         Parallel(n_jobs=processes)(delayed(_run)(plan, folder, row, seed, progress) for seed, row in work)
-    text = table_text(plan, results(folder))
+    text = table_text(plan, *results(folder))
     write_text_atomically(folder / "table.md", text)
     return text
 
@@ -227,7 +232,11 @@ def _with_true_boxes(plan: StudyConfig, folder: Path, row: str, seed: int) -> Tr
         source = {"path": str(data), "rig": str(data / "rig.toml"), "episodes": plan.stated(row, "episodes")}
         entries |= {"data": [source], "cache": str(folder / "cache")}
     if (init := plan.stated(row, "init")) is not None:
-        entries["init"] = str(_out(folder, init, seed))
+        start = _out(folder, init, seed)
+        if _with_true_boxes(plan, folder, init, seed).pretrain is None:
+            entries["init"] = str(start)
+        else:
+            entries["features"] = {"touch": {"pretrained": str(start / "tower.safetensors")}}
     return plan.train_config(row, **entries)
 
 
@@ -258,7 +267,7 @@ def _write_wrong_rigs(plan: StudyConfig, folder: Path, row: str) -> None:
 
 
 def _done(plan: StudyConfig, folder: Path, seed: int, row: str) -> bool:
-    """Return whether a run has its result, with all its roll-outs.
+    """Return whether a run has its result, with all its roll-outs, or a result that cannot be read, which is kept.
 
     Raises:
         InputError: The run was trained with another config, or rolled out otherwise, than the study file states.
@@ -267,18 +276,22 @@ def _done(plan: StudyConfig, folder: Path, seed: int, row: str) -> bool:
     out = Path(config.out)
     if not (out / RESULT).exists():
         return False
+    try:
+        cell = _cell(out)
+    except InputError:  # named below the tables, by `results`
+        return True
     now, then = (c.model_dump(mode="json", exclude=FREE) for c in (config, load_config(out / "config.toml")))
     if changed := [key for key in now if now[key] != then[key]]:
         raise InputError(
             f"{out}: this run was trained with another config than the study file states now; {', '.join(changed)} "
             f"changed. Use another folder for the changed study, or delete this run to train it again"
         )
-    return not _conditions_left(plan, row, _cell(out))
+    return not _conditions_left(plan, row, cell)
 
 
 def _cell(out: Path) -> RunResult:
-    path = out / RESULT
-    return result_of(RunResult, read_json(path, "Delete the file; the study then evaluates this run again"), str(path))
+    path, advice = out / RESULT, "Delete the file; the study then evaluates this run again"
+    return result_of(RunResult, read_json(path, advice), str(path), advice)
 
 
 def _conditions_left(plan: StudyConfig, row: str, cell: RunResult) -> list[str]:
@@ -330,36 +343,42 @@ def _trained(plan: StudyConfig, row: str, config: TrainConfig, progress: bool) -
     began, resumed = time.process_time(), any((out / "checkpoints").glob("step_*.pt"))
     train_to_the_end(config, data, progress)
     minutes = (time.process_time() - began) / 60
-    run = LoadedRun.load(out, config, data.judged, "action" if plan.measure == "action" else "retrieval")
+    measured: dict[str, Any] = {"encoder": "none", "head_parameters": 0, "selected": f"step {config.steps}"}
+    measured |= {"values": [], "episodes": [], "places": []}
+    if config.pretrain is None:
+        kind: Literal["action", "retrieval"] = "action" if plan.measure == "action" else "retrieval"
+        measured |= _measured(plan, LoadedRun.load(out, config, data.judged, kind), data)
+    return RunResult(
+        row=row,
+        seed=config.seed,
+        steps=config.steps,
+        training_moments=len(data.train),
+        resumed=resumed,
+        cpu_minutes=round(minutes, 2),
+        judged_on=data.judged_on,
+        **measured,
+    )
+
+
+def _measured(plan: StudyConfig, run: LoadedRun, data: Data) -> dict[str, Any]:
+    """Return the entries of `RunResult` that are computed with the model of a run."""
     alignment = run.model.alignment
     encoder, head = "none", 0
     if alignment is not None:
         encoder = "SCRATCH" if alignment.towers.scratch else alignment.towers.vision.name
         head = head_parameters(alignment)
-    measured: dict[str, Any] = {"values": [], "episodes": [], "places": []}
+    measured: dict[str, Any] = {"encoder": encoder, "head_parameters": head, "selected": run.selected}
     if plan.measure == "retrieval":
-        measured = retrieval_of(run, plan.gallery)
+        measured |= retrieval_of(run, plan.gallery)
     elif plan.measure == "action":
-        measured = actions_of(run, data.train)
+        measured |= actions_of(run, data.train)
     elif (
         run.model.aligns
-        and config.hsa.pairs != "two_crops"
+        and run.config.hsa.pairs != "two_crops"
         and count_contacts(run.moments, run.model.views[0]) >= plan.gallery
     ):
         measured["recall"] = retrieval_of(run, plan.gallery)["recall"]
-    return RunResult(
-        row=row,
-        seed=config.seed,
-        encoder=encoder,
-        steps=config.steps,
-        training_moments=len(data.train),
-        head_parameters=head,
-        resumed=resumed,
-        cpu_minutes=round(minutes, 2),
-        judged_on=data.judged_on,
-        selected=run.selected,
-        **measured,
-    )
+    return measured
 
 
 def _rolled_out(plan: StudyConfig, row: str, out: Path, name: str, best: bool = False) -> RolledOut:
@@ -418,7 +437,12 @@ def actions_of(run: LoadedRun, train: Moments) -> dict[str, Any]:
     }
 
 
-def results(folder: Path) -> list[RunResult]:
-    """Return the finished runs of a study, sorted by row and seed."""
-    cells = (_cell(path.parent) for path in sorted(folder.glob(f"runs/*/{RESULT}")))
-    return sorted(cells, key=lambda cell: (cell.row, cell.seed))
+def results(folder: Path) -> tuple[list[RunResult], list[str]]:
+    """Return the finished runs of a study, sorted by row and seed, and for each unreadable result the reason."""
+    cells, unreadable = list[RunResult](), list[str]()
+    for path in sorted(folder.glob(f"runs/*/{RESULT}")):
+        try:
+            cells.append(_cell(path.parent))
+        except InputError as error:
+            unreadable.append(str(error))
+    return sorted(cells, key=lambda cell: (cell.row, cell.seed)), unreadable

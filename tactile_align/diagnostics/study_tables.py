@@ -93,14 +93,24 @@ class RunResult:
         return self.by_place(self.values)
 
 
-def table_text(plan: StudyConfig, cells: Sequence[RunResult]) -> str:
+def table_text(plan: StudyConfig, cells: Sequence[RunResult], unreadable: Sequence[str] = ()) -> str:
     """Return the Markdown tables of finished runs: the results of each run, and the paired differences of each group.
 
     Runs of rows that the study file no longer contains are left out.
 
+    Args:
+        plan: The study.
+        cells: Its finished runs.
+        unreadable: Reasons why other results cannot be read; they are listed below the tables.
+
     Raises:
         InputError: Some runs are evaluated on test episodes, others on held-out episodes.
     """
+    listed = "".join(f"- {reason.replace(chr(10), '; ')}\n" for reason in unreadable)
+    return _tables(plan, cells) + (f"\nLeft out, because these results cannot be read:\n\n{listed}" if listed else "")
+
+
+def _tables(plan: StudyConfig, cells: Sequence[RunResult]) -> str:
     cells = [cell for row in plan.rows for cell in cells if cell.row == row]
     if not cells:
         return "no finished run yet\n"

@@ -23,6 +23,8 @@ ONE_CONTACT = (
     "one held-out contact, but a gallery needs at least two; hold out more: raise `held_out`, or `test` if the run has "
     "test episodes"
 )
+LINEAR = "linear in joints"
+"""Name of the control of the action error that predicts actions linearly from the joints."""
 ERRORS = (0.0, float("inf"))
 """Smallest and largest possible action error; see `paired_interval`."""
 
@@ -517,13 +519,16 @@ def json_of(result: object) -> str:
     return re.sub(r"\[[\s\d.,eE+-]*\]", lambda numbers: " ".join(numbers[0].split()), text) + "\n"
 
 
-def result_of(kind: type[Result], data: Any, source: str) -> Result:
+def result_of(
+    kind: type[Result], data: Any, source: str, advice: str = "Write the file again with the command that wrote it"
+) -> Result:
     """Return a dataclass from the data that `json_of` wrote.
 
     Args:
         kind: Type of the dataclass.
         data: Plain data read from the JSON.
         source: Name of the file, for error messages.
+        advice: Advice in the error message.
 
     Raises:
         InputError: A key is missing or wrong; the message states file and key.
@@ -532,7 +537,7 @@ def result_of(kind: type[Result], data: Any, source: str) -> Result:
         result: Result = TypeAdapter(kind).validate_python(data)
         return result
     except ValidationError as error:
-        raise InputError(f"{explain(error, source)}. Write the file again with the command that wrote it") from error
+        raise InputError(f"{explain(error, source)}. {advice}") from error
 
 
 def summary_of(path: Path) -> Summary:

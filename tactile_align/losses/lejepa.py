@@ -35,12 +35,15 @@ class LeJEPA(nn.Module):
     Source: Balestriero and LeCun, LeJEPA, arXiv 2511.08544.
     """
 
+    kind, pulled = "lejepa", "invariance"
+    """Name of the objective without codebook, and of the term beside SIGReg."""
+
     def __init__(
         self, width: int, hidden: int, dim: int, weight: float, directions: int, codebook: Codebook | None = None
     ) -> None:
         super().__init__()
         self.weight, self.directions, self.dim, self.codebook = weight, directions, dim, codebook
-        self.name = "lejepa" if codebook is None else f"lejepa+{codebook.config.kind}"
+        self.name = self.kind if codebook is None else f"{self.kind}+{codebook.config.kind}"
         self.projector = nn.Sequential(
             nn.Linear(width, hidden),
             nn.BatchNorm1d(hidden, track_running_stats=False),
@@ -66,21 +69,29 @@ class LeJEPA(nn.Module):
         code = commitment = None
         if self.codebook is not None:
             tokens, commitment, code = self.codebook(tokens)
+        return Embedded(self.projected(tokens), tokens, commitment, code)
+
+    def projected(self, tokens: Tensor) -> Tensor:
+        """Return z (V, B, dim) of the tokens (V, B, rows, columns, D) of images."""
         features = tokens.mean(dim=(-3, -2))
-        z = self.projector(features.flatten(0, -2)).unflatten(0, features.shape[:-1])
-        return Embedded(z, commitment, code)
+        z: Tensor = self.projector(features.flatten(0, -2)).unflatten(0, features.shape[:-1])
+        return z
 
     def losses(self, embedded: "Embedded") -> dict[str, Tensor]:
         """Return the loss and its terms, as `forward`, from the result of `embed`."""
         z = embedded.z
         directions = random_directions(self.dim, self.directions).to(z.device)
-        terms = {"invariance": invariance(z), "sigreg": sigreg(z, directions)}
+        terms = {**self.pull(embedded), "sigreg": sigreg(z, directions)}
         terms |= {} if embedded.commitment is None else {"commitment": embedded.commitment}
         return {"loss": self.total(terms), **terms}
 
+    def pull(self, embedded: "Embedded") -> dict[str, Tensor]:
+        """Return the term beside SIGReg, and values to log beside it."""
+        return {"invariance": invariance(embedded.z)}
+
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """Return the loss from its terms."""
-        loss = (1 - self.weight) * terms["invariance"] + self.weight * terms["sigreg"]
+        loss = (1 - self.weight) * terms[self.pulled] + self.weight * terms["sigreg"]
         return loss + terms["commitment"] if "commitment" in terms else loss
 
     def stepped(self) -> None:
@@ -93,12 +104,14 @@ class Embedded(NamedTuple):
     """Projected features of images.
 
     Attributes:
-        z: (V, B, dim) features that the loss compares.
+        z: (V, B, dim) features whose distribution SIGReg compares.
+        tokens: (V, B, rows, columns, D) tokens, after the codebook.
         commitment: Scalar, weighted commitment loss of the codebook; None without a codebook.
         code: (V, B, rows, columns) index of the code of each token; None without a codebook.
     """
 
     z: Tensor
+    tokens: Tensor
     commitment: Tensor | None
     code: Tensor | None
 

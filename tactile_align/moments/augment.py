@@ -56,6 +56,33 @@ def with_second_views(
     return replace(batch, second_views=augment(raw, config, generator, rows).views)
 
 
+def with_one_crop(
+    batch: MomentBatch,
+    config: PretrainConfig,
+    generator: Generator,
+    rows: tuple[int, int] = (0, 1),
+    differences: bool = False,
+) -> MomentBatch:
+    """Return a batch with a random augmentation of each image.
+
+    An augmentation is a crop, a gain of the brightness, and noise; see `PretrainConfig`. Images are not flipped, and
+    their colours not changed. The touches of a window have one crop and gain, and noises of their own. The boxes of
+    views are not moved with their images.
+
+    Args:
+        batch: The moments, with images of the encoder's input size.
+        config: Strengths of the augmentation.
+        generator: Random generator on the CPU.
+        rows: Rank of this process and number of processes, as for `augment`.
+        differences: Whether touch images are differences from the no-contact reference, whose zero is grey (128).
+    """
+    images = {
+        name: _crop_gain_noise(image, config, generator, rows, 128.0 * (differences and name in batch.touches))
+        for name, image in batch.images().items()
+    }
+    return batch.with_images(images)
+
+
 def with_two_crops(
     batch: MomentBatch,
     config: PretrainConfig,
@@ -65,41 +92,26 @@ def with_two_crops(
 ) -> MomentBatch:
     """Return a batch with two random augmentations of each image: in `touches` and `views`, and in the second ones.
 
-    An augmentation is a crop, a gain of the brightness, and noise; see `PretrainConfig`. Images are not flipped, and
-    their colours not changed. The boxes of views are not moved with their images.
-
-    Args:
-        batch: The moments, with images of the encoder's input size.
-        config: Strengths of the augmentation.
-        generator: Random generator on the CPU.
-        rows: Rank of this process and number of processes, as for `augment`.
-        differences: Whether touch images are differences from the no-contact reference, whose zero is grey (128).
+    The arguments are those of `with_one_crop`.
     """
-    first, second = (
-        {
-            name: _crop_gain_noise(image, config, generator, rows, 128.0 * (differences and name in batch.touches))
-            for name, image in batch.images().items()
-        }
-        for _ in range(2)
-    )
-    again = batch.with_images(second)
-    return replace(batch.with_images(first), second_views=again.views, second_touches=again.touches)
+    first, again = (with_one_crop(batch, config, generator, rows, differences) for _ in range(2))
+    return replace(first, second_views=again.views, second_touches=again.touches)
 
 
 def _crop_gain_noise(
     images: Tensor, config: PretrainConfig, generator: Generator, rows: tuple[int, int], zero: float
 ) -> Tensor:
-    """Return images (B, H, W, 3) uint8, each changed at random; the gain scales the distance from `zero`."""
+    """Return images (B, H, W, 3 K) uint8, each changed at random; the gain scales the distance from `zero`."""
     rank, world = rows
-    count, (height, width) = len(images) * world, images.shape[1:3]
+    count, (height, width, channels) = len(images) * world, images.shape[1:]
     side, u, v, gain = (x[rank::world].to(images.device) for x in torch.rand(4, count, generator=generator).double())
-    noise = torch.randn(count, height, width, 1, generator=generator)[rank::world].to(images.device)
+    noise = torch.randn(count, height, width, channels // 3, generator=generator)[rank::world].to(images.device)
     side = config.crop + (1 - config.crop) * side
     corner = torch.stack([u * width, v * height], dim=1) * (1 - side[:, None]) - 0.5
     box = torch.cat([corner, corner + side[:, None] * corner.new_tensor([width, height])], dim=1)
     shown = ImageMap.identity(width, height).crop_box(box, width, height).apply_to_image(images.float())
     factor = (1 + config.gain * (2 * gain - 1)).float()[:, None, None, None]
-    changed = zero + factor * (shown - zero) + config.noise * noise
+    changed = zero + factor * (shown - zero) + config.noise * noise.repeat_interleave(3, dim=3)
     return changed.round().clamp(0, 255).to(torch.uint8)
 
 

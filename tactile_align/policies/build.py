@@ -56,7 +56,8 @@ def sensors_of(config: TrainConfig) -> tuple[str, ...]:
 def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
     """Return the inputs of the model of a config, with the image sizes of its encoders.
 
-    In pretraining, one encoder gets all images, and touches are a window only if its images are stacked.
+    In pretraining, one encoder gets all images, and touches are a window only if its images are stacked, or if the next
+    touches are predicted.
 
     Raises:
         InputError: Two inputs have the same key.
@@ -80,10 +81,12 @@ def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
     if sensors := sensors_of(config):
         width, height = input_size_of(touch.model, touch.image_size)
         differs = config.features.touch_input == "difference"
-        windowed = config.pretrain is None or config.features.stacked_frames > 1
+        earlier = config.features.touch_earlier
+        if config.pretrain is not None and config.features.stacked_frames == 1:
+            earlier = () if config.pretrain.next is None else config.pretrain.next.earlier
         for name in sensors:
             entry = Input(name, rig.sensor(name).stream, width, height, touch.fit, difference=differs)
-            inputs.append(replace(entry, earlier=config.features.touch_earlier if windowed else ()))
+            inputs.append(replace(entry, earlier=earlier))
     policy = config.policy.vision if config.train_policy else "none"
     if policy == "tower":
         size = input_size_of(vision.model, vision.image_size)

@@ -7,13 +7,12 @@ import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import tomlkit
 from tomlkit.items import Table
 
-from tactile_align.calibration.hand_eye import HandEye
 from tactile_align.calibration.rig import Rig, Verified, load_rig, rig_of
 from tactile_align.calibration.rig_parts import CENTRES, FOCAL
 from tactile_align.checks import Report
@@ -21,14 +20,17 @@ from tactile_align.errors import InputError
 from tactile_align.facts import toml_line, toml_text
 from tactile_align.files import write_text_atomically
 from tactile_align.geometry.frames import invert, quaternion_from_rotation
-from tactile_align.sessions.session import Session
+
+if TYPE_CHECKING:  # verify writes into rig files too, and must not wait for the solvers of a session
+    from tactile_align.calibration.hand_eye import HandEye
+    from tactile_align.sessions.session import Session
 
 LENGTHS = {"closed_m", "open_m", "crank_m", "rod_m", "opening_m"}
 """Keys of the gripper laws whose values are proportional to the stroke."""
 POSE = {"translation_m", "quat_wxyz"}
 
 
-def place_camera(rig: Rig, session: Session, result: HandEye) -> Rig:
+def place_camera(rig: Rig, session: "Session", result: "HandEye") -> Rig:
     """Return the rig with the calibrated pose and covariance of the session's camera.
 
     The pose is given in the parent frame that session.toml states; if it states none, in the parent

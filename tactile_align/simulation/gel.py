@@ -92,6 +92,19 @@ def clearance(
     return out
 
 
+def centroid(pad: Pad, sunk: Floats) -> Floats:
+    """Return the centroid of an indentation, (2,) along x and y of the pad's frame, metres; nan without indentation.
+
+    Args:
+        pad: The pad.
+        sunk: (rows / cell, columns / cell) indentation, metres.
+    """
+    rays, weight = pad.sheaf, np.where(sunk > PRESSED, sunk, 0.0)
+    if not weight.any():
+        return np.full(2, np.nan)
+    return np.array([weight.sum(axis=0) @ rays.x, weight.sum(axis=1) @ rays.y]) / weight.sum()
+
+
 def membrane(pad: Pad, sunk: Floats) -> npt.NDArray[np.float32]:
     """Return the depth of the pressed skin at each pixel of the touch image, (rows, columns), in pixels of that image.
 

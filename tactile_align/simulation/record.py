@@ -80,8 +80,9 @@ def simulate(
     kept, so an interrupted recording resumes. The group `truth` of each file contains the ground truth, which training
     does not read: for each of T frames: box/<camera> (T, 4), the box of the whole sensor, hidden parts included, in
     stored pixels; unoccluded/<camera> (T,), the visible share of the sensor; contact (T,); contact_index (T,);
-    indentation (T,), m; opening (T, 2), m; thing (T, 3), the position of the object, m; phase (T,), the index into the
-    attribute `phases`. In addition, touch_reference is the no-contact reference without noise.
+    indentation (T,), m; print (T, 2), the centroid of the indentation, from the pad's centre along the columns and rows
+    of the touch image, m; opening (T, 2), m; thing (T, 3), the position of the object, m; phase (T,), the index into
+    the attribute `phases`. In addition, touch_reference is the no-contact reference without noise.
 
     Args:
         out: The folder; created when missing.
@@ -293,7 +294,7 @@ def _states(world: World, steps: list[Step], gripper: Reading) -> tuple[Floats, 
 
 def _truth(steps: list[Step]) -> dict[str, np.ndarray]:
     truths = [step.moment.truth for step in steps]
-    names = ("contact", "indentation", "opening", "thing")
+    names = ("contact", "indentation", "print", "opening", "thing")
     out = {f"truth/{name}": np.array([getattr(t, name) for t in truths]) for name in names}
     out["truth/contact_index"] = np.array([step.contact for step in steps], np.int32)
     out["truth/phase"] = np.array([PHASES.index(step.phase) for step in steps], np.uint8)

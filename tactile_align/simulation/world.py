@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tactile_align.calibration.rig import Rig
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import pose, rotation_from_rpy
-from tactile_align.simulation.gel import GelCamera, GelUnit, Pad, Relaxation, Skin, clearance
+from tactile_align.simulation.gel import GelCamera, GelUnit, Pad, Relaxation, Skin, centroid, clearance
 from tactile_align.simulation.looks import Look, paint_of
 from tactile_align.simulation.raycast import Caster, Floats, Lens, Picture, Solids, mask_box
 from tactile_align.simulation.scene import ROD_HALF, TIMESTEP_S, read_hand, scene_text
@@ -79,6 +79,8 @@ class Truth:
         box: (4,) box of the whole sensor, hidden parts included, in stored pixels, by camera; nan if out of view.
         unoccluded: Share of the sensor's pixels that nothing hides, by camera; nan if out of view.
         indentation: Depth of the deepest point in the gel, metres.
+        print: (2,) centroid of the indentation on the pad, along x and y of the frame of `gel.Pad`, metres; nan where
+            nothing presses.
         contact: Whether the gel is in contact (indentation > TOUCHING).
         opening: (2,) distance of each finger from the tool axis, metres.
         thing: (3,) position of the object in the world frame, metres.
@@ -87,6 +89,7 @@ class Truth:
     box: dict[str, Floats]
     unoccluded: dict[str, float]
     indentation: float
+    print: Floats
     contact: bool
     opening: Floats
     thing: Floats
@@ -342,9 +345,10 @@ class World:
             picture, box[name], unoccluded[name] = self.look_through(name)
             images[name] = self._with_noise(picture.rgb, name)
         sunk, skin = self._press()
-        deepest = max(float(np.where(sunk >= skin, sunk, 0.0).max()), 0.0)  # elsewhere no object reaches the skin
-        opening = self.data.qpos[self._fingers].copy()
-        truth = Truth(box, unoccluded, deepest, deepest > TOUCHING, opening, self.thing_place())
+        pressed = np.where(sunk >= skin, sunk, 0.0)  # elsewhere no object reaches the skin
+        deepest, opening = max(float(pressed.max()), 0.0), self.data.qpos[self._fingers].copy()
+        place = centroid(self.pad, pressed)
+        truth = Truth(box, unoccluded, deepest, place, deepest > TOUCHING, opening, self.thing_place())
         return Moment(images, self.gel.touch(skin, rng), self.data.qpos[self._q].copy(), truth)
 
     def _press(self) -> tuple[Floats, Floats]:

@@ -56,6 +56,7 @@ from tactile_align.training.state import (
 from tactile_align.training.step import Trainer, logs_at, matmul_precision
 from tactile_align.training.validation import errors_of, sample_picture, selected_measure, validate
 from tactile_align.training.watch import Watch, finding
+from tactile_align.workers import after_import
 
 logger = logging.getLogger(__name__)
 
@@ -309,7 +310,7 @@ def _loader(data: Data, config: TrainConfig, start: int, group: Group) -> Iterab
         num_workers=config.workers,
         pin_memory=group.device.type == "cuda",
         persistent_workers=config.workers > 0,
-        multiprocessing_context="spawn" if config.workers else None,
+        multiprocessing_context=after_import("tactile_align.moments.dataset") if config.workers else None,
     )
 
 

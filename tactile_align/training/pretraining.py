@@ -8,17 +8,19 @@ from torch import Tensor, nn
 from tactile_align.config.train import TrainConfig
 from tactile_align.features.encoder import encoder_of
 from tactile_align.features.health import effective_rank, eigenvalue_ratio, spread
+from tactile_align.features.pooling import TimePooling
 from tactile_align.losses.codebook import Codebook, usage
 from tactile_align.losses.lejepa import LeJEPA, invariance
+from tactile_align.losses.next_touch import NextTouch
 from tactile_align.losses.sigreg import GAUSSIAN, POINT
-from tactile_align.moments.augment import with_two_crops
+from tactile_align.moments.augment import with_one_crop, with_two_crops
 from tactile_align.moments.batch import MomentBatch, TouchBatch, ViewBatch
 from tactile_align.policies.aligned import AlignedPolicy, Weights
 from tactile_align.policies.alignment import CopyFeatures
 
 Z = "z/touch"
 """End of the names of the values of `validate_pretraining` that describe z."""
-SUMMED = ("invariance", "sigreg", "commitment")
+SUMMED = ("invariance", "next", "sigreg", "commitment")
 """Logged values of a step of which each process and micro-batch computes its share."""
 
 
@@ -49,15 +51,28 @@ class Pretraining(nn.Module):
         self.tower = encoder_of(getattr(config.features, config.pretrained_side), fill, config.features.stacked_frames)
         c, width = config.pretrain, self.tower.width
         codebook = None if c.codebook is None else Codebook(width, c.codebook)
-        self.objective = LeJEPA(width, c.projector_width, c.projector_dim, c.sigreg_weight, c.directions, codebook)
+        common = (width, c.projector_width, c.projector_dim, c.sigreg_weight, c.directions, codebook)
+        self.objective: LeJEPA
+        if c.next is None:
+            self.objective = LeJEPA(*common)
+        else:
+            predictor = TimePooling(width, c.next.context, c.next.over_time)
+            self.objective = NextTouch(predictor, c.next.context, *common)
 
     def counts(self, batch: MomentBatch) -> dict[str, Tensor]:
         """Return the number of rows of a batch, by which the shares of its parts are computed."""
         return {"rows": torch.tensor(len(batch), device=batch.qpos.device)}
 
     def prepared(self, batch: MomentBatch, generator: torch.Generator, rows: tuple[int, int] = (0, 1)) -> MomentBatch:
-        """Return a batch with two random augmentations of its images; see `with_two_crops`."""
-        return with_two_crops(batch, self.config, generator, rows, self.differences)
+        """Return a batch with two random augmentations of its images, or with noise on its windows of touches.
+
+        Windows keep their crop and gain: features could recognise their own window by one crop of all its touches,
+        and crops of their own would hide where the next touch lies.
+        """
+        if self.config.next is None:
+            return with_two_crops(batch, self.config, generator, rows, self.differences)
+        only_noise = self.config.model_copy(update={"crop": 1.0, "gain": 0.0})
+        return with_one_crop(batch, only_noise, generator, rows, self.differences)
 
     def forward(
         self,
@@ -76,7 +91,7 @@ class Pretraining(nn.Module):
                 loss is the share of these rows in the step.
             copied: Not used.
         """
-        parts = self.objective(self.tower.tokens, _two_crops(batch))
+        parts = self.objective(self.tower.tokens, _compared(batch))
         share = 1.0 if totals is None else len(batch) / totals["rows"]
         loss = parts["loss"] * share * (1 if totals is None else totals["world"])
         return loss, {name: value.detach() * share for name, value in parts.items()}
@@ -97,17 +112,21 @@ def _images(touches: Mapping[str, TouchBatch], views: Mapping[str, ViewBatch]) -
     return torch.cat([*(t.image for t in touches.values()), *(v.image[v.visible] for v in views.values())])
 
 
-def _two_crops(batch: MomentBatch) -> Tensor:
-    """Return the two augmentations (2, N, H, W, 3) uint8 of the images of a prepared batch."""
-    return torch.stack([_images(batch.touches, batch.views), _images(batch.second_touches, batch.second_views)])
+def _compared(batch: MomentBatch) -> Tensor:
+    """Return the images (V, N, H, W, 3) uint8 of a prepared batch: two augmentations, or windows, the newest first."""
+    first = _images(batch.touches, batch.views)
+    if not batch.second_touches:
+        return first.unflatten(3, (-1, 3)).movedim(3, 0)
+    return torch.stack([first, _images(batch.second_touches, batch.second_views)])
 
 
 @torch.no_grad()
 def validate_pretraining(model: Pretraining, batches: Iterable[MomentBatch]) -> dict[str, float]:
     """Return the values of a validation pass over batches of held-out moments, equal for equal weights.
 
-    - `loss`, `invariance`, `sigreg`: terms of the objective, with fixed random augmentations and directions.
+    - `loss`, `invariance` or `next`, `sigreg`: terms of the objective, with fixed random augmentations and directions.
     - `invariance_chance`: the invariance of augmentations of images of different moments. Equal features have neither.
+    - `next_chance`, `next_still`: see `NextTouch.pull`.
     - `sigreg_gaussian`, `sigreg_point`: `sigreg` of standard normal features, and of features that all lie at 0.
     - `rank/WHAT/touch`, `spread/WHAT/touch`, `eigenvalue_ratio/WHAT/touch`: health of the features of one augmentation
       of all images, where WHAT is `token`, the mean token, or `z`, its projection. Rank and eigenvalue ratio depend on
@@ -123,7 +142,7 @@ def validate_pretraining(model: Pretraining, batches: Iterable[MomentBatch]) -> 
     counts = None if codebook is None or not codebook.ready else torch.zeros(codebook.size)
     logs: list[dict[str, Tensor]] = []
     for batch in batches:
-        crops = _two_crops(model.prepared(batch, generator))
+        crops = _compared(model.prepared(batch, generator))
         tokens = model.tower.tokens(crops.flatten(0, 1)).unflatten(0, crops.shape[:2])
         embedded = model.objective.embed(tokens.float())
         z = embedded.z
@@ -131,9 +150,11 @@ def validate_pretraining(model: Pretraining, batches: Iterable[MomentBatch]) -> 
         read["z"].append(z[0])
         if counts is not None and embedded.code is not None:
             counts += torch.bincount(embedded.code.flatten().cpu(), minlength=len(counts))
-        chance = invariance(torch.stack([z[0], z[1].roll(len(batch) // 2, 0)]))
+        log = model.objective.losses(embedded)
+        if "invariance" in log:
+            log["invariance_chance"] = invariance(torch.stack([z[0], z[1].roll(len(batch) // 2, 0)]))
         bounds = {"sigreg_gaussian": z.new_tensor(GAUSSIAN), "sigreg_point": z.new_tensor(POINT * z.shape[1])}
-        logs.append({**model.objective.losses(embedded), "invariance_chance": chance, **bounds})
+        logs.append(log | bounds)
     means = {name: float(torch.stack([log[name] for log in logs]).mean()) for name in logs[0]}
     for what, parts in read.items():
         features = torch.cat(parts)

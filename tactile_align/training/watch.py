@@ -28,6 +28,8 @@ LIMITS = {
         why="a module that the loss does not reach never learns"),
     "denoiser-at-chance": Limit("Denoising loss divided by chance", 0.97, math.inf, form=".2f",
         why="the denoiser does no better than an output of 0, so it has learnt nothing"),
+    "next-at-chance": Limit("Loss of the predicted touches divided by chance", 0.97, math.inf, form=".2f",
+        why="the prediction does no better than the mean of all touches, so it has learnt nothing"),
     "pointer-at-chance": Limit("Map loss of the pointer in {} divided by chance", 0.97, math.inf, form=".2f",
         why="the pointer does no better than the mean map of the training episodes, so it has learnt no place"),
     "done-one-class": Limit("Rarer class of done that the pointer predicts in {}, divided by that in the targets", 0.05,
@@ -97,6 +99,7 @@ class Watch:
             checks += [
                 *self._flat(step),
                 *self._undenoised(step),
+                *self._unpredicted(step),
                 *self._unpointed(step),
                 *self._starved(),
                 *self._lonely(),
@@ -149,6 +152,14 @@ class Watch:
         measured = f"{ratio:.2f} over the last {WINDOW} records"
         advice = "Raise optimiser.lr, and run `doctor` on this config: its row initial-loss names other causes"
         yield graded(LIMITS, "denoiser-at-chance", ratio, measured=measured, advice=advice)
+
+    def _unpredicted(self, step: int) -> Iterator[Check]:
+        recent = [record for record in self._recent if "next" in record]
+        if len(recent) == WINDOW and step > max(100, PATIENCE * self.config.steps):
+            ratio = float(np.mean([r["next"] for r in recent]) / np.mean([r["next_chance"] for r in recent]))
+            measured = f"{ratio:.2f} over the last {WINDOW} records"
+            advice = "Lower pretrain.next.stride so that touches follow from each other, or raise optimiser.lr_head"
+            yield graded(LIMITS, "next-at-chance", ratio, measured=measured, advice=advice)
 
     def _unpointed(self, step: int) -> Iterator[Check]:
         if step <= max(100, PATIENCE * self.config.steps):

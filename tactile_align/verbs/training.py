@@ -57,7 +57,6 @@ def _trained(verb: Literal["train", "pretrain"], usage: str, argv: Sequence[str]
     from tactile_align.config.train import TrainConfig, load_config
     from tactile_align.errors import InputError
     from tactile_align.files import read_toml
-    from tactile_align.training.loop import train as run_training
 
     own = ("--resume", "--skip-damaged")
     rest = [word for word in argv if word not in own]
@@ -86,6 +85,8 @@ def _trained(verb: Literal["train", "pretrain"], usage: str, argv: Sequence[str]
     # Fields of a table that may be missing, such as [pointer], are flags if the file has the table.
     named, flat = f"tactile-align {verb} CONFIG", (AvoidSubcommands,)
     config = tyro.cli(TrainConfig, default=default, args=rest[1:], prog=named, config=flat)
+    from tactile_align.training.loop import train as run_training  # torch, which help and a wrong flag do without
+
     resume, skip_damaged = (word in argv for word in own)
     return run_training(config, resume=resume, skip_damaged=skip_damaged)
 

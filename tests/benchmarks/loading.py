@@ -7,11 +7,11 @@ of few.
 """
 
 import os
-import subprocess
 import sys
 import tempfile
 import time
 from itertools import product
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,8 +25,8 @@ from tactile_align.moments.cache import Job, prepare
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.inputs import Input
 from tactile_align.training.loop import _loader
+from tests.processes import CONTEXT
 
-ROOT = Path(__file__).parents[2]
 BATCH, SEED = 13, 6
 MOST_GROWTH_MB = 3.0  # one epoch of packed frames is 3 MB; after it their pages count as held
 FEW, MANY, MOST_TIMES = 20, 1000, 1.3
@@ -35,21 +35,6 @@ INPUTS = (
     Input("zoom", "left_wrist", 40, 40, "stretch", "tactile1", zoom=2.0),
     Input("tactile1", "tactile1", 30, 40),
 )
-EPOCHS = """
-import sys, torch
-from pathlib import Path
-from tests.benchmarks.loading import BATCH, loader, moments_of
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    moments = moments_of(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "packed", episodes=1)
-    workers, batches = int(sys.argv[4]), len(moments) // BATCH + 1
-    source = iter(loader(moments, workers, 0, 10 * batches))
-    for epoch in range(10):
-        for _ in range(batches):
-            next(source)
-        pids = ["self"] if not workers else [str(worker.pid) for worker in source._workers]
-        print(sum(int(Path("/proc", pid, "statm").read_text().split()[1]) * 4096 for pid in pids), flush=True)
-"""
 
 
 def moments_of(recording: Path, cache: Path, packed: bool, episodes: int) -> Moments:
@@ -79,13 +64,29 @@ def equal(these: list[Any], those: list[Any]) -> bool:
 
 def growth_mb(recording: Path, cache: Path, packed: str, workers: int) -> float:
     """Return by how many MB the memory of a new process and its workers grows from the third epoch to the tenth."""
-    args = [str(recording), str(cache), packed, str(workers)]
-    run = subprocess.run([sys.executable, "-c", EPOCHS, *args], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert run.returncode == 0, run.stderr[-2000:]
-    held = [int(line) / 1e6 for line in run.stdout.split()]
+    here, there = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_epochs, args=(there, recording, cache, packed, workers))
+    process.start()
+    there.close()
+    held = here.recv()
+    process.join()
     print(f"{packed}, {workers} workers, MB after each epoch: {' '.join(f'{mb:.1f}' for mb in held)}")
     assert len(held) == 10
     return held[9] - held[2]
+
+
+def _epochs(told: Connection, recording: Path, cache: Path, packed: str, workers: int) -> None:
+    """Load ten epochs, and send the memory in MB after each: of the workers, or of this process if it has none."""
+    torch.set_num_threads(1)
+    moments = moments_of(recording, cache, packed == "packed", episodes=1)
+    batches, held = len(moments) // BATCH + 1, list[float]()
+    source = iter(loader(moments, workers, 0, 10 * batches))
+    for _ in range(10):
+        for _ in range(batches):
+            next(source)
+        pids = [str(worker.pid) for worker in source._workers] if workers else ["self"]
+        held.append(sum(int(Path("/proc", pid, "statm").read_text().split()[1]) * 4096 / 1e6 for pid in pids))
+    told.send(held)
 
 
 def linked(recording: Path, folder: Path, packed: bool, episodes: int) -> Moments:

@@ -1,35 +1,40 @@
 """Does a pretrained touch encoder pay, and what breaks a pretraining? Run from the root of the repository:
 
-    python -m tests.benchmarks.pretraining table --out runs/pretraining            # R@1 and probes by row and seed
+    python -m tests.benchmarks.pretraining choose --out runs/choose                # the best other objective, one seed
+    python -m tests.benchmarks.pretraining table --out runs/pretraining --other NAME    # R@1 and probes by row and seed
     python -m tests.benchmarks.pretraining collapse --out runs/collapse            # alarms of healthy and broken runs
     python -m tests.benchmarks.pretraining codebook --out runs/codebook            # the feedback loop, and its cures
 
-`table` uses the recording and the config of the row `grid` of the study `alignment`: it pretrains one encoder a seed on
-the training episodes, and then trains the alignment from scratch, with a frozen random touch encoder, and with the
-pretrained one, at the same steps (and the pretrained one also at half the steps). One line a run: R@1 of 64, and probes
-of the touch encoder's mean token. Then, for each seed, the paired difference of R@1 to the run from scratch. Before
-them stand probes of encoders that no alignment trained. `collapse` prints the first collapsed pass and the first alarm
-of each run; healthy runs must have none. `codebook` prints the use of the codes. All runs are kept in --out, and a
-second call continues where the first stopped.
+`table` uses the recording and the config of the row `grid` of the study `alignment`: it pretrains one encoder a seed
+and objective on the training episodes, and then trains the alignment from scratch, with a frozen random touch encoder,
+and with each pretrained one, at the same steps (and the pretrained ones also at half the steps). One line a run: R@1 of
+64, and probes of the touch encoder's mean token. Then, for each seed, the paired difference of R@1 to the run from
+scratch. Before them stand probes of encoders that no alignment trained. Last, how many seeds say what. `choose`
+compares the objectives with one seed on another recording. `collapse` prints the first collapsed pass and the first
+alarm of each run; healthy runs must have none. `codebook` prints the use of the codes, also at step 2,000. All runs are
+kept in --out with their CPU time, and a second call continues where the first stopped; --rows chooses rows.
 """
 
 import argparse
 import copy
+import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from tactile_align.config.features import EncoderConfig
 from tactile_align.config.presets import PRETRAINING
 from tactile_align.config.study import merged
 from tactile_align.config.train import TrainConfig
 from tactile_align.diagnostics.evaluation import compare
 from tactile_align.diagnostics.intervals import interval_text
-from tactile_align.diagnostics.probes import probe_classes, probe_number
-from tactile_align.diagnostics.readouts import stated_indentation, stated_object
-from tactile_align.diagnostics.study import load_study
+from tactile_align.diagnostics.readouts import STATED, stated_probe
+from tactile_align.diagnostics.study import load_study, retrieval_of
+from tactile_align.diagnostics.summary import Difference
 from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
 from tactile_align.features.encoder import Encoder, encoder_of
@@ -41,14 +46,26 @@ from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import train
 from tactile_align.training.state import finished
 
+SECONDS = "cpu_seconds.txt"
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "lejepa": {},
+    "next": {"next": {}},
+    "vq": {"codebook": {}},
+    "fsq": {"codebook": {"kind": "fsq"}},
+}
+"""Entries of [pretrain], by objective."""
 PROBED, SENSOR = 600, "tactile1"
 """Largest number of held-out contact moments that are probed, and the sensor of the simulated cell."""
 
 
-def recorded(folder: Path, episodes: int, processes: int) -> Path:
-    """Return the recording of the study `alignment` with this number of episodes, made if it does not exist."""
-    if not folder.is_dir():
-        simulate(folder, episodes=episodes, seed=11, task="regrasp", gripper="measured", processes=processes)
+def recorded(args: argparse.Namespace) -> Path:
+    """Return the recording of the study `alignment`, or that of `choose`; its missing episodes are made."""
+    folder: Path = args.recording or args.out / "recording"
+    if args.recording is None:
+        seed = 12 if args.what == "choose" else 11
+        simulate(
+            folder, episodes=args.episodes, seed=seed, task="regrasp", gripper="measured", processes=args.processes
+        )
     return folder
 
 
@@ -81,13 +98,24 @@ def pretraining(base: TrainConfig, out: Path, steps: int, seed: int, **changes: 
 
 
 def trained(config: TrainConfig, data: Data | None = None) -> Path:
-    """Return the run folder of a config, trained to its end if it is not yet."""
+    """Return the run folder of a config, trained to its end if it is not yet; its CPU time is added to a file there."""
     out = Path(config.out)
     if not finished(config):
-        train(config, resume=(out / "metrics.jsonl").is_file(), data=data, progress=False)
+        began = time.process_time()
+        try:
+            train(config, resume=(out / "metrics.jsonl").is_file(), data=data, progress=False)
+        finally:
+            out.mkdir(parents=True, exist_ok=True)
+            with (out / SECONDS).open("a") as file:
+                file.write(f"{time.process_time() - began:.1f}\n")
     if not finished(config):
         raise SystemExit(f"{out}: stopped; run the same command again to continue")
     return out
+
+
+def cost(out: Path) -> str:
+    """Return the CPU time that the training of a run took, over all calls."""
+    return f"{sum(map(float, (out / SECONDS).read_text().split())) / 60:.1f} CPU min"
 
 
 @torch.no_grad()
@@ -98,45 +126,78 @@ def probed(encoder: Encoder, data: Data) -> str:
     parts = [moments.batch(part).touches[SENSOR].image for part in np.array_split(rows, max(1, len(rows) // 64))]
     h = torch.cat([encoder.eval().tokens(part).mean(dim=(1, 2)) for part in parts]).double().numpy()
     texts = []
-    for name, probe, stated in (
-        ("indentation", probe_number, stated_indentation),
-        ("object", probe_classes, stated_object),
-    ):
+    for name, stated in STATED.items():
         try:
-            found = probe(h, stated(moments, rows), moments.episode[rows])
+            found = stated_probe(name, h, partial(stated, moments, rows), moments.episode[rows])
             texts.append(f"{name} {found.measure} {found.score:.3f} {interval_text(found.interval, '.2f')}")
         except InputError as error:
             texts.append(f"{name}: {str(error).split(';')[0]}")
     return "; ".join(texts)
 
 
+def tower_of(base: TrainConfig, args: argparse.Namespace, objective: str, seed: int) -> EncoderConfig:
+    """Return the touch encoder of a config that an objective pretrains, with the path of its weights."""
+    out, options = args.out / f"pre_{objective}_{seed}", OBJECTIVES[objective]
+    trained(pretraining(base, out, args.pretrain_steps, seed, pretrain=options))
+    assert base.features.touch is not None
+    return base.features.touch.model_copy(update={"pretrained": str(out / "tower.safetensors")})
+
+
+def choose(args: argparse.Namespace) -> None:
+    """Print R@1 and probes of each objective, with one seed."""
+    recording, seed = recorded(args), args.seeds[0]
+    torch.set_num_threads(1)
+    base = aligned(args.out / "scratch", recording, seed=seed, steps=args.steps)
+    data = load_data(base, args.processes, False)
+    for objective in args.rows or OBJECTIVES:
+        tower = tower_of(base, args, objective, seed)
+        changes = {"features": {"touch": {"pretrained": tower.pretrained}}}
+        config = aligned(args.out / objective, recording, seed=seed, steps=args.steps, **changes)
+        run = trained(config)
+        recall = retrieval_of(LoadedRun.load(run, config, data.judged, "retrieval"), args.gallery)["recall"]
+        shown = f"R@1 of {recall.gallery} {recall.at[1]:.3f} | {probed(encoder_of(tower), data)}"
+        print(f"{objective} | {shown} | {cost(args.out / f'pre_{objective}_{seed}')} + {cost(run)}", flush=True)
+
+
 def table(args: argparse.Namespace) -> None:
     """Print R@1 and probes of all rows and seeds."""
-    recording = recorded(args.recording or args.out / "recording", args.episodes, args.processes)
+    recording = recorded(args)
     torch.set_num_threads(1)
+    differences: dict[str, list[Difference]] = {}
     for seed in args.seeds:
         base = aligned(args.out / f"scratch_{seed}", recording, seed=seed, steps=args.steps)
         assert base.features.touch is not None
         data = load_data(base, args.processes, False)
-        pre = trained(pretraining(base, args.out / f"lejepa_{seed}", args.pretrain_steps, seed))
         torch.manual_seed(seed)
-        untrained = encoder_of(base.features.touch)
-        tower = base.features.touch.model_copy(update={"pretrained": str(pre / "tower.safetensors")})
-        for name, encoder in (("random encoder", untrained), ("lejepa encoder", encoder_of(tower))):
-            print(f"seed {seed} | {name} | no alignment | {probed(encoder, data)}", flush=True)
-        touch = {
+        print(
+            f"seed {seed} | random encoder | no alignment | {probed(encoder_of(base.features.touch), data)}", flush=True
+        )
+        touch: dict[str, tuple[dict[str, str], int]] = {
             "scratch": ({}, args.steps),
             "frozen": ({"tune": "frozen"}, args.steps),
-            "pretrained": ({"pretrained": tower.pretrained}, args.steps),
-            "pretrained_half": ({"pretrained": tower.pretrained}, max(1, args.steps // 2)),
         }
+        for objective in ("lejepa", *([args.other] if args.other else [])):
+            tower = tower_of(base, args, objective, seed)
+            shown = f"{probed(encoder_of(tower), data)} | {cost(args.out / f'pre_{objective}_{seed}')}"
+            print(f"seed {seed} | {objective} encoder | no alignment | {shown}", flush=True)
+            for row, steps in ((objective, args.steps), (f"{objective}_half", max(1, args.steps // 2))):
+                touch[row] = ({"pretrained": tower.pretrained}, steps)
         runs = []
         for row, (changes, steps) in touch.items():
             config = aligned(args.out / f"{row}_{seed}", recording, seed=seed, steps=steps, features={"touch": changes})
             runs.append(trained(config, data if row == "scratch" else None))
             loaded = LoadedRun.load(runs[-1], config, data.judged, "retrieval")
-            print(f"seed {seed} | {row} | {steps} steps | {probed(loaded.alignment.towers.touch, data)}", flush=True)
-        print(compare(runs, progress=False, baseline_rates=args.rates).text(), flush=True)
+            shown = f"{probed(loaded.alignment.towers.touch, data)} | {cost(runs[-1])}"
+            print(f"seed {seed} | {row} | {steps} steps | {shown}", flush=True)
+        found = compare(runs, progress=False, baseline_rates=args.rates)
+        print(found.text(), flush=True)
+        for of_view in found.retrieval.values():
+            for row, difference in zip(list(touch)[1:], of_view.values(), strict=True):
+                differences.setdefault(row, []).append(difference)
+    for row, all_seeds in differences.items():
+        known = [d.interval for d in all_seeds if d.interval is not None]
+        above, below = sum(low > 0 for low, _ in known), sum(high < 0 for _, high in known)
+        print(f"{row}: R@1 above scratch in {above} and below in {below} of {len(all_seeds)} seeds, by the intervals")
 
 
 def first_passes(out: Path) -> tuple[int | None, str]:
@@ -166,6 +227,8 @@ CODEBOOKS: dict[str, dict[str, Any]] = {
 }
 """Codebooks by row. loop: the settings with which a run lost its codes; codes below 5 % of the tokens, which is 12.8
 even shares, are replaced. The rows after it change one thing of it."""
+HEALTHY_AT = 2000
+"""Step at which more than half of the codes of the row default must be used."""
 
 
 def rows_of(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -174,42 +237,57 @@ def rows_of(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
         return {name: {"codebook": book, "steps": args.steps} for name, book in CODEBOOKS.items()}
     long, short = args.steps, max(1, args.steps * 3 // 10)
     healthy = {f"healthy {seed}": {"seed": seed, "steps": long if seed < 3 else short} for seed in range(10)}
-    return {**healthy, "invariance alone": {"sigreg_weight": 0.0, "steps": short}}
+    alone = {"sigreg_weight": 0.0, "steps": short}
+    after = {"healthy next": {"next": {}, "steps": short}, "next alone": {"next": {}, **alone}}
+    return {**healthy, "invariance alone": alone, **after}
 
 
 def watched(args: argparse.Namespace) -> None:
     """Print the first collapsed pass, the alarms and the last values of each pretraining run."""
-    recording = recorded(args.recording or args.out / "recording", args.episodes, args.processes)
+    recording = recorded(args)
     torch.set_num_threads(1)
     base = aligned(args.out / "unused", recording)
-    data = None
     for name, entries in rows_of(args).items():
+        if args.rows and name not in args.rows:
+            continue
         options = copy.deepcopy(entries)
         steps, seed = options.pop("steps"), options.pop("seed", 0)
         config = pretraining(base, args.out / name.replace(" ", "_"), steps, seed, pretrain=options)
-        data = data or load_data(config, args.processes, False)
-        collapsed, alarms = first_passes(trained(config, data))
-        last = [r for r in read_metrics(Path(config.out) / "metrics.jsonl") if r["kind"] == "validation"][-1]
-        shown = ("sigreg", "invariance", "invariance_chance", "std/z", "usage", "perplexity")
+        run = trained(config, load_data(config, args.processes, False))
+        collapsed, alarms = first_passes(run)
+        passes = [r for r in read_metrics(run / "metrics.jsonl") if r["kind"] == "validation"]
+        last = passes[-1]
+        shown = ("sigreg", "invariance", "invariance_chance", "next", "next_chance", "std/z", "usage", "perplexity")
         values = ", ".join(f"{key} {last[key]:.3g}" for key in shown if key in last)
-        print(f"{name} | {steps} steps | collapsed: {collapsed} | alarms: {alarms} | {values}", flush=True)
+        if "usage" in last:
+            used = [(r["step"], r["usage"]) for r in passes if "usage" in r]
+            step, usage = next((pair for pair in used if pair[0] >= HEALTHY_AT), used[-1])
+            values += f", usage at step {step} {usage:.3g}, lowest {min(value for _, value in used):.3g}"
+        print(
+            f"{name} | {steps} steps | collapsed: {collapsed} | alarms: {alarms} | {values} | {cost(run)}", flush=True
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("table", "collapse", "codebook"))
+    parser.add_argument("what", choices=("choose", "table", "collapse", "codebook"))
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--recording", type=Path, help="existing recording of the simulated cell")
     parser.add_argument("--episodes", type=int, default=200, help="episodes to record")
+    parser.add_argument("--other", choices=list(OBJECTIVES)[1:], help="objective beside lejepa in the table")
+    parser.add_argument(
+        "--rows", nargs="+", default=[], help="rows of collapse or codebook, or objectives to choose from"
+    )
+    parser.add_argument("--gallery", type=int, default=64, help="candidates of R@1 of choose")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="steps of a run; default: 320, 1000 or 2500")
     parser.add_argument("--pretrain-steps", type=int, default=1000)
     parser.add_argument("--rates", type=float, nargs="*", default=[], help="rates of the opening-only baseline")
     parser.add_argument("--processes", type=int, default=1)
     args = parser.parse_args(argv)
-    args.steps = args.steps or {"table": 320, "collapse": 1000, "codebook": 2500}[args.what]
+    args.steps = args.steps or {"collapse": 1000, "codebook": 2500}.get(args.what, 320)
     args.out.mkdir(parents=True, exist_ok=True)
-    table(args) if args.what == "table" else watched(args)
+    {"choose": choose, "table": table}.get(args.what, watched)(args)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,13 @@ README = Path(__file__).resolve().parents[2] / "calibration" / "README.md"
 
 
 @pytest.mark.slow
-def test_the_walk_through_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_walk_through_runs_as_written(
+    recorded: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
     assert len(blocks) == 6
     monkeypatch.chdir(tmp_path)
+    Path("episodes").symlink_to(recorded["measured"], target_is_directory=True)  # `simulate` keeps finished episodes
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, str(README), "exec"), names)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,35 @@ def test_a_row_takes_recording_episodes_init_and_roll_outs_of_its_base() -> None
     assert config.data[0].path == str(Path("x/data/feel"))
     assert plan.stated("b", "roll_outs") == plan.stated("a", "roll_outs")
     assert config_of(plan, Path("x"), "play", 3).init is None
+
+
+def test_a_row_that_starts_from_a_pretraining_gets_its_touch_encoder_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = load_study("closed_loop")
+    config = config_of(plan, tmp_path, "sort24_pretrained", 2)
+    scratch = config_of(plan, tmp_path, "sort24", 2)
+    path = str(tmp_path / "runs/sort_play_touch-s2/tower.safetensors")
+    assert config.features.touch == scratch.features.touch.model_copy(update={"pretrained": path})
+    features = scratch.features.model_copy(update={"touch": config.features.touch})
+    assert config == scratch.model_copy(update={"features": features, "out": config.out}) and config.init is None
+    assert [run.split("--rows ")[1] for run in commands("closed_loop", tmp_path, ["sort24_pretrained"], [2])] == [
+        "sort_play_touch --seeds 2",
+        "sort24_pretrained --seeds 2",
+    ]
+    monkeypatch.setattr(module, "load_data", lambda *_, **__: SimpleNamespace(train=range(5), judged_on="held-out"))
+    monkeypatch.setattr(module, "train_to_the_end", lambda *_: None)
+    before = config_of(plan, tmp_path, "sort_play_touch", 2)
+    trained = module._trained(plan, "sort_play_touch", before, False)
+    assert before.pretrain is not None and (trained.steps, trained.training_moments) == (300, 5)
+    assert "| sort play: LeJEPA on touches | 2 | 5 | 300 |" in table_text(plan, [trained])
+
+
+def test_a_pretraining_row_is_refused_where_success_is_not_measured(tmp_path: Path) -> None:
+    row = "changes = { pretrain = { sensors = ['a'] }, train_policy = false, select_by = 'last', hsa = { weight = 0 } }"
+    (tmp_path / "own.toml").write_text(f"config = {{ data = [{{ path = 'r' }}] }}\nrows = {{ pre = {{ {row} }} }}\n")
+    with pytest.raises(InputError, match=r"own\.toml: row pre has \[pretrain\].*got measure = 'retrieval'"):
+        load_study(tmp_path / "own.toml")
 
 
 def test_a_condition_replaces_only_the_options_that_it_states() -> None:
@@ -360,7 +390,7 @@ def test_a_study_trains_play_first_rolls_out_and_makes_only_what_is_missing(
     monkeypatch.setattr(module, "play", play)
     file, out = own_study(tmp_path, regrasp_folder), tmp_path / "out"
     text = study(file, out, ["acting"], progress=False)
-    acting, pretrained = results(out)
+    (acting, pretrained), _ = results(out)
     assert (acting.row, pretrained.row) == ("acting", "play") and not pretrained.rolled
     assert pretrained.recall is not None and pretrained.recall.gallery == 8
     assert config_of(load_study(file), out, "acting", 0).init == str(out / "runs" / "play-s0")
@@ -417,15 +447,38 @@ def test_a_stored_roll_out_is_read_back_as_it_was(tmp_path: Path) -> None:
     first = replace(first, rolled={"true": replace(first.rolled["true"], options=CellOptions(stripe_mm=0.5))})
     (tmp_path / "runs/touch-s0").mkdir(parents=True)
     (tmp_path / "runs/touch-s0/result.json").write_text(module.json_of(first))
-    assert results(tmp_path) == [first]
+    assert results(tmp_path) == ([first], [])
     path = tmp_path / "runs/touch-s0/result.json"
     stored = json.loads(path.read_text())
     options = stored["rolled"]["true"]["options"]
     assert options == {"stripe_mm": 0.5}, "a later option must not make this file another one"
     options.update({name: field.default for name, field in CellOptions.model_fields.items() if name not in options})
     path.write_text(json.dumps(stored))
-    assert results(tmp_path) == [first], "all options, as in older files"
-    options["later"] = 1
-    path.write_text(json.dumps(stored))
-    with pytest.raises(InputError, match=r"result\.json: rolled\.true\.options\.later: unknown key"):
-        results(tmp_path)
+    assert results(tmp_path) == ([first], []), "all options, as in older files"
+
+
+def test_a_run_with_an_option_that_no_longer_exists_is_named_and_the_other_runs_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "simulate", lambda *_, **__: [])
+    file, out = tmp_path / "own.toml", tmp_path / "out"
+    acts = 'recording = "feel", roll_outs = { task = "feel", seeds = 4 }'
+    file.write_text(
+        'measure = "success"\nseeds = [0]\nconfig = { views = [{ camera = "left_wrist", sensor = "tactile1" }] }\n'
+        'recordings = { feel = { task = "feel", episodes = 8 } }\n'
+        f"rows = {{ a = {{ {acts} }}, b = {{ {acts} }} }}\n"
+    )
+    for row in "ab":
+        run = out / f"runs/{row}-s0"
+        run.mkdir(parents=True)
+        (run / "config.toml").write_text(config_text(config_of(load_study(file), out, row, 0)))
+        (run / "result.json").write_text(module.json_of(cell(row, 0, true=played([[1, 1]] * 4))))
+    stored = json.loads((run / "result.json").read_text())
+    stored["rolled"]["true"]["options"] = {"mark_mm": 3}
+    text = json.dumps(stored)
+    (run / "result.json").write_text(text)
+    assert commands(file, out) == [], "what exists is neither trained nor played again"
+    table = study(file, out, progress=False)
+    assert "| a | true | 0 | 8/8 1.00" in table and "| b | true" not in table
+    assert re.search(r"Left out.*b-s0/result\.json: rolled\.true\.options\.mark_mm: .*[Rr]emove .*study", table, re.S)
+    assert (run / "result.json").read_text() == text

@@ -52,6 +52,14 @@ def test_a_number_is_explained_by_as_much_as_the_features_hold() -> None:
     assert -0.1 < nothing.score < 0.05
 
 
+def test_a_place_is_explained_by_the_share_of_both_squares() -> None:
+    # The features hold all of u and nothing of v, whose variance is three times that of u.
+    u, v = np.random.default_rng(3).normal(size=(2, len(EPISODE))) * [[1.0], [3**0.5]]
+    h = noise(seed=4)
+    h[:, 2] = u
+    assert probe_number(h, np.stack([u, v], axis=1), EPISODE).score == pytest.approx(0.25, abs=0.06)
+
+
 def test_four_episodes_are_left_out_one_by_one() -> None:
     four = EPISODE % 4
     fold = left_out_in_turn(four)

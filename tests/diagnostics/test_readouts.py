@@ -15,6 +15,8 @@ from tactile_align.diagnostics.readouts import (
     space_health,
     stated_indentation,
     stated_object,
+    stated_place,
+    stated_probe,
     uniformity,
     view_readouts,
 )
@@ -61,11 +63,15 @@ def test_probes_read_what_was_written_into_the_features_and_nothing_else(six: tu
     indentation, thing = recorded(data, rows, "truth/indentation"), recorded(data, rows, "object")
     features["h_tau"][:, 3] = indentation * 1e3
     features["h_w"][:, 5] = thing == "cup"
+    features["h_w"][:, 7:9] = np.nan_to_num(recorded(data, rows, "truth/print")) * 1e3
     found = view_readouts(run, KEY, features=features)
     score = {name: probe.score for name, probe in found.probes.items()}
     assert set(score) == {
-        f"{what} from {side}" for what in ("object", "indentation", "opening", "contact") for side in ("h_tau", "h_w")
+        f"{what} from {side}"
+        for what in ("object", "indentation", "place", "opening", "contact")
+        for side in ("h_tau", "h_w")
     }
+    assert score["place from h_w"] > 0.99 and score["place from h_tau"] < 0.5
     assert score["indentation from h_tau"] > 0.99 and score["indentation from h_w"] < 0.5
     assert score["object from h_w"] > 0.95 > 0.8 > score["object from h_tau"]
     assert found.probes["object from h_w"].chance == 0.5
@@ -75,17 +81,26 @@ def test_what_a_recording_states_is_read_row_by_row_and_missed_by_name(six: tupl
     _, data = six
     rows = np.random.default_rng(1).permutation(len(data.held_out))[:40]
     np.testing.assert_array_equal(stated_indentation(data.held_out, rows), recorded(data, rows, "truth/indentation"))
+    np.testing.assert_array_equal(stated_place(data.held_out, rows), recorded(data, rows, "truth/print"))
     assert stated_object(data.held_out, rows).tolist() == recorded(data, rows, "object").tolist()
     path = data.held_out.jobs[2].ref.path
     kept = path.read_bytes()
     with h5py.File(path, "r+") as file:
         del file["truth"], file.attrs["object"]
     try:
-        for read, what in ((stated_indentation, "truth/indentation"), (stated_object, "'object'")):
+        for read, what in ((stated_place, "truth/print"), (stated_object, "'object'")):
             with pytest.raises(ValueError, match=rf"{path.name}.*{what} is missing"):
                 read(data.held_out, np.arange(len(data.held_out)))
     finally:
         path.write_bytes(kept)
+
+
+def test_a_moment_whose_place_is_unknown_is_left_out_of_its_probe() -> None:
+    h, episode = np.random.default_rng(0).normal(size=(60, 3)), np.arange(60) % 5
+    place = h[:, :2].copy()
+    place[::6, 1] = np.nan
+    found = stated_probe("place", h, lambda: place, episode)
+    assert found.score > 0.99 and found.moments == 50
 
 
 def test_a_pixel_of_a_stretched_input_has_the_size_its_map_gives_it(six: tuple[TrainConfig, Data]) -> None:

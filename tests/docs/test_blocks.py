@@ -19,6 +19,8 @@ from tactile_align.datasets.layout import Layout, State, Times
 from tactile_align.facts import parse
 from tactile_align.finger.tag_fit import FingerTag
 from tactile_align.sessions.session import SessionFact
+from tactile_align.simulation import record
+from tactile_align.simulation.record import simulate
 from tests.docs.making import PAGES, ROOT, Block, blocks, commands, of_page
 
 PYTHON_PAGES = [page for page in PAGES if any(b.language == "python" and "slow" not in b.marks for b in of_page(page))]
@@ -111,9 +113,12 @@ def small(config: Block) -> str:
 
 @pytest.mark.slow
 def test_the_commands_of_the_readme_run_as_they_stand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    regrasp_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # What it would record is there, of another seed, and a recording keeps finished episodes.
+    Path("my_recordings").symlink_to(regrasp_folder, target_is_directory=True)
+    monkeypatch.setattr(record, "simulate", lambda out, **options: simulate(out, **options | {"seed": 5}))
     (config,) = (b for b in of_page(ROOT / "README.md") if b.language == "toml" and "views" in tomllib.loads(b.text))
     Path("my_run.toml").write_text(small(config), encoding="utf-8")
     lines = [line for block in blocks("bash") if block.page.name == "README.md" for line in commands(block)]
@@ -127,10 +132,20 @@ def test_the_commands_of_the_how_to_pages_run_in_reading_order(
     regrasp_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("my_recordings").symlink_to(regrasp_folder, target_is_directory=True)
+    Path("my_recordings").mkdir()
+    for name in ("episode_init_0.hdf5", "episode_init_1.hdf5", "rig.toml"):
+        Path("my_recordings", name).symlink_to(regrasp_folder / name)
     folder = ROOT / "docs" / "howto"
     (config,) = (b for b in of_page(folder / "train.md") if b.language == "toml")
     Path("small.toml").write_text(small(config), encoding="utf-8")
-    pages = [folder / f"{name}.md" for name in ("inspect", "calibrate", "overlay", "train", "evaluate", "convert")]
-    shell = [b for page in pages for b in of_page(page) if b.language == "bash" and "slow" not in b.marks]
-    run_all([line for block in shell for line in commands(block)], capsys)
+
+    def run_pages(*names: str) -> None:
+        shell = [b for name in names for b in of_page(folder / f"{name}.md") if b.language == "bash"]
+        run_all([line for block in shell if "slow" not in block.marks for line in commands(block)], capsys)
+
+    run_pages("inspect", "calibrate", "overlay", "train", "evaluate")
+    # Conversion codes video, so it gets the 50 frames that `trim` has left of an episode.
+    for path in Path("my_recordings").glob("*.hdf5"):
+        path.unlink()
+    Path("my_recordings", "episode_init_0.hdf5").symlink_to(Path("trimmed.hdf5").absolute())
+    run_pages("convert")

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SAME_SEED = ("episodes=3, seed=1,", "episodes=3, seed=5,")  # that of the recording the bench has
-LIGHTER = {"01_tour": [SAME_SEED], "02_your_rig": [SAME_SEED], "03_train": [SAME_SEED, ('"steps": 60', '"steps": 20')]}
+LIGHTER = {"01_tour": [SAME_SEED], "02_your_rig": [SAME_SEED], "03_train": [SAME_SEED, ('"steps": 60', '"steps": 10')]}
 PLOTS = {"01_tour": 6, "02_your_rig": 3, "03_train": 4}
 
 
@@ -42,24 +43,33 @@ def bench(tmp_path_factory: pytest.TempPathFactory, regrasp_folder: Path) -> Pat
     return folder
 
 
-def executed(path: Path, bench: Path) -> Any:
+@pytest.fixture(scope="module")
+def execute(bench: Path) -> Iterator[Callable[[Path], Any]]:
+    """Runs a notebook from no names; one kernel for all, as a new one imports for longer than most notebooks run."""
     nbformat = pytest.importorskip("nbformat", reason="the notebooks need the extra `test`: nbformat")
     nbclient = pytest.importorskip("nbclient", reason="the notebooks need the extra `test`: nbclient")
     pytest.importorskip("ipykernel", reason="the notebooks need the extra `test`: ipykernel")
-    book = nbformat.read(path, as_version=4)
-    for old, new in LIGHTER[path.stem]:
-        (cell,) = (cell for cell in book.cells if old in cell.source)
-        cell.source = cell.source.replace(old, new)
+    client = nbclient.NotebookClient(nbformat.v4.new_notebook(), timeout=1200, kernel_name="python3")
+
+    def run(path: Path) -> Any:
+        client.nb = nbformat.read(path, as_version=4)
+        for old, new in LIGHTER[path.stem]:
+            (cell,) = (cell for cell in client.nb.cells if old in cell.source)
+            cell.source = cell.source.replace(old, new)
+        client.nb.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
+        for index, cell in enumerate(client.nb.cells):
+            client.execute_cell(cell, index)
+        return client.nb
+
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    resources = {"metadata": {"path": str(bench)}}
-    nbclient.NotebookClient(book, timeout=1200, kernel_name="python3", resources=resources).execute(env=environment)
-    return book
+    with client.setup_kernel(cwd=str(bench), env=environment):
+        yield run
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_shows_its_plots(path: Path, bench: Path) -> None:
-    outputs = [out for cell in executed(path, bench).cells for out in cell.get("outputs", [])]
+def test_a_notebook_runs_and_shows_its_plots(path: Path, execute: Callable[[Path], Any]) -> None:
+    outputs = [out for cell in execute(path).cells for out in cell.get("outputs", [])]
     pictures = [out["data"]["image/png"] for out in outputs if "image/png" in out.get("data", {})]
     assert len(pictures) == PLOTS[path.stem]
     for picture in pictures:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tactile_align.calibration.rig import load_rig
-from tactile_align.simulation.gel import DEEPEST, GelCamera, Pad, Relaxation, Skin, clearance, membrane
+from tactile_align.simulation.gel import DEEPEST, GelCamera, Pad, Relaxation, Skin, centroid, clearance, membrane
 from tactile_align.simulation.looks import KINDS, draw_look, object_parts
 from tactile_align.simulation.raycast import SPHERE, Paint, Solids
 from tactile_align.simulation.world import HOME, World
@@ -34,6 +34,14 @@ def test_a_ball_sinks_in_as_its_cap_does() -> None:
     rho2 = (x[None] - at[0]) ** 2 + (y[:, None] - at[1]) ** 2
     cap = radius - depth - np.sqrt(radius**2 - np.minimum(rho2, radius**2))
     np.testing.assert_allclose(found, np.minimum(cap, 0), atol=1e-12)
+
+
+def test_the_centroid_of_an_indentation_is_where_a_ball_presses_and_is_unknown_without_one() -> None:
+    place = np.array([0.004, -0.006])
+    ball = Solids(np.array([SPHERE]), np.array([[0.002, 0, 0]]), (WHITE,))
+    sunk = -clearance(PAD, ball, np.array([0]), np.array([[*place, 0.002 - 4e-4]]), np.eye(3)[None])
+    assert np.abs(centroid(PAD, sunk) - place).max() < 2e-5  # a cell is 0.15 mm wide
+    assert np.isnan(centroid(PAD, np.full_like(sunk, 1e-9))).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -24,7 +24,7 @@ from tactile_align.policies.runtime import Policy
 from tactile_align.training.data import contact_share, load_data
 from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import make_trainer, train
-from tactile_align.training.pretraining import validate_pretraining
+from tactile_align.training.pretraining import _compared, validate_pretraining
 from tactile_align.training.validation import validate
 from tactile_align.training.watch import Watch
 from tactile_align.verbs.training import pretrain
@@ -255,6 +255,11 @@ def test_a_spike_of_a_pretraining_does_not_advise_what_pretraining_refuses() -> 
         ({"optimiser": {"layer_decay": 0.7}}, r"optimiser\.layer_decay"),
         ({"views": [{"camera": "top", "sensor": "tactile1"}]}, r"regions = false with 1 \[\[views\]\]"),
         ({"pretrain": {"sensors": ["tactile1"], "regions": True}}, r"regions = true with 0"),
+        ({"pretrain": {"sensors": ["tactile1"], "next": {}, "crop": 0.5}}, r"no effect: pretrain\.crop\. Omit them"),
+        (
+            {"pretrain": {"sensors": ["tactile1"], "next": {}}, "features": {"touch": TOWER, "touch_frames": 2}},
+            r"single touches of a window; got touch_frames = 2, stacked",
+        ),
         ({"features": {"touch": {**TOWER, "tune": "frozen"}}}, r"features\.touch\.tune = 'frozen'"),
         ({"features": {"vision": {**TOWER, "tune": "frozen"}}}, r"features\.vision\.tune = 'frozen'"),
         ({"features": {"touch": TOWER, "vision": TOWER, "dim": 64}}, r"effect: features\.vision, features\.dim\."),
@@ -288,6 +293,40 @@ def test_a_config_file_gets_the_defaults_of_pretraining_and_each_verb_wants_its_
     file.write_text('preset = "tiny"\n[[data]]\npath = "r"\n[pretrain]\nsensors = ["a"]\n')
     with pytest.raises(ValueError, match="Remove the key `preset`"):
         load_config(file)
+
+
+def test_the_next_touches_of_a_window_are_predicted_and_the_tower_encodes_single_touches(
+    regrasp_folder: Path, tmp_path: Path
+) -> None:
+    window = {"context": 2, "rolled_out": 2, "stride": 3, "over_time": "attention"}
+    pre = {"sensors": ["tactile1"], "next": window}
+    config = pretraining(regrasp_folder, tmp_path / "run", pretrain=pre, steps=2)
+    data = load_data(config, progress=False)
+    trainer = make_trainer(config, data)
+    rows = np.flatnonzero(data.train.time >= 9)[:12]
+    raw = data.train.batch(rows)
+    shown = _compared(trainer.prepared(raw, 0)).float()
+    assert shown.shape == (4, 12, 32, 48, 3)
+    for age in range(4):  # the newest first, with noise of their own
+        true = data.train.batch(rows - 3 * age).touches["tactile1"].present.float()
+        assert 1 < float((shown[age] - true).abs().mean()) < 2.5
+    noise = shown - raw.touches["tactile1"].image.unflatten(3, (4, 3)).movedim(3, 0)
+    assert abs(float(torch.corrcoef(noise[:2].flatten(1))[0, 1])) < 0.1
+    out = train(config, data=data, progress=False)
+    (last,) = [r for r in read_metrics(out / "metrics.jsonl") if r["kind"] == "validation" and r["step"] == 2]
+    assert {"next", "next_chance", "next_still", "sigreg", "rank/z/touch"} <= last.keys() and "invariance" not in last
+    header = header_of(out / "tower.safetensors")
+    assert header["objective"] == "next" and header.get("frames", "1") == "1"
+    assert load_config(out / "config.toml") == config
+
+
+def test_a_prediction_at_chance_is_reported_and_a_better_one_is_not(tmp_path: Path) -> None:
+    pre = {"sensors": ["tactile1"], "next": {}}
+    for value, ids in ((0.25, ["next-at-chance"]), (0.2, [])):
+        watch = Watch(pretraining(tmp_path, tmp_path / "run", pretrain=pre, steps=200))
+        record = {"next": value, "next_chance": 0.25}
+        found = [check for step in range(10, 201, 10) for check in watch.train(step, record)]
+        assert [check.id for check in found] == ids
 
 
 def test_a_window_of_stacked_touches_is_pretrained_and_read_back(regrasp_folder: Path, tmp_path: Path) -> None:

@@ -299,10 +299,11 @@ def test_a_wrong_label_file_is_refused_by_line(tmp_path: Path, text: str, messag
         read_labels(path)
 
 
-def test_verify_imports_neither_torch_nor_mujoco_nor_roboticstoolbox() -> None:
+def test_verify_imports_neither_torch_nor_mujoco_nor_roboticstoolbox_nor_the_solvers_of_sessions() -> None:
     code = "import sys, tactile_align.verify.verify, tactile_align.projection.sensor_box; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "mujoco", "roboticstoolbox", "spatialmath", "matplotlib"} & set(loaded)
+    assert not {"tactile_align.calibration.hand_eye", "tactile_align.sessions.session"} & set(loaded)
 
 
 def test_joints_that_are_all_zero_are_named(recorded: dict[str, Path], tmp_path: Path) -> None:

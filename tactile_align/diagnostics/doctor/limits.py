@@ -154,6 +154,10 @@ LIMITS = {
         advice=RATE),
     "full-rate-step": Limit("Loss after one step at the full rate, divided by the loss before", 2.0, 3.0, form=".4g",
         why="the run reaches this learning rate after its warm-up", advice=RATE),
+    "touches-move": Limit("Difference of the next touches from the newest one of their context, divided by that of "
+        "different moments", 0.1, -math.inf, form=".2f",
+        why="if touches hardly change within a window, a copy predicts them, and nothing is learnt from time",
+        advice="raise pretrain.next.stride: the window then spans more time"),
     "one-batch-overfits": Limit("Loss after some steps on one batch, divided by chance or, without alignment, by the "
         "loss before", 0.9, 0.999, form=".2f",
         why="a model that cannot overfit one batch cannot learn a data set",

@@ -14,7 +14,8 @@ from tactile_align.diagnostics.doctor.limits import judged, stated
 from tactile_align.diagnostics.doctor.model import relative_gradients
 from tactile_align.errors import DivergedError
 from tactile_align.evenly import evenly
-from tactile_align.training.data import Data
+from tactile_align.policies.build import inputs_of
+from tactile_align.training.data import Data, load_data
 from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import train
 from tactile_align.training.optimiser import make_optimiser
@@ -36,7 +37,7 @@ def pretraining_checks(config: TrainConfig, data: Data) -> Iterator[Check]:
         "pass" if weight > 0 else "fail",
         f"pretrain.sigreg_weight = {weight:g}",
         "above 0",
-        why="invariance alone is smallest if all features are equal, so they collapse",
+        why="without SIGReg, the loss is smallest if all features are equal, so they collapse",
         advice="set pretrain.sigreg_weight = 0.05",
     )
     model = make_pretraining(config).train()
@@ -55,7 +56,7 @@ def pretraining_checks(config: TrainConfig, data: Data) -> Iterator[Check]:
     losses: list[float] = []
     for step in range(STEPS + 1):
         torch.manual_seed(config.seed)  # equal directions, so that losses can be compared
-        loss, _ = model(batch)
+        loss, parts = model(batch)
         losses.append(float(loss.detach()))
         if step == STEPS or not bool(torch.isfinite(loss)):
             break
@@ -63,6 +64,10 @@ def pretraining_checks(config: TrainConfig, data: Data) -> Iterator[Check]:
         loss.backward()
         if step == 0:
             yield from relative_gradients(_rms(model))
+            if "next" in parts:
+                still, chance = float(parts["next_still"]), float(parts["next_chance"])
+                measured = f"{still:.2f} of {chance:.2f}, by features of the first step"
+                yield judged("touches-move", still / chance, measured=measured)
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimiser.clip_norm)
         optimiser.step()
     measured = f"{losses[0]:.3f} to {losses[-1]:.3f} in {len(losses) - 1} steps"
@@ -77,8 +82,11 @@ def grown_objective(config: TrainConfig) -> Iterator[tuple[str, object, TrainCon
     """Yield the steps of the ablation of a config with [pretrain]: (added field, its value, config so far)."""
     assert config.pretrain is not None
     whole = config.pretrain
-    now = whole.model_copy(update={"codebook": None})
+    now = whole.model_copy(update={"codebook": None, "next": None})
     yield "pretrain.sigreg_weight", whole.sigreg_weight, config.model_copy(update={"pretrain": now})
+    if whole.next is not None:
+        now = now.model_copy(update={"next": whole.next})
+        yield "pretrain.next", f"{whole.next.context} touches", config.model_copy(update={"pretrain": now})
     if whole.codebook is None:
         return
     codebook = whole.codebook.model_copy(update=STEADY)
@@ -97,7 +105,12 @@ PASSES = 10
 
 
 def breaks(config: TrainConfig, data: Data, steps: int) -> list[Check]:
-    """Train a config with [pretrain] for some steps in a temporary folder, and return what its watch finds."""
+    """Train a config with [pretrain] for some steps in a temporary folder, and return what its watch finds.
+
+    If `data` has other inputs, because the config does not predict the next touches, the data are loaded again.
+    """
+    if inputs_of(config, data.rigs[0]) != data.train.jobs[0].inputs:
+        data = load_data(config, progress=False)
     with TemporaryDirectory() as folder:
         short = {
             "out": f"{folder}/run",

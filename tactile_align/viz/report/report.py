@@ -11,9 +11,8 @@ from pathlib import Path
 from statistics import fmean
 
 from tactile_align.checks import Check, Limit, Report, Status, decided, finite, graded
-from tactile_align.diagnostics.actions import LINEAR
 from tactile_align.diagnostics.intervals import interval_text
-from tactile_align.diagnostics.summary import ONE_CONTACT, Difference, ViewSummary, readout_lines
+from tactile_align.diagnostics.summary import LINEAR, ONE_CONTACT, Difference, ViewSummary, readout_lines
 from tactile_align.errors import InputError
 from tactile_align.files import refuse_existing, write_text_atomically
 from tactile_align.viz.report.page import LIVE_POLICY, POLICY, filled, image_data

@@ -45,12 +45,13 @@ def write_study_page(file: str | Path, out: str | Path | None = None, *, progres
         progress: Show a progress bar on stderr while film strips are made.
 
     Raises:
-        FactError, InputError: The study file is wrong, or a run is not readable.
+        FactError, InputError: The study file is wrong, or a run with a missing film strip is not readable.
     """
     plan = load_study(file)
     folder = Path(out or f"runs/{plan.name}")
-    finished = results(folder)
+    finished, unreadable = results(folder)
     cells = [cell for row in plan.rows for cell in finished if cell.row == row]
+    text = table_text(plan, cells, unreadable)
     films = [(title, *image_data(path)) for title, path in _films(plan, folder, cells, progress)]
     charts = [
         (f"Group {name}: {MEASURES[plan.measure]}", *_embedded(_results_chart(plan, group, cells)))
@@ -63,7 +64,7 @@ def write_study_page(file: str | Path, out: str | Path | None = None, *, progres
         title=f"Study {plan.name}",
         file=str(file),
         charts=charts,
-        tables=MarkdownIt("commonmark", {"html": False}).enable("table").render(table_text(plan, cells)),
+        tables=MarkdownIt("commonmark", {"html": False}).enable("table").render(text),
         films=films,
     )
     write_text_atomically(folder / "page.html", page)

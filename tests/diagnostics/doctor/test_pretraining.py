@@ -11,31 +11,35 @@ from tactile_align.training.data import load_data
 from tests.training.test_pretraining import pretraining
 
 
-@pytest.mark.parametrize(("weight", "status"), [(0.05, "pass"), (0.0, "fail")])
+@pytest.mark.parametrize(("weight", "window", "status"), [(0.05, {"stride": 2}, "pass"), (0.0, None, "fail")])
 def test_the_doctor_names_an_objective_without_sigreg(
-    regrasp_folder: Path, tmp_path: Path, weight: float, status: str
+    regrasp_folder: Path, tmp_path: Path, weight: float, window: dict[str, int] | None, status: str
 ) -> None:
-    pre = {"sensors": ["tactile1"], "sigreg_weight": weight}
+    pre = {"sensors": ["tactile1"], "sigreg_weight": weight, "next": window}
     config = pretraining(regrasp_folder, tmp_path / "run", pretrain=pre)
     report = diagnose(config, data=load_data(config, progress=False))
     found = {check.id: check for check in report.checks}
     assert found["pushes-apart"].status == status, report.text()
     assert report.exit_code == (status == "fail")
     assert not any(check.status == "fail" for check in report.checks if check.id != "pushes-apart")
+    assert ("touches-move" in found) == ("gradient/objective.predictor" in found) == (window is not None)
     assert {"stream-change/tactile1", "one-batch-overfits", "gradient/objective.projector.0"} <= found.keys()
 
 
 def test_the_parts_of_an_objective_come_in_order_and_end_with_the_whole(tmp_path: Path) -> None:
     codebook = {"size": 16, "refresh_every": 2, "expire_below": 1.0}
-    config = pretraining(tmp_path, tmp_path / "run", pretrain={"sensors": ["tactile1"], "codebook": codebook})
+    pre = {"sensors": ["tactile1"], "codebook": codebook, "next": {}}
+    config = pretraining(tmp_path, tmp_path / "run", pretrain=pre)
     names, values, parts = zip(*grown_objective(config), strict=True)
     assert names == (
         "pretrain.sigreg_weight",
+        "pretrain.next",
         "pretrain.codebook",
         "pretrain.codebook.refresh_every",
         "pretrain.codebook.expire_below",
     )
-    assert values == (0.05, "vq", 2, 1.0) and parts[0].pretrain.codebook is None and parts[-1] == config
+    assert values == (0.05, "4 touches", "vq", 2, 1.0) and parts[-1] == config
+    assert parts[0].pretrain.codebook is None and parts[0].pretrain.next is None
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(0, 0), (12, 12)])
@@ -46,7 +50,7 @@ def test_an_ablation_that_would_not_train_is_refused(tmp_path: Path, steps: int,
 
 
 def test_the_part_that_breaks_a_pretraining_is_named(regrasp_folder: Path, tmp_path: Path) -> None:
-    pre = {"sensors": ["tactile1"], "sigreg_weight": 0.0, "codebook": {"size": 16}}
+    pre = {"sensors": ["tactile1"], "sigreg_weight": 0.0, "codebook": {"size": 16}, "next": {}}
     rates = {"lr_tower": 2e-3, "lr_head": 2e-3, "warmup_steps": 2, "weight_decay": 0.05}
     config = pretraining(regrasp_folder, tmp_path / "run", pretrain=pre, optimiser=rates)
     report = ablate(config, steps=12, data=load_data(config, progress=False))

@@ -20,6 +20,16 @@ from tests.viz.browser import CHROMIUM, needs_chromium
 from tests.viz.report.running import make_run
 
 ROOT = Path(__file__).parents[3]
+WITHOUT_TORCH = """
+import sys
+class Refused:
+    def find_spec(self, name, path, target=None):
+        if name == "torch":
+            raise ImportError("torch takes seconds to import")
+sys.meta_path.insert(0, Refused())
+from tactile_align.__main__ import main
+sys.exit(main())
+"""
 
 
 @pytest.fixture()
@@ -125,9 +135,9 @@ def test_the_page_loads_nothing_but_its_own_version(server: Server) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to one process")
-def test_ctrl_c_ends_it_with_0(run: Path) -> None:
+def test_it_starts_without_torch_and_ctrl_c_ends_it_with_0(run: Path) -> None:
     pytest.importorskip("plotly", reason="plotly is not installed")
-    command = [sys.executable, "-m", "tactile_align", "watch", str(run), "--port", "0"]
+    command = [sys.executable, "-c", WITHOUT_TORCH, "watch", str(run), "--port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as made:
         assert made.stdout is not None and made.stderr is not None
