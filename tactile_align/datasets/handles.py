@@ -8,8 +8,10 @@ import os
 import threading
 import zipfile
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
 import h5py
@@ -39,12 +41,14 @@ class Stamp:
     @classmethod
     def of(cls, path: Path) -> "Stamp":
         """Return the stamp of the recording at a path in its current state."""
-        return cls._of(path, *(file for container in CONTAINERS if path.is_dir() for file in container.marks(path)))
+        own = path.stat()
+        marks = [file for container in CONTAINERS for file in container.marks(path)] if S_ISDIR(own.st_mode) else []
+        return cls._of(path, own, marks)
 
     @classmethod
-    def _of(cls, path: Path, *more: Path) -> "Stamp":
-        inode, stats = path.stat().st_ino, [file.stat() for file in (more or (path,))]
-        return cls(path, inode, max(stat.st_mtime_ns for stat in stats), sum(stat.st_size for stat in stats))
+    def _of(cls, path: Path, own: os.stat_result, more: Sequence[Path]) -> "Stamp":
+        stats = [file.stat() for file in more] or [own]
+        return cls(path, own.st_ino, max(stat.st_mtime_ns for stat in stats), sum(stat.st_size for stat in stats))
 
     @classmethod
     def of_episode(cls, path: Path, group: str) -> "Stamp":
@@ -58,7 +62,8 @@ class Stamp:
         with open_file(path) as root:
             episode = tree.reach(root, group, path)
             files = episode.files() if isinstance(episode, tree.Group) else ()
-        return cls._of(path, *(file for container in CONTAINERS for file in container.marks(path)), *files)
+        marks = [file for container in CONTAINERS for file in container.marks(path)]
+        return cls._of(path, path.stat(), [*marks, *files])
 
 
 @dataclass

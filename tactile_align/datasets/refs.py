@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 
 import h5py
@@ -19,9 +20,10 @@ from tactile_align.datasets.streams import Found, described, frame_places, kind_
 from tactile_align.errors import EpisodeError
 
 
-def natural(text: str) -> list[tuple[int, int | str]]:
+@lru_cache(maxsize=4096)  # the folders of files are the same
+def natural(text: str) -> tuple[tuple[int, int | str], ...]:
     """Return a sort key that compares the numbers in a text by value, so that episode_2 comes before episode_10."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text) if part]
+    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text) if part)
 
 
 def episode_groups(file: h5py.File, layout: Layout, path: Path) -> tuple[str, ...]:

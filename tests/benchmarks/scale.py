@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -26,13 +27,19 @@ import numpy as np
 from tactile_align.calibration.rig import load_rig
 from tactile_align.cli import run
 from tactile_align.datasets import codec
-from tactile_align.datasets.episodes import list_episodes, write_episode
-from tactile_align.files import write_text_atomically
+from tactile_align.datasets.containers.lerobot_writer import DatasetWriter
+from tactile_align.datasets.episodes import list_episodes, open_episode, write_episode
+from tactile_align.files import building, write_text_atomically
 
 ROOT = Path(__file__).parents[2]
 STEPS, WIDTH, HEIGHT, FEW = 12, 32, 24, 4
 QPOS, ACTION = "observations/qpos", "action"
-BARS = {("warm listing", "CPU s"): 2.0, ("index", "grown MB"): 200.0, ("inspect, long", "peak MB"): 300.0}
+BARS = {
+    ("warm listing", "CPU s"): 2.0,
+    ("listing by layout", "CPU s"): 2.0,
+    ("index", "grown MB"): 200.0,
+    ("inspect, long", "peak MB"): 300.0,
+}
 """Largest figure at 10,000 episodes, and of the episode of 12,000 steps."""
 BENT = 2.0
 """Largest cost per episode at the largest number, divided by that at the number before: 1 is linear growth.
@@ -100,6 +107,38 @@ def listing(place: Path) -> Iterable[tuple[str, dict[str, float]]]:
         yield name, _cost(begun)
 
 
+def by_layout(place: Path) -> Iterable[tuple[str, dict[str, float]]]:
+    """List the episodes for the first time in a process, with the layout named, so that no file is opened."""
+    begun = time.process_time()
+    assert len(list_episodes(place, "xtrainer")) == int(place.name)
+    yield "listing by layout", _cost(begun)
+
+
+def lerobot(place: Path) -> Iterable[tuple[str, dict[str, float]]]:
+    """Open every episode of one LeRobotDataset of as many small episodes, and read a touch of it."""
+    root, frame = place.with_name(f"{place.name}.lerobot"), np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    streams, png = ("observation.images.top", "observation.images.tactile1"), codec.encode_png(frame)
+    if not root.exists():
+        numbers: dict[str, dict[str, Any]] = {
+            key: {"dtype": "float32", "shape": [14], "names": None} for key in ("observation.state", "action")
+        }
+        image = {"dtype": "image", "shape": [HEIGHT, WIDTH, 3], "names": ["height", "width", "channels"]}
+        with building(root) as part:
+            with DatasetWriter(part, numbers | dict.fromkeys(streams, image), 30, None) as writer:
+                for number in range(int(place.name)):
+                    qpos = np.cumsum(np.random.default_rng(number).normal(0, 0.01, (STEPS, 14)), axis=0)
+                    low = {"observation.state": qpos, "action": qpos}
+                    writer.add_episode(
+                        low, {key: [png] * STEPS for key in streams}, {key: [frame] for key in streams}, "press"
+                    )
+            part.replace(root)
+    begun = time.process_time()
+    for ref in list_episodes(root):
+        with open_episode(ref) as episode:
+            episode.image("tactile1", 3)
+    yield "LeRobotDataset", _cost(begun)
+
+
 def inspect(place: Path) -> Iterable[tuple[str, dict[str, float]]]:
     """Inspect all episodes by the command, which must not import torch."""
     begun = time.process_time()
@@ -140,7 +179,8 @@ def index(place: Path) -> Iterable[tuple[str, dict[str, float]]]:
     yield "index", cost | {"grown MB": cost["peak MB"] - before}
 
 
-PARTS = {"files": files, "listing": listing, "inspect": inspect, "prepare": prepare, "index": index}
+PARTS = {"files": files, "listing": listing, "by_layout": by_layout, "lerobot": lerobot, "inspect": inspect}
+PARTS |= {"prepare": prepare, "index": index}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

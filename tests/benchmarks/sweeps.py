@@ -1,9 +1,13 @@
-"""Tests of the suite over many more cases than it takes itself: `python -m tests.benchmarks.sweeps [NAME ...]`.
+"""Tests of the suite over many more cases than it takes itself.
 
+    python -m tests.benchmarks.sweeps [NAME ...] [--first SEED]
+
+`--first` chooses the first seed of `mutated_containers`, so that a mend is tried on changes that it has not seen.
 Prints a row a sweep when it is done, so a run that was stopped goes on with the names still missing; exits 1 where a
 case failed.
 """
 
+import argparse
 import sys
 import tempfile
 import traceback
@@ -52,11 +56,11 @@ def mutated_files() -> Iterator[Case]:
     yield partial(test_mutations.test_flipped_bytes_never_give_an_unnamed_error, seeds=range(500))
 
 
-def mutated_containers() -> Iterator[Case]:
+def mutated_containers(first: int = 0) -> Iterator[Case]:
     """300 changes of a LeRobotDataset of each version, and of a Zarr store of each form, also with shards."""
     for name in (*test_container_mutations.CONTAINERS, test_container_mutations.SHARDS):
         yield lambda folder, name=name: test_container_mutations.require_named(
-            folder / "good", name, range(300), folder
+            folder / "good", name, range(first, first + 300), folder
         )
 
 
@@ -80,19 +84,23 @@ def failures(sweep: Callable[[], Iterator[Case]]) -> tuple[int, int]:
     return cases, failed
 
 
-def main(names: list[str]) -> int:
+def main(names: list[str], first: int = 0) -> int:
     """Print the table; return 1 where a case failed."""
     bad = 0
+    sweeps = SWEEPS | {"mutated_containers": partial(mutated_containers, first)}
     print("| sweep | cases | failed |\n|---|---:|---:|")
     for name in names:
-        cases, failed = failures(SWEEPS[name])
+        cases, failed = failures(sweeps[name])
         bad += failed
         print(f"| {name} | {cases} | {failed} |", flush=True)
     return int(bad > 0)
 
 
 if __name__ == "__main__":
-    unknown = [name for name in sys.argv[1:] if name not in SWEEPS]
-    if unknown:
-        sys.exit(f"no sweep '{unknown[0]}'; there are: {', '.join(SWEEPS)}")
-    sys.exit(main(sys.argv[1:] or list(SWEEPS)))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SWEEPS))
+    parser.add_argument("--first", type=int, default=0)
+    options = parser.parse_args()
+    if unknown := [name for name in options.names if name not in SWEEPS]:
+        parser.error(f"no sweep '{unknown[0]}'; there are: {', '.join(SWEEPS)}")
+    sys.exit(main(options.names or list(SWEEPS), options.first))

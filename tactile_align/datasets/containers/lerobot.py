@@ -19,7 +19,6 @@ from tactile_align.datasets.containers.lerobot_parquet import (
     TASKS_JSONL,
     TASKS_PATH,
     VELOCITY,
-    DatasetWriter,
     column_names,
     counter_column,
     episode_columns,
@@ -28,6 +27,7 @@ from tactile_align.datasets.containers.lerobot_parquet import (
     require_spans,
     task_texts,
 )
+from tactile_align.datasets.containers.lerobot_writer import DatasetWriter
 from tactile_align.datasets.convert import Converted, convert_episodes, left_behind, psnr, rounding
 from tactile_align.datasets.episodes import Episode, EpisodeRef, list_episodes, open_episode
 from tactile_align.datasets.inspect import frame_costs

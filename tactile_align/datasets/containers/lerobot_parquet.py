@@ -1,18 +1,18 @@
-"""Files of a LeRobotDataset: parquet tables and metadata. v2.1 and v3 are read, v3.0 is written."""
+"""Files of a LeRobotDataset v2.1 or v3: parquet tables and metadata."""
 
 import json
+import re
 import string
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tactile_align.datasets.containers.lerobot_depth import DepthForm, depth_form
-from tactile_align.datasets.containers.lerobot_video import VideoWriter
 from tactile_align.errors import InputError
 from tactile_align.extras import need
 from tactile_align.files import read_json, read_text
@@ -85,7 +85,8 @@ class Info:
             video_key: Feature key of the video; "": the data file.
 
         Raises:
-            InputError: The template of paths uses unknown fields or attributes, or leads outside the folder.
+            InputError: The template of paths gives no path, uses unknown fields or attributes, or leads outside the
+                folder.
         """
         template, index = self.video_path if video_key else self.data_path, int(row["episode_index"])
         place = f"videos/{video_key}" if video_key else "data"
@@ -94,13 +95,24 @@ class Info:
             fields |= {"episode_index": index, "episode_chunk": index // self.chunk_size}
         else:
             fields |= {name: row[f"{place}/{name}"] for name in ("chunk_index", "file_index")}
-        for _, name, _, _ in string.Formatter().parse(template):
-            if name is not None and name not in fields:
-                text = f"path template {template!r} uses {name!r}; allowed are {', '.join(fields)}"
-                raise InputError(f"{self.root / INFO_PATH}: {text}. Correct the template, or export the dataset again")
-        filled = PurePosixPath(template.format(**fields))
-        path = self.root.joinpath(*filled.parts)
-        if filled.is_absolute() or ".." in filled.parts or not path.resolve().is_relative_to(self.root.resolve()):
+        correct = "Correct the template, or export the dataset again"
+        try:
+            used = {name: form or "" for _, name, form, _ in string.Formatter().parse(template) if name is not None}
+            if unknown := [name for name in used if name not in fields]:
+                text = f"path template {template!r} uses {unknown[0]!r}; allowed are {', '.join(fields)}"
+                raise InputError(f"{self.root / INFO_PATH}: {text}. {correct}")
+            if wide := [form for form in used.values() if not re.fullmatch(r"(\d{1,2}d)?", form)]:
+                raise ValueError(f"a field has the form {wide[0]!r}, expected one such as 03d")
+            filled = PurePosixPath(template.format(**fields))
+            path = self.root.joinpath(*filled.parts)
+            inside = path.resolve().is_relative_to(self.root.resolve())
+            path.is_file()  # raises an error if the name is too long
+        except InputError:
+            raise
+        except (ValueError, OSError, RuntimeError) as cause:  # RuntimeError: links that form a loop
+            text = f"the path template {template[:200]!r} gives no path ({str(cause)[:200]})"
+            raise InputError(f"{self.root / INFO_PATH}: {text}. {correct}") from cause
+        if filled.is_absolute() or ".." in filled.parts or not inside:
             text = f"the path template {template!r} leads outside the dataset's folder ({filled})"
             raise InputError(f"{self.root / INFO_PATH}: {text}. Do not use a dataset from an untrusted source")
         return path
@@ -124,8 +136,10 @@ def read_info(root: Path) -> Info:
     fps, features, episodes = data.get("fps"), data.get("features"), data.get("total_episodes")
     if not isinstance(fps, (int, float)) or not 0 < fps < 10_000:
         raise InputError(f"{path}: fps is {fps!r}, expected a positive number of frames per second. Export it again")
-    if not isinstance(features, dict) or not all(isinstance(f, dict) and "dtype" in f for f in features.values()):
-        raise InputError(f"{path}: features is not a table of columns with a dtype each. Copy the dataset again")
+    columns = features.values() if isinstance(features, dict) else [None]
+    if not all(isinstance(f, dict) and "dtype" in f and isinstance(f.get("shape") or [], list) for f in columns):
+        text = "features is not a table of columns with a dtype and a list as shape each"
+        raise InputError(f"{path}: {text}. Copy the dataset again")
     if not isinstance(episodes, int) or episodes < 0:
         raise InputError(f"{path}: total_episodes is {episodes!r}, expected 0 or more. Copy the dataset again")
     by_episode, size = version.startswith("v2."), data.get("chunks_size", 1000)
@@ -147,62 +161,6 @@ _INFO_KEYS = {
 """Keys of info.json that are read, or that describe only the dataset's files."""
 
 
-def info_json(
-    features: dict[str, dict[str, Any]], fps: float, robot_type: str | None, episodes: int, frames: int, tasks: int
-) -> str:
-    """Return the text of the file `meta/info.json`, from the features and the numbers of episodes, frames, tasks."""
-    counters = {name: {"dtype": kind, "shape": [1], "names": None} for name, kind in COUNTERS.items()}
-    info: dict[str, Any] = {"codebase_version": VERSION, "robot_type": robot_type}
-    info |= {"total_episodes": episodes, "total_frames": frames, "total_tasks": tasks}
-    info |= {"chunks_size": 1000, "data_files_size_in_mb": 100, "video_files_size_in_mb": 200}
-    info |= {"fps": int(fps) if float(fps).is_integer() else fps, "splits": {"train": f"0:{episodes}"}}
-    info |= {"data_path": DATA_PATH, "video_path": VIDEO_PATH, "features": {**features, **counters}}
-    return json.dumps(info, indent=4) + "\n"
-
-
-class Stats(NamedTuple):
-    """Statistics of one column over one or several episodes: minimum, maximum, mean, variance, row count."""
-
-    min: np.ndarray
-    max: np.ndarray
-    mean: np.ndarray
-    var: np.ndarray
-    rows: int
-
-    @classmethod
-    def of(cls, values: np.ndarray) -> "Stats":
-        """Return the statistics over the first axis of an array."""
-        values = np.asarray(values, np.float64)
-        return cls(values.min(0), values.max(0), values.mean(0), values.var(0), len(values))
-
-    @classmethod
-    def of_frames(cls, frames: Sequence[np.ndarray], count: int) -> "Stats":
-        """Return the statistics of RGB frames for each channel, in arrays (3, 1, 1), with pixel values 0..1.
-
-        `count` is the number of frames of the episode; `frames` may be a sample of them.
-        """
-        pixels = np.concatenate([frame[::4, ::4].reshape(-1, 3) for frame in frames]) / 255.0
-        return cls.of(pixels[..., None, None])._replace(rows=count)
-
-    @classmethod
-    def pooled(cls, parts: Sequence["Stats"]) -> "Stats":
-        """Return the statistics of all rows together, given the statistics of each part of the rows."""
-        weight = np.array([part.rows for part in parts], np.float64)
-        mean = np.average([part.mean for part in parts], axis=0, weights=weight)
-        inner = np.average([part.var for part in parts], axis=0, weights=weight)
-        outer = np.average([(part.mean - mean) ** 2 for part in parts], axis=0, weights=weight)
-        lowest, highest = np.min([p.min for p in parts], axis=0), np.max([p.max for p in parts], axis=0)
-        return cls(lowest, highest, mean, inner + outer, int(weight.sum()))
-
-    def plain(self) -> dict[str, list[Any]]:
-        """Return the statistics as plain data for JSON and parquet."""
-        numbers = {"min": self.min, "max": self.max, "mean": self.mean, "std": np.sqrt(self.var)}
-        return {**{name: np.atleast_1d(value).tolist() for name, value in numbers.items()}, "count": [self.rows]}
-
-
-MAX_DATA_BYTES, MAX_VIDEO_BYTES = 100 * 2**20, 200 * 2**20  # the limits that info.json states
-
-
 def need_arrow() -> tuple[Any, Any]:
     """Return the modules `pyarrow` and `pyarrow.parquet`, imported only when needed.
 
@@ -211,141 +169,6 @@ def need_arrow() -> tuple[Any, Any]:
     """
     arrow, parquet = (need(name, "a LeRobot dataset", "pyarrow", "lerobot") for name in ("pyarrow", "pyarrow.parquet"))
     return arrow, parquet
-
-
-class DatasetWriter:
-    """Writer of a LeRobotDataset. It adds each episode to the current data and video files until a file is full."""
-
-    def __init__(self, root: Path, features: dict[str, dict[str, Any]], fps: float, robot_type: str | None) -> None:
-        self.root, self.features, self.fps, self.robot_type = root, features, fps, robot_type
-        self.tasks, self.rows, self.index = list[str](), list[dict[str, Any]](), 0
-        self.stats: dict[str, list[Stats]] = {}
-        self._data: Any = None
-        self._data_number = -1
-        self._data_path = root
-        self._videos: dict[str, VideoWriter] = {}
-        self._video_number: dict[str, int] = {}
-        self._begun: dict[str, int] = {}
-
-    def __enter__(self) -> "DatasetWriter":
-        self.root.mkdir(parents=True)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for video in self._videos.values():
-            video.close()
-        if self._data is not None:
-            self._data.close()
-        if error is None:
-            self._finish()
-
-    def add_video_frame(self, key: str, frame: np.ndarray) -> None:
-        """Append one (H, W, 3) uint8 RGB frame of the current episode to the video stream of the feature `key`."""
-        if key not in self._begun:
-            if key in self._videos and self._videos[key].written > MAX_VIDEO_BYTES:
-                self._videos.pop(key).close()
-            if key not in self._videos:
-                self._video_number[key] = self._video_number.get(key, -1) + 1
-                path = VIDEO_PATH.format(video_key=key, chunk_index=0, file_index=self._video_number[key])
-                height, width = frame.shape[:2]
-                lossless = self.features[key]["info"]["video.pix_fmt"] == LOSSLESS_PIXELS
-                self._videos[key] = VideoWriter(self.root / path, self.fps, width, height, lossless)
-            self._begun[key] = self._videos[key].frames
-        self._videos[key].add(frame)
-
-    def add_episode(
-        self, low: dict[str, np.ndarray], pngs: dict[str, list[bytes]], samples: dict[str, list[np.ndarray]], task: str
-    ) -> None:
-        """Write the current episode, after all its video frames have been added.
-
-        Args:
-            low: Joints, actions and other numbers of T steps, D per step, (T, D), by feature key.
-            pngs: T frames as PNG bytes, by key of the image feature.
-            samples: Frames from which the statistics are computed, by key of the image or video feature.
-            task: Description of the task.
-        """
-        steps, number = len(low[ACTION]), len(self.rows)
-        if task not in self.tasks:
-            self.tasks.append(task)
-        counters = {
-            "timestamp": np.arange(steps) / self.fps,
-            "frame_index": np.arange(steps),
-            "episode_index": np.full(steps, number),
-            "index": self.index + np.arange(steps),
-            "task_index": np.full(steps, self.tasks.index(task)),
-        }
-        stats = {key: Stats.of(values) for key, values in {**low, **counters}.items()}
-        stats |= {key: Stats.of_frames(frames, steps) for key, frames in samples.items()}
-        for key, part in stats.items():
-            self.stats.setdefault(key, []).append(part)
-        self._write_rows(low, pngs, counters)
-        row: dict[str, Any] = {"episode_index": number, "tasks": [task], "length": steps}
-        row |= {"data/chunk_index": 0, "data/file_index": self._data_number}
-        row |= {"dataset_from_index": self.index, "dataset_to_index": self.index + steps}
-        for key, begun in self._begun.items():
-            place: dict[str, float] = {"chunk_index": 0, "file_index": self._video_number[key]}
-            place |= {"from_timestamp": begun / self.fps, "to_timestamp": (begun + steps) / self.fps}
-            row |= {f"videos/{key}/{name}": value for name, value in place.items()}
-        for key, part in stats.items():
-            row |= {f"stats/{key}/{name}": value for name, value in part.plain().items()}
-        row |= {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
-        self.rows.append(row)
-        self.index += steps
-        self._begun = {}
-
-    def _write_rows(
-        self, low: dict[str, np.ndarray], pngs: dict[str, list[bytes]], counters: dict[str, np.ndarray]
-    ) -> None:
-        pa, pq = need_arrow()
-        columns, described = dict[str, Any](), dict[str, Any]()
-        for key, values in low.items():
-            width, item = values.shape[1], {"dtype": "float32", "_type": "Value"}
-            columns[key], described[key] = pa.array(values.astype(np.float32).ravel()), item
-            if width > 1:  # LeRobot stores a feature of shape (1,) as a plain number
-                columns[key] = pa.FixedSizeListArray.from_arrays(columns[key], width)
-                described[key] = {"feature": item, "length": width, "_type": "List"}
-        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-        for key, frames in pngs.items():
-            cells = [{"bytes": data, "path": f"frame-{t:06d}.png"} for t, data in enumerate(frames)]
-            columns[key], described[key] = pa.array(cells, kind), {"_type": "Image"}
-        for key, values in counters.items():
-            columns[key] = pa.array(values.astype(COUNTERS[key]))
-            described[key] = {"dtype": COUNTERS[key], "_type": "Value"}
-        note = json.dumps({"info": {"features": described}})
-        table = pa.table(columns).replace_schema_metadata({"huggingface": note})
-        if self._data is not None and self._data_path.stat().st_size > MAX_DATA_BYTES:
-            self._data.close()
-            self._data = None
-        if self._data is None:
-            self._data_number += 1
-            self._data_path = self.root / DATA_PATH.format(chunk_index=0, file_index=self._data_number)
-            self._data_path.parent.mkdir(parents=True, exist_ok=True)
-            self._data = pq.ParquetWriter(self._data_path, table.schema, compression="snappy")
-        self._data.write_table(table)
-
-    def _finish(self) -> None:
-        pa, pq = need_arrow()
-        path = self.root / EPISODES_PATH.format(chunk_index=0, file_index=0)
-        path.parent.mkdir(parents=True)
-        pq.write_table(pa.Table.from_pylist(self.rows), path)
-        texts = self.tasks
-        table = pa.table({"task_index": pa.array(range(len(texts)), pa.int64()), "__index_level_0__": texts})
-        # LeRobot looks up tasks by the index of a pandas frame; only this note declares which column is the index.
-        described = [_pandas("task_index", "task_index", "int64"), _pandas(None, "__index_level_0__", "object")]
-        note = {"index_columns": ["__index_level_0__"], "column_indexes": [], "columns": described}
-        note["pandas_version"] = "2.2.0"
-        pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(note)}), self.root / TASKS_PATH)
-        pooled = {key: Stats.pooled(parts).plain() for key, parts in self.stats.items()}
-        (self.root / STATS_PATH).write_text(json.dumps(pooled, indent=4) + "\n", encoding="utf-8")
-        info = info_json(self.features, self.fps, self.robot_type, len(self.rows), self.index, len(texts))
-        (self.root / INFO_PATH).write_text(info, encoding="utf-8")
-
-
-def _pandas(name: str | None, column: str, kind: str) -> dict[str, Any]:
-    shown = "unicode" if kind == "object" else kind
-    return {"name": name, "field_name": column, "pandas_type": shown, "numpy_type": kind, "metadata": None}
 
 
 def episode_rows(info: Info) -> list[dict[str, Any]]:
@@ -405,8 +228,7 @@ def episode_columns(info: Info, row: dict[str, Any], columns: Sequence[str]) -> 
         InputError: The data file cannot be read, or does not contain the whole episode.
     """
     file, index = info.file(row), row["episode_index"]
-    filters = None if info.by_episode else [("episode_index", "=", index)]
-    table = _read(file, filters, [*columns, "frame_index"])
+    table = _read(file, None if info.by_episode else index, [*columns, "frame_index"])
     if table.num_rows != row["length"]:
         text = f"has {table.num_rows} rows of episode {index}, the metadata state {row['length']}"
         raise InputError(f"{file}: {text}. Copy the dataset again")
@@ -425,7 +247,7 @@ def column_names(info: Info, row: dict[str, Any]) -> list[str]:
         FileNotFoundError: The data file is missing.
         InputError: The data file is no Parquet table, or its path leads outside the dataset.
     """
-    return list(_schema(info.file(row)).names)
+    return list(_described(info.file(row)).schema.names)
 
 
 def number_column(info: Info, row: dict[str, Any], table: Any, name: str) -> np.ndarray:
@@ -557,16 +379,87 @@ def _lines(file: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _read(file: Path, filters: list[tuple[str, str, Any]] | None = None, only: Collection[str] | None = None) -> Any:
+_EPISODE = "episode_index"
+MAX_EPISODE_BYTES = 2**31  # largest size of the columns of an episode that are read together
+FEW_CELLS = 16
+
+
+def _read(file: Path, episode: int | None = None, only: Collection[str] | None = None) -> Any:
+    """Return the columns `only` of a parquet file, without statistics; of the rows of one episode, or of all rows."""
     pa, pq = need_arrow()
-    schema = _schema(file)
-    for name, _, _ in filters or ():
-        if name not in schema.names or not pa.types.is_integer(schema.field(name).type):
-            have = str(schema.field(name).type) if name in schema.names else "missing"
-            raise InputError(f"{file}: column {name} is {have}, expected whole numbers. Export the dataset again")
-    columns = [n for n in schema.names if not n.startswith("stats/") and (only is None or n in only)]
+    about = _described(file)
+    names = about.schema.names
+    if episode is not None and (_EPISODE not in names or not pa.types.is_integer(about.schema.field(_EPISODE).type)):
+        have = str(about.schema.field(_EPISODE).type) if _EPISODE in names else "missing"
+        raise InputError(f"{file}: column {_EPISODE} is {have}, expected whole numbers. Export the dataset again")
+    columns = [n for n in names if not n.startswith("stats/") and (only is None or n in only)]
+    read = columns if episode is None else [*columns, _EPISODE]
     with _parquet(file):
-        return pq.read_table(file, columns=columns, filters=filters)
+        reader = pq.ParquetFile(file, metadata=about.meta)
+        parts, size = [reader.read_row_groups([], columns=read)], 0
+        # A file may repeat a large cell any number of times, so cells of bytes are read a few at a time.
+        step = FEW_CELLS if only is not None and about.has_bytes(columns) else 2**16
+        for batch in reader.iter_batches(step, about.groups(episode), read):
+            part = pa.Table.from_batches([batch])
+            if episode is not None:
+                rows = np.flatnonzero(np.asarray(batch[_EPISODE]) == episode)
+                together = len(rows) and rows[-1] - rows[0] + 1 == len(rows)
+                part = part.slice(rows[0], len(rows)) if together else part.take(rows)
+            parts += [part] if len(part) else []
+            size += part.nbytes
+            if size > MAX_EPISODE_BYTES:
+                text = f"has more than {MAX_EPISODE_BYTES:,} bytes of one episode in {', '.join(columns)}"
+                raise InputError(f"{file}: {text}. Store its frames as video, or in shorter episodes")
+        return pa.concat_tables(parts).select(columns)
+
+
+class _Described(NamedTuple):
+    """Description of a parquet file, and the smallest and largest index of an episode in each of its groups of rows."""
+
+    meta: Any
+    schema: Any
+    first: np.ndarray
+    last: np.ndarray
+
+    def groups(self, episode: int | None) -> list[int]:
+        """Return the groups of rows that may contain rows of an episode; None: all groups."""
+        inside = np.full(len(self.first), episode is None) | (
+            (self.first <= (episode or 0)) & ((episode or 0) <= self.last)
+        )
+        return [int(group) for group in np.flatnonzero(inside)]
+
+    def has_bytes(self, columns: list[str]) -> bool:
+        """Return whether one of the columns contains bytes or texts."""
+        places = [self.meta.schema.column(i) for i in range(self.meta.num_columns)]
+        return any(c.physical_type == "BYTE_ARRAY" and c.path.startswith(tuple(columns)) for c in places)
+
+
+def _described(file: Path) -> _Described:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file, but the metadata list it. Copy the dataset again")
+    stat = file.stat()
+    return _described_in(file, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=4)
+def _described_in(file: Path, *state: int) -> _Described:
+    """Return the description of a parquet file; `state` changes when the file changes.
+
+    A file may contain thousands of episodes, so its description is not read again for each.
+    """
+    with _parquet(file):
+        meta = need_arrow()[1].read_metadata(file)
+        schema = meta.schema.to_arrow_schema()
+        names = schema.names  # names that are no text are refused here
+        if len(set(names)) < len(names):
+            raise InputError(f"{file}: has two columns of one name. Export the dataset again")
+        first, last = np.full(meta.num_row_groups, -np.inf), np.full(meta.num_row_groups, np.inf)
+        column = next((i for i in range(meta.num_columns) if meta.schema.column(i).path == _EPISODE), None)
+        for group in range(0 if column is None else meta.num_row_groups):
+            stated = meta.row_group(group).column(column).statistics
+            if stated is not None and stated.has_min_max and isinstance(stated.min, int):
+                first[group], last[group] = stated.min, stated.max
+    return _Described(meta, schema, first, last)
 
 
 def _rows(file: Path, table: Any) -> list[dict[str, Any]]:
@@ -579,15 +472,6 @@ def _cells(file: Path, table: Any, name: str) -> list[Any]:
     with _parquet(file):
         cells: list[Any] = table[name].to_pylist()
     return cells
-
-
-def _schema(file: Path) -> Any:
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file, but the metadata list it. Copy the dataset again")
-    with _parquet(file):
-        schema = need_arrow()[1].read_schema(file)
-        _ = schema.names  # names that are no text are refused here
-        return schema
 
 
 @contextmanager

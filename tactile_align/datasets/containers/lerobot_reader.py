@@ -36,7 +36,8 @@ from tactile_align.errors import EpisodeError, InputError
 
 MAX_VIDEOS = 16  # video files that a process keeps open for each dataset
 MAX_EPISODES = 16  # episodes whose columns of numbers a process keeps for each dataset
-MAX_IMAGE_BYTES = 2**28  # encoded images of whole episodes that a process keeps for each dataset
+MAX_COLUMNS = 256  # columns of encoded images of whole episodes that a process keeps for each dataset
+MAX_IMAGE_BYTES = 2**28  # their size
 
 
 _State = tuple[Path, int, int]
@@ -111,8 +112,9 @@ class LeRobotRecording(Group):
                 file = self.info.file(self.rows[episode])
                 raise InputError(f"{file}: has no column {key}, which meta/info.json lists. Export the dataset again")
             self._images[place] = table[key]
-            while len(self._images) > 1 and sum(c.nbytes for c in self._images.values()) > MAX_IMAGE_BYTES:
-                self._images.popitem(last=False)
+            size = sum(column.nbytes for column in self._images.values())
+            while len(self._images) > 1 and (size > MAX_IMAGE_BYTES or len(self._images) > MAX_COLUMNS):
+                size -= self._images.popitem(last=False)[1].nbytes
         self._images.move_to_end(place)
         return self._images[place]
 

@@ -70,6 +70,10 @@ class VideoWriter:
             self._container.mux(packet)
 
 
+_ONLY_VIDEO = {"format_whitelist": "mp4,matroska,avi"}
+"""Formats that contain their frames; FFmpeg also knows playlists, which name other files."""
+
+
 class VideoReader:
     """Frames of a video file by their number. Frames that follow each other are decoded without seeking.
 
@@ -89,7 +93,8 @@ class VideoReader:
         self._frames: Iterator[Any] = iter(())
         self._next, self._av = -1, need_av()
         try:
-            self._container = self._av.open(str(path))
+            # Notes in a file may have any encoding.
+            self._container = self._av.open(str(path), options=_ONLY_VIDEO, metadata_errors="replace")
             self._stream = self._container.streams.video[0]
         except (self._av.error.FFmpegError, IndexError) as cause:
             raise InputError(f"{path}: cannot be decoded ({cause}); copy it again") from cause

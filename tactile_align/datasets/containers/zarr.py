@@ -369,7 +369,7 @@ class _Episode(Group):
         for name in self.recording.store.names(self.under):
             key = f"{self.under}/{name}"
             folder = self.recording.path / key
-            found.add(folder)
+            found.update((folder, folder / ".zarray", folder / "zarr.json"))
             try:
                 stored = self.recording.stored(key)
             except EpisodeError:
@@ -380,8 +380,8 @@ class _Episode(Group):
             elif stored.chunks:
                 bands = range(self.first // stored.chunks[0], math.ceil(self.end / stored.chunks[0]))
                 files = (stored.file((band, *part)) for band in bands for part in stored.parts)
-                found.update((self.recording.path / file).parent for file in files)
-        return tuple(sorted(path for path in found if path.is_dir()))
+                found.update(self.recording.path / file for file in files)
+        return tuple(sorted(path for path in found if path.exists()))
 
     def names(self) -> tuple[str, ...]:
         shown: list[str] = []
@@ -475,8 +475,9 @@ def _is_store(path: Path, *state: int) -> bool:
 
 def marks(folder: Path) -> tuple[Path, ...]:
     """Return files and folders whose change shows that the list of episodes or the attributes of a store changed."""
-    ends, places = folder / "meta" / "episode_ends", [folder / name for name in (*MARKS, ".zattrs")]
-    return tuple(path for path in (*places, ends, ends / ".zarray") if path.exists())
+    root, ends = (folder / name for name in (*MARKS, ".zattrs")), folder / "meta" / "episode_ends"
+    first = (ends / name for name in ("", ".zarray", "zarr.json", "0", "c/0"))  # one chunk contains all ends
+    return tuple(path for path in (*root, *first) if path.exists())
 
 
 open_recording = ZarrRecording

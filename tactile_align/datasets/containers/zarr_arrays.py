@@ -3,6 +3,7 @@
 import bz2
 import lzma
 import math
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -95,11 +96,7 @@ class Stored:
 def format_2(name: str, meta: dict[str, Any]) -> Stored:
     shape, chunks = _shape(meta.get("shape"), "shape"), _shape(meta.get("chunks"), "chunks")
     kind = meta.get("dtype")
-    plain = isinstance(kind, str) and kind != "|O"
-    try:
-        dtype = np.dtype(kind) if plain else np.dtype(object)
-    except TypeError as cause:
-        raise InputError(f"has dtype {kind!r}, expected a type of numpy. Write it again") from cause
+    dtype = _dtype(kind) if isinstance(kind, str) else np.dtype(object)
     order, separator = meta.get("order"), meta.get("dimension_separator", ".")
     if order not in ("C", "F") or separator not in (".", "/"):
         text = f"has order {order!r} and dimension_separator {separator!r}, expected C or F, and . or /"
@@ -118,7 +115,7 @@ def format_2(name: str, meta: dict[str, Any]) -> Stored:
             return _image(packed, raw, chunks, dtype)
         data: Any = raw if packed is None else _unpacked(packed, raw, whole, exact=not filters)
         for step in reversed(filters):
-            data = _unfiltered(step, data)
+            data = _unfiltered(step, data, MOST_SHRINK * whole + 64)
         return _as_chunk(data, dtype, chunks, order)
 
     def place(index: tuple[int, ...]) -> str:
@@ -161,7 +158,7 @@ def _shards(options: dict[str, Any], file: tuple[int, ...]) -> tuple[Shards, tup
     chunks, codecs = _shape(options.get("chunk_shape"), "chunk_shape of its shards"), options.get("codecs")
     if not isinstance(codecs, list) or not codecs or not all(_is_codec(codec, "name") for codec in codecs):
         raise InputError("has shards without a list of codecs with a name each. Write it again")
-    if len(chunks) != len(file) or not all(chunks) or any(n % c for n, c in zip(file, chunks, strict=True)):
+    if len(chunks) != len(file) or not all((*chunks, *file)) or any(n % c for n, c in zip(file, chunks, strict=True)):
         raise InputError(f"has shards of {file} with chunks of {chunks}, which do not fit. Write it again")
     of_table, place = options.get("index_codecs"), options.get("index_location", "end")
     table = [codec for codec in of_table if _is_codec(codec, "name")] if isinstance(of_table, list) else []
@@ -224,6 +221,16 @@ def _checked(stored: Stored) -> Stored:
     return stored
 
 
+def _dtype(kind: Any) -> np.dtype[Any]:
+    """Return the type that a text such as "<f4" states, without the other types that numpy takes for a text."""
+    try:
+        if re.fullmatch(r"[<>|=]?[a-zA-Z]\d*(\[\d*\w+\])?", kind):
+            return np.dtype(kind)
+        raise ValueError("is a list or an array of types")
+    except (TypeError, ValueError) as cause:
+        raise InputError(f"has dtype {kind!r}, expected a type of numpy. Write it again") from cause
+
+
 def _shape(value: Any, key: str) -> tuple[int, ...]:
     if not isinstance(value, list) or not all(type(n) is int and 0 <= n < 2**48 for n in value) or len(value) > 16:
         raise InputError(f"has the {key} {str(value)[:80]!r}, expected a list of whole numbers. Write it again")
@@ -244,7 +251,10 @@ def _fill(value: Any, dtype: np.dtype[Any]) -> Any:
         return np.zeros((), dtype)[()] if not dtype.hasobject else None
     try:
         with np.errstate(invalid="raise"):
-            return np.array(0 if value is None else value).astype(dtype)[()]
+            fill = np.array(0 if value is None else value).astype(dtype)
+            if fill.ndim:
+                raise ValueError("is a list")
+            return fill[()]
     except (TypeError, ValueError, OverflowError, FloatingPointError) as cause:
         raise InputError(f"has the fill value {value!r}, which is no {dtype}. Write it again") from cause
 
@@ -278,7 +288,7 @@ def _unpacked(codec: dict[str, Any], raw: bytes, most: int, exact: bool) -> Any:
         except zlib.error as cause:
             raise InputError(f"is damaged ({name}: {one_line(cause)}). Copy the store again") from cause
     if name in ("bz2", "lzma"):
-        opener = bz2.BZ2Decompressor() if name == "bz2" else lzma.LZMADecompressor()
+        opener = bz2.BZ2Decompressor() if name == "bz2" else lzma.LZMADecompressor(memlimit=hdf5.MAX_CHUNK_BYTES)
         try:
             return _within(opener.decompress(raw, limit + 1), limit)
         except (OSError, lzma.LZMAError, EOFError, ValueError) as cause:
@@ -330,13 +340,36 @@ _STATED: dict[str, Callable[[bytes], int | None]] = {
     "lz4": _size_of_lz4,
 }
 """Functions that return the decompressed size, bytes, which compressed data state; None if they state none."""
-_FILTERS = ("shuffle", "delta", "fixedscaleoffset", "astype")
+_CONVERTED = ("astype", "dtype")
+_FILTERS = {
+    "shuffle": (),
+    "delta": _CONVERTED,
+    "fixedscaleoffset": _CONVERTED,
+    "astype": ("encode_dtype", "decode_dtype"),
+}
+"""Supported filters, and which of their options are the types of their input and of their output in decoding."""
 
 
-def _unfiltered(codec: dict[str, Any], data: Any) -> Any:
+def _unfiltered(codec: dict[str, Any], data: Any, most: int) -> Any:
+    """Return the data before a filter was applied, of at most `most` bytes.
+
+    Raises:
+        InputError: The data are damaged, the result would have more than `most` bytes, or the filter is not supported.
+        MissingExtra: The package numcodecs is not installed.
+    """
     if codec["id"] not in _FILTERS:
         text = f"needs the filter {codec['id']!r}; supported are {', '.join(_FILTERS)}"
         raise InputError(f"{text}. Write the array again without it")
+    if options := _FILTERS[codec["id"]]:
+        stated = [codec.get(option) or codec.get(options[1]) for option in options]
+        before, after = (_dtype(str(kind)) for kind in stated)
+        if before.kind not in "biufc" or after.kind not in "biufc":
+            text = f"has the filter {codec['id']!r} between the types {stated[0]!r} and {stated[1]!r}"
+            raise InputError(f"{text}, expected numbers. Write the array again without it")
+        size = memoryview(data).nbytes // before.itemsize * after.itemsize
+        if size > most:
+            text = f"is {memoryview(data).nbytes:,} bytes, and the filter {codec['id']!r} makes {size:,} bytes of it"
+            raise InputError(f"{text}; the limit is {most:,}. Write the array again without it")
     numcodecs = need("numcodecs", "a Zarr store", "numcodecs", "zarr")
     try:
         return np.ascontiguousarray(numcodecs.get_codec(dict(codec)).decode(data))

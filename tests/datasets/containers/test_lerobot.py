@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from tactile_align.cli import run
+from tactile_align.datasets.containers import lerobot_parquet, lerobot_reader
 from tactile_align.datasets.containers.lerobot import export_lerobot, import_lerobot
 from tactile_align.datasets.containers.lerobot_parquet import INFO_PATH, STATS_PATH, read_info
 from tactile_align.datasets.containers.lerobot_video import VideoReader, VideoWriter
-from tactile_align.datasets.episodes import open_episode, write_episode
+from tactile_align.datasets.episodes import list_episodes, open_episode, write_episode
 from tactile_align.errors import InputError
 from tests.datasets.containers.spelt_cells import EPISODES, dataset_in, recordings, with_cell
 from tests.datasets.making import frames, parts
@@ -134,6 +135,32 @@ def test_a_video_whose_header_names_no_codec_is_refused_by_name(tmp_path: Path) 
         VideoReader(tmp_path / "b.mp4", 10)
 
 
+def test_a_video_with_notes_that_are_no_utf8_is_read(tmp_path: Path) -> None:
+    video, given = VideoWriter(tmp_path / "a.mp4", 10, 32, 16, lossless=True), frames(1, 2, 32, 16)
+    for frame in given:
+        video.add(frame)
+    video.close()
+    data = (tmp_path / "a.mp4").read_bytes()
+    assert data.count(b"VideoHandler") == 1
+    (tmp_path / "a.mp4").write_bytes(data.replace(b"VideoHandler", b"Video\xb4andler"))
+    assert np.array_equal(VideoReader(tmp_path / "a.mp4", 10).frame(1), given[1])
+
+
+def test_a_playlist_in_place_of_a_video_opens_no_other_file(tmp_path: Path) -> None:
+    video = VideoWriter(tmp_path / "elsewhere/a.mp4", 10, 32, 16)
+    for frame in frames(1, 20, 32, 16):
+        video.add(frame)
+    video.close()
+    lists = {
+        "concat": "ffconcat version 1.0\nfile elsewhere/a.mp4\n",
+        "hls": f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2.0,\n{tmp_path / 'elsewhere/a.mp4'}\n#EXT-X-ENDLIST\n",
+    }
+    for name, text in lists.items():
+        (tmp_path / f"{name}.mp4").write_text(text)
+        with pytest.raises(InputError, match=rf"{name}\.mp4: cannot be decoded"):
+            VideoReader(tmp_path / f"{name}.mp4", 10)
+
+
 def test_the_files_are_those_of_version_three(tmp_path: Path) -> None:
     sources = [open_episode(path) for path in recordings(tmp_path / "in")]
     export_lerobot(tmp_path / "in", tmp_path / "out", task="press", robot_type="nova2")
@@ -212,6 +239,12 @@ def change_info(root: Path, **changes: Any) -> None:
         ({"data_path": "{chunk_index.__class__}/{file_index}"}, r"uses 'chunk_index\.__class__'"),
         ({"data_path": "{file_index[0]}"}, r"uses 'file_index\[0\]'"),
         ({"data_path": "{secret}"}, "uses 'secret'"),
+        ({"data_path": "{chunk_index:>999999999}"}, r"gives no path \(a field has the form '>999999999'"),
+        ({"data_path": "{chunk_index:{secret}}"}, r"gives no path \(a field has the form '{secret}'"),
+        ({"data_path": "data/{chunk_index"}, "gives no path .expected '}'"),
+        ({"data_path": "data/\0"}, "gives no path .embedded null"),
+        ({"data_path": "x" * 300}, "gives no path .*too long"),
+        ({"features": {"action": {"dtype": "float32", "shape": 5}}}, "features is not a table of columns"),
         ({"video_path": "videos/{video_key}/../../../{file_index}.mp4"}, "leads outside the dataset's folder"),
         ({"codebase_version": "v1.6"}, r"codebase_version is 'v1\.6', expected v2\.x or v3\.x"),
         ({"codebase_version": "v2.1"}, r"no meta/episodes\.jsonl found"),
@@ -284,6 +317,62 @@ def test_the_command_resumes_an_import_and_replaces_other_files_only_where_told(
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three episodes with one video and one image feature."""
     return dataset_in(tmp_path_factory.mktemp("cells"))
+
+
+def test_the_rows_of_an_episode_are_found_in_any_group_of_rows(dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(dataset, tmp_path / "set")
+    file = next((tmp_path / "set/data").rglob("*.parquet"))
+    table, given = pq.read_table(file), [open_episode(ref) for ref in list_episodes(dataset)]
+    for groups, stated in ((4, True), (10**6, True), (4, False)):
+        backwards = table.take(list(range(len(table)))[::-1])
+        pq.write_table(backwards, file, row_group_size=groups, write_statistics=stated)
+        for ref, episode in zip(list_episodes(tmp_path / "set"), given, strict=True):
+            with open_episode(ref) as copy:
+                assert np.array_equal(copy.qpos, episode.qpos)
+                name = copy.sensors[0]
+                assert np.array_equal(copy.image(name, 2), episode.image(name, 2))
+
+
+def test_an_episode_reads_its_own_group_of_rows_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recordings(tmp_path / "in")
+    export_lerobot(tmp_path / "in", tmp_path / "set", cameras="image")
+    described, groups = [], []
+    describe, read = pq.read_metadata, pq.ParquetFile.iter_batches
+    monkeypatch.setattr(pq, "read_metadata", lambda file: described.append(file.name) or describe(file))
+    monkeypatch.setattr(
+        pq.ParquetFile, "iter_batches", lambda self, n, g, *how: groups.append(g) or read(self, n, g, *how)
+    )
+    for ref in list_episodes(tmp_path / "set"):
+        with open_episode(ref) as episode:
+            episode.image("top", 0)
+    assert described.count("file-000.parquet") == 2  # of meta/episodes and of data
+    assert {tuple(group) for group in groups} == {(0,), (1,), (2,)}
+
+
+def test_images_of_few_episodes_are_kept(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lerobot_reader, "MAX_COLUMNS", 2)
+    recording = lerobot_reader.LeRobotRecording(dataset)
+    for name in recording.names():
+        recording.images(name, "observation.images.tactile1")
+    assert [episode for _, episode, _ in recording._images] == ["episode_1", "episode_2"]
+
+
+def test_a_large_cell_that_a_file_repeats_without_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pa = pytest.importorskip("pyarrow")
+    cells = [{"bytes": bytes(2**16), "path": None}] * 2000
+    table = pa.table({"episode_index": [0] * 2000, "image": cells})
+    pq.write_table(table, tmp_path / "a.parquet", dictionary_pagesize_limit=2**30)
+    assert (tmp_path / "a.parquet").stat().st_size < 2**17
+    taken: list[int] = []
+    monkeypatch.setattr(lerobot_parquet, "MAX_EPISODE_BYTES", 2**22)
+    read = pq.ParquetFile.iter_batches
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *how: (taken.append(b.nbytes) or b for b in read(*how)))
+    for episode in (0, None):
+        with pytest.raises(InputError, match=r"a\.parquet: has more than 4,194,304 bytes of one episode in image"):
+            lerobot_parquet._read(tmp_path / "a.parquet", episode, ["image"])
+    assert sum(taken) < 2**24
 
 
 def test_whole_numbers_that_pandas_stored_as_floats_are_read(dataset: Path, tmp_path: Path) -> None:

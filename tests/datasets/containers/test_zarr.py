@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import os
 import shutil
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from tactile_align.datasets.handles import Stamp, open_file
 from tactile_align.datasets.inspect import inspect_path
 from tactile_align.datasets.layout import load_layout
 from tactile_align.datasets.roles import episode_pattern
-from tactile_align.errors import EpisodeError, MissingExtra
+from tactile_align.errors import EpisodeError, InputError, MissingExtra
 from tests.datasets.containers.twins import oxt_of, zarr_store
 from tests.datasets.making import frames
 
@@ -87,6 +89,16 @@ def test_chunks_are_read_out_of_shards(tmp_path: Path, name: str, place: str) ->
 def test_an_array_of_opaque_entries_is_described_with_an_empty_fill_value() -> None:
     meta = {"shape": [4], "chunks": [2], "dtype": "|V9", "order": "C", "compressor": None, "fill_value": "AAAA"}
     assert bytes(zarr_arrays.format_2("a", meta).fill) == bytes(9)
+
+
+def test_a_shard_without_chunks_is_refused() -> None:
+    inner = [{"name": "bytes", "configuration": {"endian": "little"}}]
+    shards = {"chunk_shape": [1], "codecs": inner, "index_codecs": inner}
+    grid = {"name": "regular", "configuration": {"chunk_shape": [0]}}
+    meta = {"shape": [4], "chunk_grid": grid, "chunk_key_encoding": {"name": "default"}, "data_type": "int8"}
+    meta["codecs"] = [{"name": "sharding_indexed", "configuration": shards}]
+    with pytest.raises(InputError, match=r"has shards of \(0,\) with chunks of \(1,\), which do not fit"):
+        zarr_arrays.format_3("a", meta)
 
 
 def compressors(form: int) -> list[Any]:
@@ -212,6 +224,14 @@ DAMAGE: dict[str, tuple[str, Any, str]] = {
     "objects": ("data/action/.zarray", {"dtype": "|O", "filters": [{"id": "vlen-utf8"}]}, "dtype object"),
     "pickles": ("data/top/.zarray", {"filters": [{"id": "pickle"}]}, "needs the filter 'pickle'"),
     "a codec": ("data/top/.zarray", {"compressor": {"id": "secret"}}, "is packed by 'secret'; supported are"),
+    "a subarray": ("data/top/.zarray", {"dtype": "(9,9)u1"}, "expected a type of numpy"),
+    "a list of types": ("data/top/.zarray", {"dtype": "u1,"}, "expected a type of numpy"),
+    "a fill": ("data/top/.zarray", {"fill_value": [1, 2, 3]}, r"the fill value \[1, 2, 3\], which is no uint8"),
+    "wide filter": (
+        "data/top/.zarray",
+        {"filters": [{"id": "astype", "encode_dtype": "|u1", "decode_dtype": "<U9"}]},
+        "the filter 'astype' between the types '|u1' and '<U9'",
+    ),
     "a dtype": ("data/top/.zarray", {"dtype": "|Q9"}, r"dtype '\|Q9', expected a type of numpy"),
     "a shape": ("data/top/.zarray", {"shape": [-1, 2]}, "expected a list of whole numbers"),
     "axes": ("data/top/.zarray", {"chunks": [1]}, "which do not fit"),
@@ -261,6 +281,22 @@ def test_a_stated_size_beyond_the_chunk_is_refused_before_decompression(codec: s
         zarr_arrays._unpacked({"id": codec}, bytes(raw), 1000, exact=True)
 
 
+def test_a_filter_that_makes_more_than_its_chunk_is_refused_before_it_does() -> None:
+    wide = {"id": "astype", "encode_dtype": "|i1", "decode_dtype": "<f8"}
+    assert zarr_arrays._unfiltered(wide, bytes(100), 800).nbytes == 800
+    with pytest.raises(ValueError, match=r"'astype' makes 800 bytes of it; the limit is 799"):
+        zarr_arrays._unfiltered(wide, bytes(100), 799)
+
+
+def test_packed_data_that_need_much_memory_to_unpack_are_refused() -> None:
+    import lzma
+
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 2**29}]
+    raw = lzma.compress(bytes(100), filters=filters)
+    with pytest.raises(ValueError, match=r"is damaged \(lzma: Memory usage limit"):
+        zarr_arrays._unpacked({"id": "lzma"}, raw, 100, exact=True)
+
+
 def test_a_link_out_of_a_store_is_refused(store: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(store, tmp_path / "a.zarr"))
     chunk = path / "data/top/0.0.0.0"
@@ -301,15 +337,31 @@ def test_layouts_for_reading_cannot_be_called_writable() -> None:
         type(load_layout("umi")).model_validate({**layout, "writable": True})
 
 
+@pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("form", [2, 3])
-def test_a_chunk_that_is_written_again_changes_the_stamp_of_its_episode(tmp_path: Path, form: int) -> None:
+def test_a_chunk_that_is_written_again_changes_the_stamp_of_its_episode(
+    tmp_path: Path, form: int, in_place: bool
+) -> None:
     path = zarr_store(tmp_path / "a.zarr", arrays(), ENDS, form, chunk=5)
     before = Stamp.of_episode(path, "episode_0")
-    chunk = next(file for file in sorted((path / "data/top").rglob("*")) if file.is_file() and "zarr" not in file.name)
-    new = chunk.with_name("part")
+    chunk = path / f"data/top/{'c/0/0/0/0' if form == 3 else '0.0.0.0'}"
+    new = chunk if in_place else chunk.with_name("part")  # as `cp` and as zarr do it
     new.write_bytes(chunk.read_bytes())
     new.replace(chunk)
+    later = time.time() + 1  # the clock of a file system has steps of some ms
+    os.utime(chunk if in_place else chunk.parent, (later, later))
     assert Stamp.of_episode(path, "episode_0") != before
+
+
+@pytest.mark.parametrize("form", [2, 3])
+def test_ends_that_are_written_again_in_place_are_read_while_the_store_is_open(tmp_path: Path, form: int) -> None:
+    path = zarr_store(tmp_path / "a.zarr", arrays(), ENDS, form)
+    assert len(open_episode(f"{path}#episode_1")) == 7
+    other = zarr_store(tmp_path / "b.zarr", arrays(), (3, 12), form) / "meta/episode_ends"
+    for file in other.rglob("*"):
+        if file.is_file():
+            (path / "meta/episode_ends" / file.relative_to(other)).write_bytes(file.read_bytes())
+    assert len(open_episode(f"{path}#episode_1")) == 9
 
 
 def test_a_corrected_attribute_is_read_while_the_store_is_open(tmp_path: Path) -> None:
