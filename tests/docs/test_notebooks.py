@@ -51,7 +51,10 @@ def bench(tmp_path_factory: pytest.TempPathFactory, regrasp_folder: Path) -> Pat
 
 @pytest.fixture(scope="module")
 def execute(bench: Path) -> Iterator[Callable[[Path], Any]]:
-    """Runs a notebook from no names and without our modules; one kernel for all, as a new one imports for longer than most notebooks run."""
+    """Runs a notebook in a kernel without names and modules of ours.
+
+    It is one kernel for all, as a new one imports for longer than most notebooks run.
+    """
     nbformat = pytest.importorskip("nbformat", reason="the notebooks need the extra `test`: nbformat")
     nbclient = pytest.importorskip("nbclient", reason="the notebooks need the extra `test`: nbclient")
     pytest.importorskip("ipykernel", reason="the notebooks need the extra `test`: ipykernel")

@@ -146,9 +146,8 @@ def _curves(
             steps, values = run.series(kind, key)
             if steps:
                 label, mode = _label(runs, run, word), "lines+markers" if len(steps) < 60 else "lines"
-                traces.append(
-                    _line(steps, values, label, COLOURS[(colour + 2 * number) % len(COLOURS)], DASHES[number], mode)
-                )
+                hue = COLOURS[(colour + 2 * number) % len(COLOURS)]
+                traces.append(_line(steps, values, label, hue, DASHES[number], mode))
                 shown = ("not finite" if value is None else f"{value:.4g}" for value in values)
                 rows += [(label, step, text) for step, text in zip(steps, shown, strict=True)]
         lines = [line for line in (run.series(kind, key) for kind, key in chance) if line[0]]
