@@ -389,8 +389,8 @@ but its lengths or zeros are not exact."""
 EXPLAINED_MM, EXPLAINED_DEG = LIMITS["position-rms"].good, LIMITS["rotation-rms"].good
 STILL_DEG, STILL_MM = 5.0, 50.0
 HIDDEN_DEG, HIDDEN_MM = 20.0, 200.0
-"""Motion of a joint below which a fitted tool or user frame can hide a mistake of this joint: zeros that were wrong by
-5 and 10 deg were hidden in recordings whose joints moved by 6 deg."""
+"""Motion of a joint below which a fitted tool or user frame may hide a mistake of this joint. In simulated poses, a
+zero that was wrong by 5 deg was hidden if the joints moved by 6 deg, and found if they moved by 9 deg."""
 
 
 @dataclass(frozen=True)
