@@ -78,13 +78,20 @@ class Contents:
         return np.concatenate([self.values[key] for key in keys], axis=1)
 
     def moves(self, array: Array) -> bool:
-        """Return whether the numbers of an array change."""
-        return bool(np.ptp(self.values[array.key]) > 0)
+        """Return whether the finite numbers of an array change."""
+        return len(np.unique(self._finite(array))) > 1
 
     def ranges(self, arrays: Iterable[Array]) -> str:
-        """Return arrays of numbers as text, each with its smallest and largest number."""
-        ends = [(array.shown, *(float(end(self.values[array.key])) for end in (np.min, np.max))) for array in arrays]
-        return ", ".join(f"{shown}, {low:.4g} to {high:.4g}" for shown, low, high in ends)
+        """Return arrays of numbers as text, each with its smallest and largest finite number."""
+        numbers = [(array.shown, self._finite(array)) for array in arrays]
+        return ", ".join(
+            f"{shown}, " + (f"{some.min():.4g} to {some.max():.4g}" if len(some) else "no finite reading")
+            for shown, some in numbers
+        )
+
+    def _finite(self, array: Array) -> np.ndarray:
+        values = self.values[array.key]
+        return values[np.isfinite(values)]
 
 
 def contents_of(file: h5py.File, path: Path) -> Contents:
@@ -289,7 +296,8 @@ class StateColumns:
         if not chosen:
             self.others["qpos"] = listed("May be the joints and the gripper", candidates)
         elif chosen[0].role == "state":
-            self.others["qpos"] = "A guess: an array of this name contains joints or a pose of the hand."
+            guess = "A guess: an array of this name contains joints or a pose of the hand."
+            self.others["qpos"] = self._named("qpos", chosen, [], guess)
         else:
             rest = [array for array in candidates if array not in chosen and array.role != "pose"]
             self.others["qpos"] = self._named("qpos", chosen, rest)
@@ -308,18 +316,19 @@ class StateColumns:
             self.others["action"] = self._named("action", chosen, rest if chosen == exact else [])
         return chosen
 
-    def _named(self, what: str, chosen: list[Array], rest: list[Array]) -> str:
+    def _named(self, what: str, chosen: list[Array], rest: list[Array], guess: str = "") -> str:
         """Return the comment on arrays that were chosen by their names, and on the `rest`, which were not."""
         if what in self.open:
-            return f"Which is the gripper: {self.contents.ranges(self.open[what])}."
-        why = listed("A guess by the names; not taken", rest) if rest else "By the names."
+            return f"{guess} Which is the gripper: {self.contents.ranges(self.open[what])}.".lstrip()
+        why = guess or (listed("A guess by the names; not taken", rest) if rest else "By the names.")
         held = self.contents.ranges(array for array in chosen if array.of_gripper)
         return f"{why} The gripper's array is a guess: {held}." if held else why
 
     def _by_side(self, what: str, main: list[Array], grippers: list[Array]) -> list[Array]:
         """Return an array and its gripper, for two arms first those of the left arm; [] if the choice is not clear.
 
-        If only the choice of the gripper of one arm is not clear, `open` contains the candidates.
+        If only the choice of the gripper of one arm is not clear, `open` contains the candidates. There is no choice if
+        the array has columns for the gripper behind those of the URDF's joints.
         """
         sides = sorted({array.side for array in main})
         if not main or len(sides) < len(main) or (len(sides) > 1 and "" in sides):
@@ -329,10 +338,14 @@ class StateColumns:
             near = [gripper for gripper in grippers if len(sides) == 1 or gripper.side == array.side]
             for fitting in (self.contents.moves, lambda one: WIDTH_WORDS & set(words(one.name))):
                 near = near if len(near) < 2 else list(filter(fitting, near)) or near
-            if len(near) > 1 and len(sides) > 1:
-                return []
             if len(near) > 1:
-                self.open[what], near = near, []
+                dof, count = self.dof, array.columns
+                two_arms = dof is not None and count in (2 * dof, 2 * dof + 2)
+                if len(sides) > 1 or two_arms or {"left", "right"} <= {one.side for one in near}:
+                    return []
+                if dof is None or count - dof not in (1, 2):
+                    self.open[what] = near
+                near = []
             chosen += [array, *near]
         return chosen
 

@@ -270,8 +270,12 @@ class Episode:
         found = []
         for key in (key for key in self.carried if Array(key, "", "other").of_gripper):
             with suppress(EpisodeError):  # damage in data that are never read is not a fault of the episode
+                first = HANDLES.read_row(self._stamp, self._carried[key], self.stored_row(key, 0))
+                if first.dtype.kind not in "iuf" or first.size != 1:
+                    continue
                 values = self.carried_array(key)
-                if values.dtype.kind in "iuf" and values.size == len(self) and np.ptp(values) > 0:
+                values = values[np.isfinite(values)]
+                if len(np.unique(values)) > 1:
                     found.append(f"{key}, {values.min():.4g} to {values.max():.4g}")
         return tuple(found)
 

@@ -149,7 +149,8 @@ def _put_gripper(
     metres = wide and FINGERS_M[0] <= high <= FINGERS_M[1]
     text.table("arms", arm.name, "gripper")
     text.put("column", arm.gripper)
-    lie = f"They lie from {low:.4g} to {high:.4g} here." if known else "layout.toml lists the arrays with their ranges."
+    lie = f"They lie from {low:.4g} to {high:.4g} here." if len(reading) else "No reading here is finite."
+    lie = lie if known else "layout.toml lists the arrays with their ranges."
     text.comment(f"Readings when fully open and fully closed, as recorded. {lie}")
     text.put("open", round(high, 6) if wide else UNKNOWN, "A guess: the largest recorded width." if wide else "")
     text.put("closed", 0.0 if wide else UNKNOWN, "A guess: a width is 0 when closed." if wide else "")

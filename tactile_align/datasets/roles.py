@@ -95,6 +95,13 @@ def words(path: str) -> tuple[str, ...]:
     return tuple(word for word in re.split(r"[^a-z0-9]+|(?<=[a-z]{2})\d+", split.lower()) if word)
 
 
+def side_of(path: str) -> str:
+    """Return "left" or "right" if a path or name contains only the word of this side, otherwise ""."""
+    sides = {"left": "left", "l": "left", "right": "right", "r": "right"}
+    found = {sides[word] for word in words(path) if word in sides}
+    return found.pop() if len(found) == 1 else ""
+
+
 def is_touch_name(name: str) -> bool:
     """Return whether a name contains a word for a touch sensor."""
     return any(word.startswith(TOUCH) or word in TOUCH_WORDS for word in words(name))
@@ -135,9 +142,7 @@ class Array:
     @property
     def side(self) -> str:
         """ "left" or "right" if the path names one of two arms, otherwise ""."""
-        sides = {"left": "left", "l": "left", "right": "right", "r": "right"}
-        found = {sides[word] for word in words(self.key) if word in sides}
-        return found.pop() if len(found) == 1 else ""
+        return side_of(self.key)
 
     @property
     def columns(self) -> int:
@@ -148,7 +153,7 @@ class Array:
     def of_gripper(self) -> bool:
         """Whether its name is that of a gripper, or its group's name is, and its own that of a state or a command."""
         last, every = set(words(self.name)), set(words(self.key))
-        if POSE_WORDS & last:
+        if POSE_WORDS & last or OTHER_WORDS & every or (SPEED_WORDS & last and not ACTION_WORDS & every):
             return False
         named = GRIPPER_WORDS & last and self.columns <= 2
         return bool(named or (GRIPPER_WORDS & every and (STATE_WORDS | ASKED_WORDS) & last and self.columns == 1))

@@ -118,13 +118,17 @@ def _over_openings(
     reach = np.bincount(episode)[episode] / 4
     cost, taken = np.zeros(len(opening)), np.zeros(count, int)
 
+    def crowded(row: int) -> np.ndarray:
+        return (episode == episode[row]) * CROWDED * np.clip(1 - np.abs(frame - frame[row]) / reach, 0, None) ** 2
+
     def take(row: int) -> None:
-        near = np.clip(1 - np.abs(frame - frame[row]) / reach, 0, None)
-        np.add(cost, (episode == episode[row]) * (WORN + CROWDED * near**2), out=cost)
+        np.add(cost, WORN * (episode == episode[row]) + crowded(row), out=cost)
         cost[row] = np.inf
 
+    # Of the labels only the nearest counts: many in one episode must not drive the choice to openings of others.
     for row in np.flatnonzero(~left):
-        take(int(row))
+        np.maximum(cost, crowded(int(row)), out=cost)
+    cost[~left] = np.inf
     shares = np.linspace(0, 1, count) if left.all() else (np.arange(count) + 0.5) / count
     for i, target in enumerate(np.quantile(opening, shares)):
         taken[i] = np.argmin(np.abs(opening - target) / span + cost)

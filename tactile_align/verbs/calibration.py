@@ -53,7 +53,17 @@ def verify(
         everything: Also print the checks that passed, and the tables.
         as_json: Print the result as JSON, with all checks and tables.
     """
-    if path is not None and poses is not None and base is None and tip is None:
+    if poses is not None:
+        idle: dict[str, Any] = {"--most": most, "--write": write or None, "--labels": labels}
+        idle |= {"--page": page, "--pictures": pictures}
+        idle |= {"--rig": rig, "--layout": layout} if path is None else {"--base": base, "--tip": tip}
+        if given := ", ".join(name for name, value in idle.items() if value is not None):
+            need = "ARRAY takes the arm from the rig" if path else "FILE.csv takes the arm from --arm"
+            raise InputError(
+                f"verify --poses {need} and only prints its checks; got {given}. Remove these options: they have no "
+                f"effect on it"
+            )
+    if path is not None and poses is not None:
         from tactile_align.verify.verify import verify_poses
 
         return show(verify_poses(path, poses.as_posix(), rig, arm=arm, layout=layout), as_json, everything)

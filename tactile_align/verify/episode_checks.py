@@ -119,6 +119,8 @@ def on_sensor(
 ) -> list[Check]:
     """Return the checks that compare a sensor's predicted boxes in one camera with the boxes of truth or labels.
 
+    Boxes that a fit of the rig has used are left out if there are others: the fit explains them even if it is wrong.
+
     Args:
         rig: The rig.
         camera: Name of the camera.
@@ -128,6 +130,8 @@ def on_sensor(
         commanded: Whether the gripper readings of some frames state the commanded, not the measured opening.
     """
     judge = partial(_judge, camera, sensor)
+    unused = [_without_fitted(view) for view in views]
+    views = unused if any(np.isfinite(view.seen).any() for view in unused) else views
     iou, true = (np.concatenate([view.iou(boxes) for view in views]) for boxes in ("box", "true_opening"))
     if not np.isfinite(iou).any():
         nowhere = "no frame has both a box and truth or a label"
@@ -192,16 +196,20 @@ def on_sensor(
     return checks
 
 
+def _without_fitted(view: View) -> View:
+    seen = view.seen.copy()
+    seen[list(view.fitted)] = np.nan
+    return replace(view, seen=seen)
+
+
 def _enough(camera: str, sensor: str, views: list[View], result: str) -> Check:
     """Return the check whether the boxes of truth or labels are enough; `result` states how well the rig fits them.
 
     Enough boxes are a fact, not a passed check, so that every report states what its verdict is based on. Boxes that a
     fit of the rig has used do not count.
     """
-    drawn = [np.isfinite(view.seen[:, 0]) for view in views]
+    drawn = [np.isfinite(_without_fitted(view).seen[:, 0]) for view in views]
     used = sum(len(view.fitted) for view in views)
-    for flags, view in zip(drawn, views, strict=True):
-        flags[list(view.fitted)] = False
     count, held = int(sum(flags.sum() for flags in drawn)), sum(bool(flags.any()) for flags in drawn)
     measured, spread = f"{count} in {held} of {len(views)} episodes", held > 1 or len(views) == 1
     widths = [1e3 * view.opening.sum(axis=1) for view in views if view.opening is not None]
@@ -413,18 +421,23 @@ def _stroke_advice(gripper: Gripper, factor: float, arm: str) -> str:
 
 
 def _gripper_missing(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
-    """Return a warning for each sensor that may sit on a gripper that the recordings contain, but the rig does not."""
-    idle = next((episode.idle_grippers for episode in evidence if episode.idle_grippers), ())
+    """Return a check for each sensor that may sit on a gripper that the recordings contain, but the rig does not.
+
+    It warns only of columns that are named like a gripper: a rail or a clock may be the one column that is not read.
+    """
+    idle = {sensor: found for episode in reversed(evidence) for sensor, found in episode.idle_grippers.items()}
     checks = []
-    for sensor in rigid_sensors(rig) if idle else ():
+    for sensor in filter(idle.get, rigid_sensors(rig)):
+        columns, named = idle[sensor]
         parent = rig.sensors[sensor].parent
         arm = parent.partition("/")[0]
         advice = (
             f"If {sensor} sits on a finger, add the column to state.qpos of the layout, if it is not there, and "
             f"[arms.{arm}.gripper] to the rig (calibration/README.md); then parent is {arm}/finger1 or {arm}/finger2."
         )
-        measured = f"{'; '.join(idle)}; {sensor} is rigid on {parent}"
-        checks.append(Check(f"gripper-missing/{sensor}", f"Gripper of {sensor}", "warn", measured, advice=advice))
+        measured = f"{columns}; {sensor} is rigid on {parent}"
+        status: Status = "warn" if named else "info"
+        checks.append(Check(f"gripper-missing/{sensor}", f"Gripper of {sensor}", status, measured, advice=advice))
     return checks
 
 

@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.episodes import Episode, EpisodeRef
-from tactile_align.datasets.roles import GRIPPER_WORDS, words
+from tactile_align.datasets.roles import GRIPPER_WORDS, side_of, words
 from tactile_align.datasets.truth import read_truth
 from tactile_align.errors import InputError
 from tactile_align.geometry.boxes import intersection_over_union
@@ -79,8 +79,9 @@ class Evidence:
         missing_sensors: Sensors of the rig whose stream the episode lacks.
         unknown_cameras: Cameras of the episode that the rig lacks.
         digest: Hash of the episode's data.
-        idle_grippers: Columns that may be a gripper's, with their range, as text, if an arm of the rig has no gripper
-            but a sensor on its flange: columns of qpos that the rig does not read, and arrays that are only carried.
+        idle_grippers: By each sensor on the flange of an arm without gripper: columns that may be its gripper's, with
+            their range, as text, and whether their names are those of a gripper. They are columns of qpos that the rig
+            does not read, and arrays that are only carried.
     """
 
     name: str
@@ -97,7 +98,7 @@ class Evidence:
     missing_sensors: tuple[str, ...]
     unknown_cameras: tuple[str, ...]
     digest: str
-    idle_grippers: tuple[str, ...] = ()
+    idle_grippers: dict[str, tuple[str, bool]] = field(default_factory=dict)
 
 
 Labels = dict[tuple[str, str, str], dict[int, tuple[float, float, float, float]]]
@@ -155,17 +156,26 @@ def rigid_sensors(rig: Rig) -> list[str]:
     return [name for name, sensor in rig.sensors.items() if sensor.parent in ends]
 
 
-def _idle_grippers(episode: Episode, rig: Rig) -> tuple[str, ...]:
-    if not rigid_sensors(rig):
-        return ()
+def _idle_grippers(episode: Episode, rig: Rig) -> dict[str, tuple[str, bool]]:
+    sensors = rigid_sensors(rig)
+    if not sensors:
+        return {}
     read = {i for arm in rig.arms.values() for i in arm.joints.columns}
     read |= {arm.gripper.column for arm in rig.arms.values() if arm.gripper is not None}
     names, keys = episode.layout.labels("qpos", episode.qpos.shape[1]), episode.column_keys("qpos")
     idle = [i for i in range(len(names)) if i not in read and np.ptp(episode.qpos[:, i]) > 0]
-    named = [i for i in idle if GRIPPER_WORDS & {*words(names[i]), *words(keys[i])}]
-    chosen = ((names[i], episode.qpos[:, i]) for i in named or (idle if len(idle) == 1 else ()))
-    texts = [f"{name}, {values.min():.4g} to {values.max():.4g}" for name, values in chosen]
-    return (*texts, *episode.carried_grippers())
+    texts = {i: f"{names[i]}, {episode.qpos[:, i].min():.4g} to {episode.qpos[:, i].max():.4g}" for i in idle}
+    paths = {i: f"{keys[i]}/{names[i]}" for i in idle}
+    named = [i for i in idle if GRIPPER_WORDS & set(words(paths[i]))]
+    sole = list(texts.values()) if len(idle) == 1 and not named else []
+    candidates = [*((paths[i], texts[i]) for i in named), *((text, text) for text in episode.carried_grippers())]
+    found: dict[str, tuple[str, bool]] = {}
+    for sensor in sensors:
+        arm = side_of(rig.sensors[sensor].parent.partition("/")[0])
+        own = [text for path, text in candidates if not arm or side_of(path) in ("", arm)]
+        if sole or own:
+            found[sensor] = "; ".join([*sole, *own]), bool(own)
+    return found
 
 
 def _suspicions(episode: Episode, rig: Rig) -> tuple[Suspicion, ...]:

@@ -182,6 +182,8 @@ def verify_poses(
     angles = [pose[:, 3:]] if pose.shape[1] == 6 else [_euler(pose[:, [6, 3, 4, 5]]), _euler(pose[:, 3:])]
     fits = [check_poses(PoseFile(q, pose[:, :3], turned, *units), known.arms[name].arm, source) for turned in angles]
     report = min(fits, key=lambda fit: fit.fitted.rms_deg).report
+    if any((check.kind, check.status) == ("still-joints", "warn") for check in report.checks):
+        return report
     # Mistakes that concern only the poses are a fact: the rig does not read these poses.
     facts = (
         replace(check, status="info", limit="", advice="") if (check.kind, check.status) == ("trap", "warn") else check
@@ -193,8 +195,12 @@ def verify_poses(
 def _euler(quat_wxyz: np.ndarray) -> np.ndarray:
     """Return the angles rx, ry, rz (N, 3), rad, of quaternions (N, 4); R = Rz(rz) Ry(ry) Rx(rx)."""
     R = rotation_from_quaternion(quat_wxyz / np.linalg.norm(quat_wxyz, axis=1, keepdims=True))
-    rx, rz = np.arctan2(R[:, 2, 1], R[:, 2, 2]), np.arctan2(R[:, 1, 0], R[:, 0, 0])
-    return np.stack([rx, -np.arcsin(np.clip(R[:, 2, 0], -1, 1)), rz], axis=1)
+    rz = np.arctan2(R[:, 1, 0], R[:, 0, 0])
+    c, s = np.cos(rz), np.sin(rz)
+    ry = np.arctan2(-R[:, 2, 0], c * R[:, 0, 0] + s * R[:, 1, 0])
+    # At ry = 90 deg only rx - rz or rx + rz is defined, so rx is read from Rz(-rz) R.
+    rx = np.arctan2(s * R[:, 0, 2] - c * R[:, 1, 2], c * R[:, 1, 1] - s * R[:, 0, 1])
+    return np.stack([rx, ry, rz], axis=1)
 
 
 def _rig_of(path: str | Path, rig: Rig | str | Path | None) -> Rig:

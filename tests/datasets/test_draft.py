@@ -331,6 +331,10 @@ def value_at(drafts: Drafts, place: str) -> Any:
     return value
 
 
+def unwrapped(text: str) -> str:
+    return " ".join(text.replace("\n# ", " ").split())
+
+
 def loads(drafts: Drafts, folder: Path) -> dict[str, str]:
     """Return the refusals of the files with "?", after loading the files without it."""
     read = {"layout.toml": load_layout, "rig.toml": load_rig, "run.toml": load_config}
@@ -377,8 +381,7 @@ def test_the_array_of_a_gripper_is_called_a_guess_or_the_choice_is_left_open(
 ) -> None:
     with h5py.File(tmp_path / "e0.h5", "w") as file:
         build(file)
-    text = draft(tmp_path, tmp_path).files["layout.toml"]
-    assert comment in " ".join(text.replace("\n# ", " ").split())
+    assert comment in unwrapped(draft(tmp_path, tmp_path).files["layout.toml"])
 
 
 def test_a_draft_without_a_gripper_is_not_called_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -634,6 +637,51 @@ def test_the_joints_of_the_urdf_divide_the_columns_of_one_array(
     arm = value_at(draft(tmp_path, tmp_path, urdf(tmp_path, dof)), "rig arms.arm")
     assert arm["joints"]["columns"] == (joints or "?")
     assert arm.get("gripper", {}).get("column") == gripper
+
+
+@pytest.mark.parametrize("dof", [6, None])
+def test_two_grippers_beside_one_array_of_joints_are_two_arms(tmp_path: Path, dof: int | None) -> None:
+    for hands in (("left_gripper", "right_gripper"), ("gripper/pos", "gripper/state")):
+        with h5py.File(tmp_path / "e0.h5", "w") as file:
+            file["joint_pos"], file["action"] = turning(12), turning(14)
+            file[hands[0]], file[hands[1]] = TIME, np.linspace(0.25, 9, T)
+            file["wrist_cam"], file["gel"] = frames(1, T), frames(2, T)
+        drafts = draft(tmp_path, tmp_path, urdf(tmp_path, dof) if dof else None)
+        if dof or hands[0] == "left_gripper":
+            assert value_at(drafts, "layout state.qpos") == "?"
+        assert all(f"{hand} (12,) float64" in unwrapped(drafts.files["layout.toml"]) for hand in hands)
+
+
+@pytest.mark.parametrize(
+    ("key", "columns", "qpos", "gripper"),
+    [("state", 6, ["state", "?"], 6), ("state", 7, ["state"], 6), ("qpos", 7, ["qpos"], 6)],
+)
+def test_the_choice_between_grippers_is_listed_and_not_left_open_if_qpos_contains_one(
+    tmp_path: Path, key: str, columns: int, qpos: list[str], gripper: int
+) -> None:
+    with h5py.File(tmp_path / "e0.h5", "w") as file:
+        file[key], file["action"] = turning(columns), turning(columns)
+        file["fingers/pos"], file["jaw"] = TIME, np.linspace(0.25, 9, T)
+        file["wrist_cam"], file["gel"] = frames(1, T), frames(2, T)
+    drafts = draft(tmp_path, tmp_path, urdf(tmp_path, 6))
+    assert value_at(drafts, "layout state.qpos") == qpos
+    assert value_at(drafts, "rig arms.arm.gripper.column") == gripper
+    assert ("Which is the gripper: fingers/pos" in drafts.files["layout.toml"]) == ("?" in qpos)
+
+
+def test_readings_that_are_not_finite_are_left_out_of_the_ranges_of_a_draft(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "e0.h5", "w") as file:
+        several_hands(file)
+        file["fingers/pos"][0] = np.nan
+    text = unwrapped(draft(tmp_path, tmp_path).files["layout.toml"])
+    assert "fingers/pos (12,) float64, 0.06667 to 0.7333, jaw" in text
+    with h5py.File(tmp_path / "e0.h5", "a") as file:
+        file["jaw"][:], file["fingers/pos"][:] = np.nan, 1.0
+    text = unwrapped(draft(tmp_path, tmp_path).files["layout.toml"])
+    assert "jaw (12,) float64, no finite reading" in text
+    with h5py.File(tmp_path / "e0.h5", "a") as file:
+        del file["fingers/pos"], file["jaw_fault"]
+    assert "No reading here is finite." in unwrapped(draft(tmp_path, tmp_path).files["rig.toml"])
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,15 @@ def test_frames_chosen_beside_labels_keep_away_from_theirs_in_time(tmp_path: Pat
     assert len(others) == 12 and min(apart) >= 4
 
 
+def test_many_labels_of_one_episode_leave_its_openings_to_the_choice(tmp_path: Path) -> None:
+    write(tmp_path, "e0.hdf5", 0.5 + 0.5 * np.sin(np.arange(300) * 0.1))
+    write(tmp_path, "e1.hdf5", np.full(300, 0.02))
+    known = {"rig": load_rig("cell"), "arm": "left"}
+    labels: Labels = {("e0.hdf5", "top", "tactile1"): dict.fromkeys(range(0, 300, 5), (0.0, 0.0, 9.0, 9.0))}
+    chosen = choose_frames(tmp_path, "top", 12, **known, not_in=labels)  # type: ignore[arg-type]
+    assert np.ptp([one.opening for one in chosen]) > 0.8 * 0.045
+
+
 def test_frames_that_labels_of_this_camera_contain_are_not_chosen_again(tmp_path: Path) -> None:
     write(tmp_path, "a.hdf5", np.linspace(0, 1, 30))
     box = (0.0, 0.0, 9.0, 9.0)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,18 @@ def test_a_few_boxes_or_boxes_of_one_episode_or_of_one_opening_are_no_proof(
     assert check.id == "boxes/left_wrist/tactile1" and check.status == status and check.measured.startswith(measured)
     assert check.measured.endswith("median IoU 1.000, median edge error 0.0 px")
     assert ("Draw 12 boxes" in check.advice) == (status == "warn")
+
+
+def test_boxes_that_a_fit_has_used_do_not_hide_that_others_are_wrong() -> None:
+    box, at = np.tile([10.0, 10.0, 60.0, 50.0], (40, 1)), np.tile(np.eye(4), (40, 1, 1))
+    used, moved = np.arange(40) % 3 > 0, box + np.array([30.0, 0.0, 30.0, 0.0])
+    view = View("left_wrist", "tactile1", np.zeros(40), box, box, np.nan * box, np.where(used[:, None], box, moved), at)
+    view = replace(view, fitted=np.flatnonzero(used).tolist())
+    checks = on_sensor(load_rig("cell"), "left_wrist", "tactile1", [view], np.ones(40, bool), True)
+    by_kind = {check.kind: check for check in checks}
+    assert [by_kind[kind].status for kind in ("iou-median", "iou-p5", "edge-error")] == ["fail", "warn", "fail"]
+    assert by_kind["iou-held"].value == pytest.approx(0.25) and "median IoU 0.250" in by_kind["boxes"].measured
+    assert by_kind["boxes"].value == 14 and ", and 26 that the fit" in by_kind["boxes"].measured
 
 
 @pytest.mark.parametrize("camera", ["left_wrist", "top"])
@@ -338,9 +351,11 @@ def with_a_hand_apart(folder: Path, state: str) -> Path:
     write_grey(folder, two_sensor_rig(), qpos, ("left_wrist",))
     with h5py.File(folder / NAME, "a") as file:
         file["q"], file["fingers/position"], file["fingers/load"] = qpos[:, :6], qpos[:, 6] * 200, qpos[:, 6]
+        file["robot/gripper_force"], file["robot/gripper_velocity"] = qpos[:, 6], qpos[:, 6]
     text = LAYOUT.replace('groups = ["observations/images"]', 'groups = ["observations"]')
     text = text.replace('qpos = ["observations/qpos"]', f"qpos = {state}")
-    text = text.replace('["flange"]', '["fingers/position", "fingers/load"]')
+    carried = ["fingers/position", "fingers/load", "robot/gripper_force", "robot/gripper_velocity"]
+    text = text.replace('["flange"]', json.dumps(carried))
     (folder / "layout.toml").write_text(text, encoding="utf-8")
     return folder / "layout.toml"
 
@@ -354,18 +369,32 @@ def rigid(rig: Rig) -> Rig:
 
 
 @pytest.mark.parametrize(
-    ("state", "moving"), [('["q"]', "fingers/position, 20 to 200"), ('["observations/qpos"]', "column 6, 0.1 to 1")]
+    ("state", "moving", "status"),
+    [('["q"]', "fingers/position, 20 to 200", "warn"), ('["observations/qpos"]', "column 6, 0.1 to 1", "info")],
 )
-def test_a_gripper_that_moves_but_is_not_in_the_rig_is_warned_of(tmp_path: Path, state: str, moving: str) -> None:
+def test_a_gripper_that_moves_but_is_not_in_the_rig_is_told_and_warned_of_if_it_is_named(
+    tmp_path: Path, state: str, moving: str, status: str
+) -> None:
     layout = with_a_hand_apart(tmp_path, state)
+    if status == "info":
+        layout.write_text(re.sub("carried = .*", "", layout.read_text()), encoding="utf-8")
     result = verify_episodes(tmp_path, rigid(two_sensor_rig()), layout=layout, progress=False)
     check = result.check("gripper-missing/tactile1")
-    assert check.status == "warn" and check.measured.startswith(f"{moving}; ")
+    assert check.status == status and check.measured.startswith(f"{moving}; ")
     assert check.measured.endswith("; tactile1 is rigid on left/flange")
     assert "[arms.left.gripper]" in check.advice
     if "obs" in state:
         whole = verify_episodes(tmp_path, two_sensor_rig(), layout=layout, progress=False)
         assert not any(check.kind == "gripper-missing" for check in whole.checks)
+
+
+def test_the_gripper_of_another_arm_is_no_gripper_of_the_sensor(tmp_path: Path) -> None:
+    layout = with_a_hand_apart(tmp_path, '["q"]')
+    with h5py.File(tmp_path / NAME, "a") as file:
+        file.move("fingers/position", "right/hand_position")
+    layout.write_text(layout.read_text().replace("fingers/position", "right/hand_position"), encoding="utf-8")
+    result = verify_episodes(tmp_path, rigid(two_sensor_rig()), layout=layout, progress=False)
+    assert not any(check.kind == "gripper-missing" for check in result.checks)
 
 
 def test_a_layout_without_the_gripper_is_named_with_the_arrays_that_may_be_it(tmp_path: Path) -> None:

@@ -36,12 +36,15 @@ encoded = "rgb"
 """
 
 
-def recorded(folder: Path, form: str) -> tuple[Path, Path, Rig]:
-    """Write an episode with its flange poses in a form, and return the folder, the layout and the rig."""
+def recorded(folder: Path, form: str, reach: float | np.ndarray = REACH, zero: float = 0.0) -> tuple[Path, Path, Rig]:
+    """Write an episode with its flange poses in a form, and return the folder, the layout and the rig.
+
+    `reach` is the half range of the joints, rad, and `zero` the error of the zero of the third joint, rad.
+    """
     rig, rng = two_sensor_rig(), np.random.default_rng(2)
-    q = JOINTS + rng.uniform(-1, 1, (24, 6)) * REACH
+    q = JOINTS + rng.uniform(-1, 1, (24, 6)) * reach
     write(folder, rig, np.column_stack([q, np.linspace(0.1, 1.0, 24)]), ("top",))
-    T = np.asarray(forward_kinematics(rig.arms["left"].arm, q))
+    T = np.asarray(forward_kinematics(rig.arms["left"].arm, q + zero * np.eye(6)[2]))
     R = Rotation.from_matrix(T[:, :3, :3])
     turned = {"euler": R.as_euler("ZYX")[:, ::-1], "xyzw": R.as_quat(), "wxyz": R.as_quat()[:, [3, 0, 1, 2]]}[form]
     with h5py.File(folder / NAME, "a") as file:
@@ -85,3 +88,35 @@ def test_an_array_that_is_not_carried_and_an_arm_that_is_unknown_are_refused(
     assert run([*command, "flange"]) == 0
     with pytest.raises(InputError, match=r"got right\. Choose one with --arm: left"):
         verify_poses(folder, "flange", rig, arm="right", layout=layout)
+
+
+def test_a_quaternion_at_the_pole_of_the_angles_keeps_its_rotation(tmp_path: Path) -> None:
+    folder, layout, rig = recorded(tmp_path, "wxyz")
+    with h5py.File(folder / NAME, "a") as file:
+        poses = file["flange"][:]
+        R = Rotation.from_quat(poses[:, [4, 5, 6, 3]])
+        frame = Rotation.from_quat([-0.5, 0.5, 0.5, 0.5]) * R[0].inv()
+        turned = (frame * R).as_quat()[:, [3, 0, 1, 2]]
+        turned[0] = 0.5, -0.5, 0.5, 0.5
+        file["flange"][:] = np.column_stack([frame.apply(poses[:, :3]), turned])
+    report = verify_poses(folder, "flange", rig, layout=layout)
+    assert report.verdict == "pass" and report.check("trap/user-frame-left-in").status == "info"
+
+
+def test_an_arm_with_a_wrong_zero_that_hardly_moves_is_not_called_right(tmp_path: Path) -> None:
+    folder, layout, rig = recorded(tmp_path, "xyzw", reach=0.02, zero=np.radians(10))
+    report = verify_poses(folder, "flange", rig, layout=layout)
+    assert report.verdict == "warn" and "The arm is right" not in report.text()
+    still = report.check("still-joints")
+    assert still.status == "warn" and "can hide a wrong zero" in still.advice
+
+
+def test_options_without_effect_on_poses_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, layout, rig = recorded(tmp_path, "euler")
+    rig.save(tmp_path / "rig.toml")
+    page = tmp_path / "page.html"
+    command = ["verify", str(folder), "--layout", str(layout), "--poses", "flange"]
+    assert run([*command, "--write", "--page", str(page), "--labels", "boxes.csv", "--most", "1"]) == 2
+    assert "got --most, --write, --labels, --page" in capsys.readouterr().err and not page.exists()
+    assert run(["verify", "--poses", str(tmp_path / "poses.csv"), "--arm", "nova2", "--rig", "cell"]) == 2
+    assert "got --rig" in capsys.readouterr().err

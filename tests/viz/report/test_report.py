@@ -296,7 +296,7 @@ def test_a_folder_that_is_no_run_and_damaged_files_are_refused_by_name(tmp_path:
         read_run(run)
     (run / "metrics.jsonl").write_text(good, encoding="utf-8")
     (run / "summary.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"summary\.json: \(file\)"):
+    with pytest.raises(ValueError, match=r"summary\.json: Input should be"):
         read_run(run)
 
 

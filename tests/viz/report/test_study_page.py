@@ -39,7 +39,7 @@ def figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
 
     monkeypatch.setattr(module, "pixels_of", keep)
     monkeypatch.setattr(module, "load_study", lambda _: PLAN)
-    monkeypatch.setattr(module, "results", lambda _: CELLS)
+    monkeypatch.setattr(module, "results", lambda _: (CELLS, []))
     (tmp_path / "films").mkdir()
     for row in ROWS:
         (tmp_path / f"runs/{row}-s0").mkdir(parents=True)
