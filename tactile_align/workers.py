@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from importlib.util import find_spec
 from multiprocessing import connection, get_all_start_methods, get_context, parent_process
 from multiprocessing.context import BaseContext
 from typing import TypeVar
@@ -42,7 +43,12 @@ def after_import(module: str) -> BaseContext:
 
     Where the system can fork, a server imports the module once, and each process is forked from it; the first caller
     in this process chooses the module. Elsewhere, each process is a new interpreter that imports for itself.
+
+    Raises:
+        ModuleNotFoundError: There is no such module; the server would start without it and say nothing.
     """
+    if find_spec(module) is None:
+        raise ModuleNotFoundError(f"no module named '{module}', which the processes need. Give the name of a module")
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
     context = get_context("forkserver")

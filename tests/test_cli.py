@@ -4,9 +4,9 @@ import logging
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +17,7 @@ from tactile_align.config.train import load_config
 from tactile_align.errors import DivergedError, InputError, MissingExtra
 from tactile_align.simulation.record import simulate
 from tactile_align.viz.overlay import overlay
+from tests.viz.report.test_live import WITHOUT_TORCH
 
 ROOT = Path(__file__).parent.parent
 
@@ -162,6 +163,22 @@ def test_the_help_of_train_is_there_without_what_trains(
     assert run(["train", "--help"]) == 0 and "--resume" in capsys.readouterr().out
 
 
+ENTRIES = {
+    "train": '[[views]]\ncamera = "left_wrist"\nsensor = "tactile1"\n',
+    "pretrain": 'train_policy = false\nselect_by = "last"\nhsa.weight = 0\n[pretrain]\nsensors = ["tactile1"]\n',
+}
+
+
+@pytest.mark.parametrize("verb", ENTRIES)
+def test_a_wrong_flag_is_refused_without_what_trains(verb: str, tmp_path: Path) -> None:
+    data = '[[data]]\npath = "x"\nrig = "cell"\n'
+    top, table, rest = ENTRIES[verb].partition("[")
+    (tmp_path / "c.toml").write_text(f"{top}{data}{table}{rest}", encoding="utf-8")
+    command = [sys.executable, "-c", WITHOUT_TORCH, verb, str(tmp_path / "c.toml"), "--stepz", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 2 and "--stepz" in done.stdout + done.stderr, done.stderr
+
+
 def test_the_help_tells_of_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run(["--help"])
@@ -174,17 +191,20 @@ def test_the_smoke_demo_runs_every_step(
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 1)  # helpers would import for longer than they work
     monkeypatch.setattr(demo, "SMALL_TOWER", {**demo.SMALL_TOWER, "image_size": [48, 32]})
-    monkeypatch.setitem(demo.PLANS, "smoke", replace(demo.PLANS["smoke"], demonstrations=4))
     # What it would record is there, of the seeds of the tests' recordings, and a recording keeps finished episodes.
-    seeds = {"regrasp": 5, "expert": 4, "commanded": 4, "feel": 3}
-    monkeypatch.setattr(
-        demo, "simulate", lambda out, **options: simulate(out, **options | {"seed": seeds[out.name]}, progress=False)
-    )
+    seeds, wanted = {"regrasp": 5, "expert": 4, "commanded": 4, "feel": 3}, dict[str, int]()
+
+    def fewer(out: Path, *, episodes: int, **options: Any) -> Path:
+        wanted[out.name] = episodes
+        return simulate(out, episodes=min(episodes, 4), **options | {"seed": seeds[out.name]}, progress=False)
+
+    monkeypatch.setattr(demo, "simulate", fewer)
     (tmp_path / "demo" / "data").mkdir(parents=True)
     folders = {"regrasp": regrasp_folder, "expert": recorded["measured"], "commanded": recorded["commanded"]}
     for name, folder in folders.items():
         (tmp_path / "demo" / "data" / name).symlink_to(folder, target_is_directory=True)
     assert run(["demo", "--size", "smoke", "--out", str(tmp_path / "demo")]) == 0
+    assert wanted == {"regrasp": 4, "expert": 1, "commanded": 1, "feel": 12}
     for name in (
         "overlay_regrasp",
         "overlay_expert",

@@ -222,11 +222,10 @@ class ContactWatch:
         return self.touching
 
     def _noise(self) -> float:
-        """Return the score of noise, grey levels. Of the first few changes, each may be a contact."""
+        """Return the score of noise, grey levels."""
         if self._returned and self._equal > RETURNING * self._frames:  # as in `_without_noise`
             return 0.0
-        noise = _noise(np.array(self._steps))
-        return noise if np.count_nonzero(self._steps) >= FREE_FRAMES else min(noise, FIRST_NOISE)
+        return _noise(np.array(self._steps))
 
     def against(self, touch: np.ndarray) -> np.ndarray:
         """Return the no-contact reference for a touch image (H, W, 3) uint8; by default, the first one.
@@ -345,9 +344,11 @@ def _noise(steps: np.ndarray) -> float:
     """Return the score of noise, grey levels, from the scores (T - 1,) of each frame against the one before it.
 
     Most frames change little from one to the next. A sensor slower than the recorder repeats frames, with a score of 0.
+    Of a few changes, each may be a contact.
     """
     steps = steps[steps > 0]
-    return float(np.quantile(steps, 0.1)) if len(steps) else 0.0
+    noise = float(np.quantile(steps, 0.1)) if len(steps) else 0.0
+    return noise if len(steps) >= FREE_FRAMES else min(noise, FIRST_NOISE)
 
 
 def _without_noise(cells: np.ndarray) -> bool:

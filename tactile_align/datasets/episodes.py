@@ -16,7 +16,7 @@ from tactile_align.datasets.handles import HANDLES, Stamp, open_file
 from tactile_align.datasets.layout import Layout
 from tactile_align.datasets.refs import EpisodeRef, list_episodes, locate, parse_ref
 from tactile_align.datasets.roles import Array
-from tactile_align.datasets.streams import Found, Stream, find, frame_fault, frame_of_raw, present
+from tactile_align.datasets.streams import Found, Stream, find, frame_fault, frame_of_raw, present, size_fault
 from tactile_align.datasets.writer import write_episode
 from tactile_align.errors import ColumnError, EpisodeError, Fault, InputError
 
@@ -237,8 +237,7 @@ class Episode:
                 return codec.decode(row, stream.channels, at_least)
         except ValueError as cause:
             raise frame_fault(cause, self.layout, self.path, stream.key, t) from cause
-        text = f"is {width}x{height} px, row 0 {stream.width}x{stream.height}. Remove it with: tactile-align repair"
-        raise hdf5.fault("frame-size", self.path, stream.key, text, t)
+        raise size_fault(width, height, stream, self.layout, self.path, t)
 
     def encoded(self, name: str, t: int, padded: bool = False) -> bytes | None:
         """Return the JPEG or PNG bytes of frame t as stored; None if the frames are stored raw.

@@ -219,8 +219,9 @@ def read_row(data: h5py.Dataset, row: int, file: Path, key: str) -> np.ndarray:
         except ValueError as cause:
             raise fault("unreadable", file, key, str(cause), row) from cause
         if claimed > MAX_FRAME_BYTES:
-            text = f"states a size of {claimed:,} bytes; the limit is {MAX_FRAME_BYTES:,}"
-            raise fault("huge", file, key, f"{text}. Remove the row with: tactile-align repair", row)
+            text = f"states a size of {claimed:,} bytes; the limit is {MAX_FRAME_BYTES:,}. Record it again, or, if its"
+            text += " layout can be written, remove the row with: tactile-align repair"
+            raise fault("huge", file, key, text, row)
         return np.asarray(data[row])
 
 

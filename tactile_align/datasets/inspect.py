@@ -25,7 +25,7 @@ from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.inspection import LIMITS, ColumnFacts, EpisodeFacts, Inspection, StreamFacts, place_below
 from tactile_align.datasets.refs import how_it_fits, locate, parse_ref
 from tactile_align.datasets.roles import GRIPPER_WORDS, TIME_WORDS, array_lines, words
-from tactile_align.datasets.streams import Found, Stream, frame_fault, frame_places
+from tactile_align.datasets.streams import Found, Stream, frame_fault, frame_places, size_fault
 from tactile_align.datasets.times import SECONDS, Steps, why_no_times
 from tactile_align.errors import EpisodeError, Fault, InputError, printable
 from tactile_align.evenly import evenly
@@ -350,8 +350,7 @@ def _scan(episode: Episode, name: str, result: EpisodeFacts) -> tuple[np.ndarray
             if data is None:
                 data = episode.image(name, t).tobytes()
             elif (size := codec.width_height(data)) != (stream.width, stream.height):
-                text = f"is {size[0]}x{size[1]} px, row 0 {stream.width}x{stream.height}. Remove it with"
-                raise hdf5.fault("frame-size", episode.path, stream.key, f"{text}: tactile-align repair", t)
+                raise size_fault(*size, stream, episode.layout, episode.path, t)
             else:
                 tags.add(exif_orientation(data))
         except InputError as error:

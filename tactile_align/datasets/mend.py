@@ -136,7 +136,9 @@ class _Source:
         self.path = self.ref.path
         _refuse_unwritable(self.layout, self.path)
         arrays = self.layout.state.arrays
-        self.state = {name: state_array(group, keys, self.path, need, finite=False) for name, keys, need in arrays}
+        self.state = {
+            name: state_array(group, keys, self.layout, self.path, need, finite=False) for name, keys, need in arrays
+        }
         contents = Found()
         self.places = frame_places(group, self.layout, self.path, contents)
         self.frames = {name: self._frames(group, key, role) for role, name, key in self.places}

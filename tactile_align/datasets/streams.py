@@ -188,6 +188,17 @@ def frame_fault(cause: ValueError, layout: Layout, file: Path, key: str, t: int)
     return hdf5.fault("frame", file, key, f"{cause}{advice}", t)
 
 
+def size_fault(width: int, height: int, stream: Stream, layout: Layout, file: Path, t: int) -> EpisodeError:
+    """Return the fault of the frame in row t that has another size, px, than the first frame of its stream."""
+    text = f"is {width}x{height} px, row 0 {stream.width}x{stream.height}. {without_row(layout)}"
+    return hdf5.fault("frame-size", file, stream.key, text, t)
+
+
+def without_row(layout: Layout) -> str:
+    """Return the advice for a damaged row; `repair` is advised only if it can write the layout."""
+    return "Remove the row with: tactile-align repair" if layout.writable else "Record it again, or leave it out"
+
+
 def frame_of_raw(row: np.ndarray, layout: Layout, file: Path, key: str, t: int) -> np.ndarray:
     """Return the frame of row t of a raw stream; see `codec.from_raw`.
 
@@ -227,13 +238,14 @@ def _kind(data: h5py.Dataset, file: Path, key: str) -> Kind:
 
 
 def state_array(
-    group: h5py.Group, keys: tuple[str, ...], file: Path, needed: bool, finite: bool = True
+    group: h5py.Group, keys: tuple[str, ...], layout: Layout, file: Path, needed: bool, finite: bool = True
 ) -> np.ndarray | None:
     """Return joints, velocities or actions, (T, D) float64 with T rows; None if they are missing and not `needed`.
 
     Args:
         group: The episode.
         keys: Paths of the arrays below the group; their columns are joined.
+        layout: The layout, for advice in error messages.
         file: The file's path, for error messages.
         needed: Whether missing arrays are an error.
         finite: Whether non-finite numbers are an error.
@@ -258,7 +270,7 @@ def state_array(
         if len(bad) and finite:
             row, column = (int(i) for i in bad[0])
             text = f"column {column} is {values[row, column]}; all numbers must be finite"
-            raise hdf5.fault("non-finite", file, full, f"{text}. Remove the row with: tactile-align repair", row)
+            raise hdf5.fault("non-finite", file, full, f"{text}. {without_row(layout)}", row)
         if parts and len(parts[0]) != len(values):
             text = f"has {len(values)} rows but /{hdf5.full_name(group, keys[0])} has {len(parts[0])}"
             raise hdf5.fault("length", file, full, f"{text}; joined arrays must be equally long. Record it again")
@@ -319,7 +331,8 @@ def find(group: h5py.Group, layout: Layout, file: Path) -> Found:
     contents = Found()
     for what, keys, needed in layout.state.arrays:
         with _Collect(contents):
-            setattr(contents, what, state_array(group, present(group, keys, layout, file), file, needed))
+            found = present(group, keys, layout, file)
+            setattr(contents, what, state_array(group, found, layout, file, needed))
     if contents.action is not None and layout.state.action_from == "next":
         contents.action = np.concatenate([contents.action[1:], contents.action[-1:]])
     with _Collect(contents):

@@ -232,10 +232,17 @@ def _with_true_boxes(plan: StudyConfig, folder: Path, row: str, seed: int) -> Tr
         source = {"path": str(data), "rig": str(data / "rig.toml"), "episodes": plan.stated(row, "episodes")}
         entries |= {"data": [source], "cache": str(folder / "cache")}
     if (init := plan.stated(row, "init")) is not None:
-        start = _out(folder, init, seed)
-        if _with_true_boxes(plan, folder, init, seed).pretrain is None:
+        start, before = _out(folder, init, seed), _with_true_boxes(plan, folder, init, seed)
+        if before.pretrain is None:
             entries["init"] = str(start)
         else:
+            if plan.train_config(row, **entries).features.touch is None:
+                encoder = getattr(before.features, before.pretrained_side)
+                raise InputError(
+                    f"study {plan.name}: row {row} starts from the touch encoder of row {init} and needs one of its "
+                    f"own; got one encoder for touches and views. Set features.touch of row {row}, with model = "
+                    f"'{encoder.model}' and the other entries of features.{before.pretrained_side} of row {init}"
+                )
             entries["features"] = {"touch": {"pretrained": str(start / "tower.safetensors")}}
     return plan.train_config(row, **entries)
 

@@ -88,7 +88,7 @@ def _header(shape: tuple[int, int, int, int]) -> bytes:
     return header.getvalue()
 
 
-FORMAT = 6
+FORMAT = 7
 """Version of the cache, part of `Job.key`. Raise it whenever the computation of facts, frames or boxes changes."""
 NAMES = {"state": {"action_is", "qpos_names", "action_names", "qpos_units", "action_units"}}
 """Keys of a layout that change no prepared episode."""

@@ -323,7 +323,7 @@ def _report(checks: list[Check], step: int, sinks: Sinks, config: TrainConfig, g
 
 
 def _shown(record: dict[str, float]) -> dict[str, str]:
-    losses = ("loss", "l1", "kl", "hsa", "pointer", "invariance", "sigreg")
+    losses = ("loss", "l1", "kl", "hsa", "pointer", "invariance", "next", "sigreg")
     shown: dict[str, str] = {name: f"{record[name]:.3f}" for name in losses if name in record}
     if "denoise" in record:
         shown["denoise"] = f"{record['denoise']:.3f} (chance {record['denoise_chance']:.2f})"

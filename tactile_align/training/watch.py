@@ -156,7 +156,10 @@ class Watch:
     def _unpredicted(self, step: int) -> Iterator[Check]:
         recent = [record for record in self._recent if "next" in record]
         if len(recent) == WINDOW and step > max(100, PATIENCE * self.config.steps):
-            ratio = float(np.mean([r["next"] for r in recent]) / np.mean([r["next_chance"] for r in recent]))
+            error, chance = (float(np.mean([r[name] for r in recent])) for name in ("next", "next_chance"))
+            if chance == 0:  # all touches are equal
+                return
+            ratio = error / chance
             measured = f"{ratio:.2f} over the last {WINDOW} records"
             advice = "Lower pretrain.next.stride so that touches follow from each other, or raise optimiser.lr_head"
             yield graded(LIMITS, "next-at-chance", ratio, measured=measured, advice=advice)

@@ -61,6 +61,15 @@ def test_contacts_are_found_in_images_without_noise(steps: int) -> None:
     np.testing.assert_array_equal([watch.update(touch) for touch in touches], pressed > 0)
 
 
+@pytest.mark.parametrize(("free", "given"), [(30, None), (30, "reference"), (30, "opening"), (4, None)])
+def test_a_contact_held_to_the_end_is_found_in_images_without_noise(free: int, given: str | None) -> None:
+    pressed = np.repeat([0.0, 40.0], [free, 90])
+    touches = gel(pressed, noise=0)
+    options = {"reference": touches[0], "opening": np.where(pressed > 0, 0.01, 0.04)}
+    found = contact_of(touches, **{given: options[given]} if given else {})
+    np.testing.assert_array_equal(found.flags, pressed > 0)
+
+
 def test_frames_that_a_slow_sensor_repeats_contain_noise() -> None:
     pressed = regrasp(3)
     touches, watch = np.repeat(gel(pressed, 3, noise=8.0), 3, axis=0), ContactWatch()

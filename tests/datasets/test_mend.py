@@ -11,6 +11,7 @@ import pytest
 from tactile_align.cli import run
 from tactile_align.datasets.convert import convert_episodes
 from tactile_align.datasets.episodes import open_episode, write_episode
+from tactile_align.datasets.inspect import inspect_path
 from tactile_align.datasets.mend import repair_episode, trim_episode
 from tactile_align.datasets.streams import rate_ratio
 from tactile_align.errors import EpisodeError
@@ -142,6 +143,23 @@ def test_several_kinds_of_damage_are_found_in_one_go(tmp_path: Path) -> None:
     mended = repair_episode(path, tmp_path / "good.hdf5", min_steps=2)
     assert sorted((fault.kind, fault.row) for fault in mended.left_out) == [("frame-size", 5), ("non-finite", 2)]
     assert [len(open_episode(p)) for p in mended.paths] == [2, 2]
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_repair_is_advised_only_for_a_layout_that_it_can_write(tmp_path: Path, writable: bool) -> None:
+    path, own = xtrainer_file(tmp_path), tmp_path / "own.toml"
+    text = (Path(__file__).parents[2] / "datasets" / "xtrainer.toml").read_text(encoding="utf-8")
+    own.write_text(f"writable = {str(writable).lower()}\n{text}", encoding="utf-8")
+    frame_of_another_size(path)
+    with open_episode(path, own) as episode, pytest.raises(EpisodeError) as of_size:
+        episode.image("top", 5)
+    (inspected,) = inspect_path(path, own, timing=False).episodes
+    assert [str(fault) for fault in inspected.faults] == [str(of_size.value)]
+    nan_joint(path)
+    with pytest.raises(EpisodeError) as of_joint:
+        open_episode(path, own)
+    for caught in (of_size, of_joint):
+        assert ("tactile-align repair" in str(caught.value)) == writable
 
 
 def test_a_sound_episode_comes_out_as_one_file(tmp_path: Path) -> None:

@@ -185,6 +185,19 @@ def test_a_pretraining_row_is_refused_where_success_is_not_measured(tmp_path: Pa
         load_study(tmp_path / "own.toml")
 
 
+def test_a_row_without_a_touch_encoder_cannot_start_from_a_pretraining(tmp_path: Path) -> None:
+    encoder = {"vision": {"model": "ViT-S-16", "stem": "conv", "image_size": [48, 32]}}
+    only = {"train_policy": False, "select_by": "last", "hsa": {"weight": 0.0}, "pretrain": {"sensors": ["tactile1"]}}
+    rows: dict[str, Any] = {
+        "pre": {"recording": "feel", "unset": ["views"], "changes": {**only, "features": encoder}},
+        "own": {"recording": "feel", "init": "pre", "roll_outs": ACTS, "changes": {"features": encoder}},
+    }
+    with pytest.raises(InputError, match=r"row own .*row pre .*one encoder.*features\.touch.*ViT-S-16"):
+        config_of(plan_of(rows), tmp_path, "own", 0)
+    rows["own"]["changes"] = {"features": {**encoder, "touch": encoder["vision"]}}
+    assert config_of(plan_of(rows), tmp_path, "own", 0).features.touch.model == "ViT-S-16"
+
+
 def test_a_condition_replaces_only_the_options_that_it_states() -> None:
     recordings = {"feel": {"task": "feel", "episodes": 8, "options": {"stripe_mm": 0.5, "clutter": True}}}
     conditions = {"off": {"options": {"box_offset_px": 10}}, "tidy": {"options": {"clutter": False}}}

@@ -1,9 +1,8 @@
 """Studies: their files, the tables with paired differences, and, slowly, runs that are made, resumed and repeated."""
 
-import pickle
 import shlex
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from tactile_align.diagnostics.summary import Recall
 from tactile_align.errors import InputError
 from tactile_align.policies.build import LoadedRun, make_model
 from tactile_align.training.data import load_data
+from tests.processes import CONTEXT
 from tests.training.conftest import POLICY, TOWER
 
 ALIGNMENT = load_study("alignment")
@@ -265,6 +265,11 @@ shifted = {{ title = "25 px right", shift_px = [25, 0] }}
 """
 
 
+def called(call: tuple[Callable[..., None], tuple[Any, ...], dict[str, Any]]) -> None:
+    work, args, options = call
+    work(*args, **options)
+
+
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory, regrasp_folder: Path) -> Iterator[Path]:
     """Folder of a finished study of a user's own config, file.toml, with two runs."""
@@ -287,13 +292,11 @@ def own(tmp_path_factory: pytest.TempPathFactory, regrasp_folder: Path) -> Itera
     (folder / "base.toml").write_text(config_text(TrainConfig.model_validate(base)))
     (folder / "own.toml").write_text(OWN.format(config=folder / "base.toml"))
 
-    def through_pickle(n_jobs: int) -> Callable[[Iterable[Any]], list[Any]]:
-        # As two processes would get the runs, but in this one: they would import for longer than they train.
-        assert n_jobs == 2
-        return lambda calls: [work(*args, **options) for work, args, options in pickle.loads(pickle.dumps([*calls]))]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tactile_align.diagnostics.study.Parallel", through_pickle)
+    # Two processes as joblib starts them would import for longer than they train.
+    with CONTEXT.Pool(2) as pool, pytest.MonkeyPatch.context() as patch:
+        parallel = {2: lambda calls: pool.map(called, calls, chunksize=1)}
+        patch.setattr("tactile_align.diagnostics.study.Parallel", lambda n_jobs: parallel[n_jobs])
+        patch.setattr("tactile_align.diagnostics.study.train_to_the_end", None)  # of this process
         study(folder / "own.toml", folder / "out", processes=2, progress=False)
     yield folder
 

@@ -16,6 +16,12 @@ ROOT = Path(__file__).parent.parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SAME_SEED = ("episodes=3, seed=1,", "episodes=3, seed=5,")  # that of the recording the bench has
 LIGHTER = {"01_tour": [SAME_SEED], "02_your_rig": [SAME_SEED], "03_train": [SAME_SEED, ('"steps": 60', '"steps": 10')]}
+RESET = """
+import sys
+for name in [name for name in sys.modules if name.partition(".")[0] == "tactile_align"]:
+    del sys.modules[name]
+%reset -f
+"""
 PLOTS = {"01_tour": 6, "02_your_rig": 3, "03_train": 4}
 
 
@@ -45,7 +51,10 @@ def bench(tmp_path_factory: pytest.TempPathFactory, regrasp_folder: Path) -> Pat
 
 @pytest.fixture(scope="module")
 def execute(bench: Path) -> Iterator[Callable[[Path], Any]]:
-    """Runs a notebook from no names; one kernel for all, as a new one imports for longer than most notebooks run."""
+    """Runs a notebook in a kernel without names and modules of ours.
+
+    It is one kernel for all, as a new one imports for longer than most notebooks run.
+    """
     nbformat = pytest.importorskip("nbformat", reason="the notebooks need the extra `test`: nbformat")
     nbclient = pytest.importorskip("nbclient", reason="the notebooks need the extra `test`: nbclient")
     pytest.importorskip("ipykernel", reason="the notebooks need the extra `test`: ipykernel")
@@ -56,7 +65,7 @@ def execute(bench: Path) -> Iterator[Callable[[Path], Any]]:
         for old, new in LIGHTER[path.stem]:
             (cell,) = (cell for cell in client.nb.cells if old in cell.source)
             cell.source = cell.source.replace(old, new)
-        client.nb.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
+        client.nb.cells.insert(0, nbformat.v4.new_code_cell(RESET))
         for index, cell in enumerate(client.nb.cells):
             client.execute_cell(cell, index)
         return client.nb

@@ -322,9 +322,9 @@ def test_the_next_touches_of_a_window_are_predicted_and_the_tower_encodes_single
 
 def test_a_prediction_at_chance_is_reported_and_a_better_one_is_not(tmp_path: Path) -> None:
     pre = {"sensors": ["tactile1"], "next": {}}
-    for value, ids in ((0.25, ["next-at-chance"]), (0.2, [])):
+    for value, chance, ids in ((0.25, 0.25, ["next-at-chance"]), (0.2, 0.25, []), (0.0, 0.0, [])):
         watch = Watch(pretraining(tmp_path, tmp_path / "run", pretrain=pre, steps=200))
-        record = {"next": value, "next_chance": 0.25}
+        record = {"next": value, "next_chance": chance}
         found = [check for step in range(10, 201, 10) for check in watch.train(step, record)]
         assert [check.id for check in found] == ids
 

@@ -61,6 +61,7 @@ def curve_plots(runs: Sequence[Run]) -> list[Plot]:
         ("l1", "action loss", "L1, normalised units", _both("l1")),
         ("action_error", "action error, held out", "mean absolute error, normalised", _ACTION_ERRORS),
         ("invariance", "invariance", "mean squared difference of z", (*_both("invariance"), _INVARIANCE_CHANCE)),
+        ("next", "next touch", "mean squared difference of z", (*_both("next"), *_NEXT)),
         ("sigreg", "SIGReg", "distance of z from a normal distribution", (*_both("sigreg"), *_SIGREG)),
         ("std/z", "standard deviation of z", "standard deviation", _both("std/z")[1:]),
         ("usage", "codes of the codebook", "share of the codes", _CODES),
@@ -76,6 +77,7 @@ def curve_plots(runs: Sequence[Run]) -> list[Plot]:
 
 
 _INVARIANCE_CHANCE = ("validation", "invariance_chance", "augmentations of different images")
+_NEXT = (("validation", "next_chance", "mean touch"), ("validation", "next_still", "newest touch of the context"))
 _CODES = (("validation", "usage", "codes that occur"), ("validation", "perplexity", "perplexity"))
 _RANKS = {"rank/z/touch": "z", "rank/token/touch": "the mean token"}
 _SIGREG = (("validation", "sigreg_gaussian", "normal distribution"), ("validation", "sigreg_point", "all at one point"))
@@ -144,7 +146,8 @@ def _curves(
             steps, values = run.series(kind, key)
             if steps:
                 label, mode = _label(runs, run, word), "lines+markers" if len(steps) < 60 else "lines"
-                traces.append(_line(steps, values, label, COLOURS[colour + 2 * number], DASHES[number], mode))
+                hue = COLOURS[(colour + 2 * number) % len(COLOURS)]
+                traces.append(_line(steps, values, label, hue, DASHES[number], mode))
                 shown = ("not finite" if value is None else f"{value:.4g}" for value in values)
                 rows += [(label, step, text) for step, text in zip(steps, shown, strict=True)]
         lines = [line for line in (run.series(kind, key) for kind, key in chance) if line[0]]

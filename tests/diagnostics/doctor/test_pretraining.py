@@ -1,13 +1,20 @@
 """The doctor of a pretraining run passes a healthy config and names an objective that collapses."""
 
+import json
+from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
+from tactile_align.config.train import TrainConfig
 from tactile_align.diagnostics.doctor.diagnose import ablate, diagnose
-from tactile_align.diagnostics.doctor.pretraining import grown_objective
+from tactile_align.diagnostics.doctor.pretraining import breaks, grown_objective, pretraining_checks
 from tactile_align.errors import InputError
+from tactile_align.moments.batch import MomentBatch
 from tactile_align.training.data import load_data
+from tactile_align.training.watch import Watch, finding
+from tests.diagnostics.doctor.planting_defects import constant_touch, spoilt
 from tests.training.test_pretraining import pretraining
 
 
@@ -58,3 +65,38 @@ def test_the_part_that_breaks_a_pretraining_is_named(regrasp_folder: Path, tmp_p
     assert (check.id, check.status) == ("addition/pretrain.sigreg_weight", "fail"), report.text()
     assert "collapse/z/touch" in check.measured and "sigreg_weight (now 0)" in check.advice
     assert not (tmp_path / "run").exists()
+
+
+def repeated_touch(batch: MomentBatch) -> MomentBatch:
+    """Return the batch with windows in which the newest touch stands still."""
+    image = batch.touches["tactile1"].image
+    return batch.with_images({"tactile1": image[..., :3].repeat(1, 1, 1, image.shape[3] // 3)})
+
+
+@pytest.mark.parametrize(
+    ("change", "status"), [(repeated_touch, "warn"), (constant_touch, None), (lambda batch: batch, "pass")]
+)
+def test_touches_that_stand_still_are_seen_through_the_noise_of_the_objective(
+    regrasp_folder: Path, tmp_path: Path, change: Callable[[MomentBatch], MomentBatch], status: str | None
+) -> None:
+    config = pretraining(regrasp_folder, tmp_path / "run", pretrain={"sensors": ["tactile1"], "next": {"stride": 2}})
+    checks = pretraining_checks(config, spoilt(load_data(config, progress=False), change))
+    before = takewhile(lambda check: not check.id.startswith("gradient/"), checks)
+    assert {check.id: check.status for check in before}.get("touches-move") == status
+
+
+def test_a_prediction_at_chance_breaks_an_objective(
+    regrasp_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_at_chance(config: TrainConfig, **options: object) -> Path:
+        watch, out = Watch(config), Path(config.out)
+        record = {"next": 0.25, "next_chance": 0.25}
+        found = [finding(step, check) for step in range(10, 201, 10) for check in watch.train(step, record)]
+        out.mkdir()
+        (out / "metrics.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in found), encoding="utf-8")
+        return out
+
+    monkeypatch.setattr("tactile_align.diagnostics.doctor.pretraining.train", train_at_chance)
+    config = pretraining(regrasp_folder, tmp_path / "run", pretrain={"sensors": ["tactile1"], "next": {}})
+    (check,) = breaks(config, load_data(config, progress=False), 200)
+    assert (check.id, check.status) == ("next-at-chance", "fail")

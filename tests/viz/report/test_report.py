@@ -309,6 +309,16 @@ def test_curves_hold_the_logged_numbers_and_chance(tmp_path: Path) -> None:
     assert len(chance["x"]) > 1 and set(chance["y"]) == {4.85} and chance["line"]["dash"] == "dot"
 
 
+def test_the_chart_of_the_next_touch_has_its_controls_for_two_runs(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, name) for name in ("first", "second")]
+    values = {"next": 0.2, "next_chance": 0.25, "next_still": 0.1}
+    for run in runs:
+        log(run, *({"kind": kind, "step": 400, **values} for kind in ("train", "validation")))
+    plot = next(plot for plot in curve_plots([read_run(run) for run in runs]) if plot.title == "next touch")
+    assert [trace["y"][-1] for trace in plot.traces] == [0.2, 0.2, 0.25, 0.1] * 2
+    assert len({(trace["line"]["color"], trace["line"]["dash"]) for trace in plot.traces}) == 8
+
+
 def test_retrieval_bars_carry_their_interval_and_stand_beside_opening_only(tmp_path: Path) -> None:
     other = make_run(tmp_path, "other")
     rewrite(other, summary(0.6, 0.1))
