@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-demo: $(VENV)/.ready ## the whole job on a simulated cell, up to 20 minutes on 2 cores; pictures in runs/demo
+demo: $(VENV)/.ready ## the whole job on a simulated cell, about 20 minutes on 2 free cores; pictures in runs/demo
 	$(BIN)/python -m tactile_align demo
 
 test: $(VENV)/.ready-test ## run all tests

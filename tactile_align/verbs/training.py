@@ -363,7 +363,8 @@ def demo(size: Literal["smoke", "full"] = "full", out: Path = Path("runs") / "de
     """Run every step on a simulated cell: simulate, verify, overlay, train, evaluate, report.
 
     Args:
-        size: full: the whole demo, up to 20 minutes on 2 cores. smoke: a test that every step runs, up to 3 minutes.
+        size: full: the whole demo, about 20 minutes on 2 free cores. smoke: a test that every step runs, up to 3
+            minutes.
         out: Folder for all results.
     """
     from tactile_align.demo import run_demo
