@@ -166,6 +166,20 @@ def rotation_from_rpy(rpy: Array) -> Array:
     return xp.stack(rows, axis=-2)
 
 
+def rpy_from_rotation(R: Array) -> Array:
+    """Return angles (roll, pitch, yaw), (..., 3), rad, of rotations (..., 3, 3), as `rotation_from_rpy` takes them.
+
+    At a pitch of 90 degrees, where only a sum or a difference of roll and yaw is defined, they give R, too.
+    """
+    xp = array_namespace(R)
+    yaw = xp.atan2(R[..., 1, 0], R[..., 0, 0])
+    c, s = xp.cos(yaw), xp.sin(yaw)
+    pitch = xp.atan2(-R[..., 2, 0], c * R[..., 0, 0] + s * R[..., 1, 0])
+    # Read from Rz(-yaw) R, which holds at the pole.
+    roll = xp.atan2(s * R[..., 0, 2] - c * R[..., 1, 2], c * R[..., 1, 1] - s * R[..., 0, 1])
+    return xp.stack([roll, pitch, yaw], axis=-1)
+
+
 def nearest_rotation(M: Array) -> Array:
     """Return the rotations (..., 3, 3), det +1, nearest to matrices M (..., 3, 3) in the Frobenius norm.
 

@@ -11,7 +11,7 @@ from tactile_align.checks import Check, Report, Table
 from tactile_align.datasets.episodes import list_episodes, open_episode
 from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
-from tactile_align.geometry.frames import rotation_from_quaternion
+from tactile_align.geometry.frames import rotation_from_quaternion, rpy_from_rotation
 from tactile_align.kinematics.controller import PoseFile, check_poses
 from tactile_align.sessions.write_rig import provenance, write_verdict
 from tactile_align.verify.episode_checks import box_drift, drift_checks, episode_checks
@@ -179,7 +179,11 @@ def verify_poses(
     rows = evenly(len(q), MOST_POSES)
     q, pose = q[rows], pose[rows]
     source, units = f"{array} in {path}", ("rad", "m", "m", "rad")
-    angles = [pose[:, 3:]] if pose.shape[1] == 6 else [_euler(pose[:, [6, 3, 4, 5]]), _euler(pose[:, 3:])]
+    angles = [pose[:, 3:]]
+    if pose.shape[1] == 7:
+        both = (pose[:, [6, 3, 4, 5]], pose[:, 3:])
+        unit = (quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True) for quaternion in both)
+        angles = [rpy_from_rotation(rotation_from_quaternion(quaternion)) for quaternion in unit]
     fits = [check_poses(PoseFile(q, pose[:, :3], turned, *units), known.arms[name].arm, source) for turned in angles]
     report = min(fits, key=lambda fit: fit.fitted.rms_deg).report
     if any((check.kind, check.status) == ("still-joints", "warn") for check in report.checks):
@@ -190,17 +194,6 @@ def verify_poses(
         for check in report.checks
     )
     return replace(report, checks=tuple(facts))
-
-
-def _euler(quat_wxyz: np.ndarray) -> np.ndarray:
-    """Return the angles rx, ry, rz (N, 3), rad, of quaternions (N, 4); R = Rz(rz) Ry(ry) Rx(rx)."""
-    R = rotation_from_quaternion(quat_wxyz / np.linalg.norm(quat_wxyz, axis=1, keepdims=True))
-    rz = np.arctan2(R[:, 1, 0], R[:, 0, 0])
-    c, s = np.cos(rz), np.sin(rz)
-    ry = np.arctan2(-R[:, 2, 0], c * R[:, 0, 0] + s * R[:, 1, 0])
-    # At ry = 90 deg only rx - rz or rx + rz is defined, so rx is read from Rz(-rz) R.
-    rx = np.arctan2(s * R[:, 0, 2] - c * R[:, 1, 2], c * R[:, 1, 1] - s * R[:, 0, 1])
-    return np.stack([rx, ry, rz], axis=1)
 
 
 def _rig_of(path: str | Path, rig: Rig | str | Path | None) -> Rig:

@@ -59,6 +59,16 @@ def test_rpy_is_fixed_axes_x_then_y_then_z() -> None:
     assert np.abs(frames.rotation_from_rpy(angles) - expected).max() < 1e-12
 
 
+@given(st.integers(0, 10_000))
+def test_rpy_gives_the_rotation_back_at_the_pole_too(seed: int) -> None:
+    R = Rotation.random(5, random_state=seed).as_matrix()
+    R = np.concatenate([R, Rotation.from_euler("xyz", [[0.4, np.pi / 2, -1.0], [2.0, -np.pi / 2, 0.3]]).as_matrix()])
+    R = np.concatenate([R, Rotation.from_quat([[-0.5, 0.5, 0.5, 0.5]]).as_matrix()])
+    angles = frames.rpy_from_rotation(R)
+    assert np.abs(Rotation.from_euler("xyz", angles).as_matrix() - R).max() < 1e-7
+    assert np.abs(frames.rpy_from_rotation(torch.from_numpy(R)).numpy() - angles).max() < 1e-12
+
+
 def test_invert_and_apply_undo_each_other_in_batches() -> None:
     rng = np.random.default_rng(1)
     T = frames.exp(rng.normal(size=(7, 2, 6)))
