@@ -9,7 +9,7 @@ import numpy as np
 
 from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.episodes import Episode, EpisodeRef
-from tactile_align.datasets.roles import GRIPPER_WORDS, side_of, words
+from tactile_align.datasets.roles import Array, side_of
 from tactile_align.datasets.truth import read_truth
 from tactile_align.errors import InputError
 from tactile_align.geometry.boxes import intersection_over_union
@@ -166,7 +166,7 @@ def _idle_grippers(episode: Episode, rig: Rig) -> dict[str, tuple[str, bool]]:
     idle = [i for i in range(len(names)) if i not in read and np.ptp(episode.qpos[:, i]) > 0]
     texts = {i: f"{names[i]}, {episode.qpos[:, i].min():.4g} to {episode.qpos[:, i].max():.4g}" for i in idle}
     paths = {i: f"{keys[i]}/{names[i]}" for i in idle}
-    named = [i for i in idle if GRIPPER_WORDS & set(words(paths[i]))]
+    named = [i for i in idle if any(Array(path, "", "other").of_gripper for path in (keys[i], paths[i]))]
     sole = list(texts.values()) if len(idle) == 1 and not named else []
     candidates = [*((paths[i], texts[i]) for i in named), *((text, text) for text in episode.carried_grippers())]
     found: dict[str, tuple[str, bool]] = {}
