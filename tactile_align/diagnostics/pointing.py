@@ -67,14 +67,27 @@ class Pointed:
         known = np.isfinite(self.points[:, k, 0]) & self.ahead[:, k]
         return np.flatnonzero(known & (self.time >= first) & (self.time < stop))
 
+    def done_counts(self) -> np.ndarray:
+        """Return (E, 2) in each episode the pointer's right decisions for done, and its wrong decisions.
+
+        Raises:
+            ValueError: There are no decisions.
+        """
+        if self.says_done is None:
+            raise ValueError("no decisions of done; a pointer makes them")
+        parts = self.says_done & self.done & self.done_known, (self.says_done ^ self.done) & self.done_known
+        return np.stack([np.bincount(self.episode, part.sum(axis=1)) for part in parts], axis=1)
+
     def done_f1(self) -> float:
         """Return the F1 of the pointer's decisions of done over all known entries; nan if it is not defined."""
-        if self.says_done is None:
-            return float("nan")
-        said, true = (values[self.done_known] for values in (self.says_done, self.done))
-        wrong = int((said ^ true).sum())
-        hits = int((said & true).sum())
-        return 2 * hits / (2 * hits + wrong) if hits + wrong else float("nan")
+        return float("nan") if self.says_done is None else float(f1(self.done_counts().sum(axis=0)))
+
+
+def f1(counts: np.ndarray) -> np.ndarray:
+    """Return the F1 (...) of numbers (..., 2) of right decisions for a class and of wrong ones; nan without any."""
+    hits, wrong = counts[..., 0], counts[..., 1]
+    with np.errstate(invalid="ignore"):
+        return np.asarray(2 * hits / (2 * hits + wrong))
 
 
 def pointed(

@@ -2,12 +2,14 @@
 
     python -m tests.benchmarks.pointer RECORDING          # controls on held-out episodes of a simulated recording
     python -m tests.benchmarks.pointer --runs RUN...      # pointers of runs beside the controls, on their test episodes
+    python -m tests.benchmarks.pointer --runs RUN... --against RUN...    # the first runs minus the others, paired
 
 Prints the median error of each contact, px of the stored image and mm, by rows since the start of the episode, with
 95 % intervals by a bootstrap over episodes, and the difference to `linear in joints`, which may have a regression of
 its own for each of the first five rows. "linear, all rows" has one for all rows. "object" is the true centre of the
 object that is touched next, which only a recording with ground truth tells. "images exchanged" is the pointer with the
-images of another episode. For runs, the F1 of done follows.
+images of another episode. For runs, the F1 of done follows. With --against, the runs are compared one by one in their
+order, and all pairs together, on the same test episodes.
 """
 
 import argparse
@@ -21,13 +23,23 @@ from tactile_align.config.train import load_config
 from tactile_align.datasets.episodes import list_episodes, open_episode
 from tactile_align.datasets.truth import read_truth
 from tactile_align.diagnostics import pointing
-from tactile_align.diagnostics.pointing import LINEAR, PERIODS, POINTER, Pointed, controls, donors, pointed, predictions
+from tactile_align.diagnostics.pointing import (
+    LINEAR,
+    PERIODS,
+    POINTER,
+    Pointed,
+    controls,
+    donors,
+    f1,
+    pointed,
+    predictions,
+)
 from tactile_align.geometry.frames import invert
 from tactile_align.moments.cache import Job
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.inputs import Input
 from tactile_align.policies.build import LoadedRun
-from tactile_align.training.data import load_data
+from tactile_align.training.data import Data, load_data
 
 DRAWS, HORIZON = 2000, 60
 OBJECT, POOLED, EXCHANGED = "object", "linear, all rows", "images exchanged"
@@ -115,19 +127,72 @@ def judged(train: Moments, moments: Moments, key: str) -> dict[str, np.ndarray]:
     return rows if centre is None else rows | {OBJECT: centre}
 
 
+def run_of(folder: Path) -> tuple[LoadedRun, Data]:
+    """Return a run with the moments of its test episodes, and its data."""
+    config = load_config(folder / "config.toml")
+    data = load_data(config, progress=False, run=folder)
+    return LoadedRun.load(folder, config, data.judged, "retrieval"), data
+
+
 def runs(folders: Sequence[Path]) -> None:
     """Print the errors of the pointers of runs on their test episodes."""
     for folder in folders:
-        config = load_config(folder / "config.toml")
-        data = load_data(config, progress=False, run=folder)
-        run = LoadedRun.load(folder, config, data.judged, "retrieval")
+        run, data = run_of(folder)
         own, exchanged = predictions(run), predictions(run, donors(run.moments))
         print(f"\n{folder}, {run.selected}, {data.judged_on} episodes", flush=True)
         for key, (points, done, said) in own.items():
             named = {POINTER: points, EXCHANGED: exchanged[key][0]} | judged(data.train, data.judged, key)
             result = pointed(data.judged, key, named, done, said)
             print(*(line for k in range(points.shape[1]) for line in table(result, k)), sep="\n")
-            print(f"{key}: F1 of done {result.done_f1():.3f} over {int(result.done_known.sum())} entries", flush=True)
+            print(f"{key}: F1 of done {f1_text([result])} over {int(result.done_known.sum())} entries", flush=True)
+
+
+def f1_text(own: Sequence[Pointed], other: Sequence[Pointed] = ()) -> str:
+    """Return F1 of done over all results together, or its difference, with a 95 % interval over shared episodes."""
+    counts = np.stack([sum(result.done_counts() for result in part) for part in (own, other) if part], axis=1)
+    drawn = counts[np.random.default_rng(0).integers(0, len(counts), (DRAWS, len(counts)))].sum(axis=1)
+    value, draws = (of[..., 0] - of[..., 1] if other else of[..., 0] for of in (f1(counts.sum(axis=0)), f1(drawn)))
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return f"{value:{'+' if other else ''}.3f} [{low:.3f}, {high:.3f}]"
+
+
+def apart(own: Sequence[Pointed], other: Sequence[Pointed]) -> list[str]:
+    """Return rows of a table: errors of the pointers of runs minus those of others, over all pairs together."""
+    lines = []
+    for k in range(own[0].points.shape[1]):
+        for period, limits in ROWS.items():
+            rows = own[0].of(*limits, k)
+            if not len(rows):
+                continue
+            episode = np.tile(own[0].episode[rows], len(own))
+            cells = []
+            for unit in ("px", "mm"):
+                values = [np.concatenate([getattr(r, unit)[POINTER][rows, k] for r in part]) for part in (own, other)]
+                m, low, high = bootstrap(np.stack(values, axis=1), episode)
+                cells.append(f"{m:+.1f} [{low:+.1f}, {high:+.1f}]")
+            head = f"| {own[0].view} | {k + 1} | {period} | {len(rows)} of {len(np.unique(episode))} episodes"
+            lines.append(f"{head} | {' | '.join(cells)} |")
+    return [*lines, f"{own[0].view}: F1 of done {f1_text(own, other)}"]
+
+
+def compare(folders: Sequence[Path], others: Sequence[Path]) -> None:
+    """Print the errors of runs minus those of other runs: of each pair, and of all pairs together."""
+    pairs: dict[str, list[tuple[Pointed, Pointed]]] = {}
+    print("| view | contact | rows | moments | median px minus the other's | median mm minus the other's |")
+    print("|---|---:|---|---|---|---|")
+    for names in zip(folders, others, strict=True):
+        (first, data), (second, _) = (run_of(folder) for folder in names)
+        if [job.ref for job in first.moments.jobs] != [job.ref for job in second.moments.jobs]:
+            raise SystemExit(f"{names[0]} and {names[1]} have other test episodes; compare runs of one recording")
+        found = [predictions(run) for run in (first, second)]
+        print(f"\n{names[0]} minus {names[1]}", flush=True)
+        for key in found[0]:
+            pair = [pointed(data.judged, key, {POINTER: p}, done, said) for p, done, said in (of[key] for of in found)]
+            pairs.setdefault(key, []).append((pair[0], pair[1]))
+            print(*apart(pair[:1], pair[1:]), sep="\n", flush=True)
+    print("\nall pairs")
+    for of_view in pairs.values():
+        print(*apart([own for own, _ in of_view], [other for _, other in of_view]), sep="\n", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -135,10 +200,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recording", nargs="?", type=Path)
     parser.add_argument("--runs", nargs="+", type=Path, default=[])
+    parser.add_argument("--against", nargs="+", type=Path, default=[], help="as many runs, to compare --runs with")
     parser.add_argument("--cameras", nargs="+", default=["top", "left_wrist"])
     parser.add_argument("--held-out", type=float, default=0.25)
     parser.add_argument("--most", type=int, default=1, help="number of contacts ahead; 4 for tours")
     given = parser.parse_args(argv)
+    if given.against:
+        if len(given.runs) != len(given.against):
+            parser.error(f"--against needs as many runs as --runs; got {len(given.against)} and {len(given.runs)}")
+        compare(given.runs, given.against)
+        return
     print("| view | contact | rows | predictor | moments | median px | median mm | px minus linear in joints |")
     print("|---|---:|---|---|---|---|---|---|")
     if given.recording is not None:
