@@ -297,8 +297,8 @@ def study(
     run.
 
     Args:
-        file: Study file (TOML), or the name of a shipped study: alignment, policy, closed_loop_quick, closed_loop or
-            recipe.
+        file: Study file (TOML), or the name of a shipped study: alignment, policy, closed_loop_quick, closed_loop,
+            recipe, heads or pointer.
         out: Folder for all results; default: runs/NAME.
         rows: Names of rows or groups of rows; default: all rows.
         seeds: Seeds; each row is trained once per seed; default: the seeds of the file.
