@@ -381,10 +381,11 @@ class TrainConfig(Strict):
                 f"tokens; got {'touch tokens' if policy.touch_tokens else 'no region tokens'}. Set "
                 f"policy.touch_tokens = false and policy.region_tokens = true"
             )
-        if a.mode == "pretrain_then_drop_touch" and policy.pointer_token and self.pointer and self.pointer.touch:
+        touched = self.pointer is not None and self.pointer.touch
+        if a.mode == "pretrain_then_drop_touch" and touched and policy.reads_pointer(self.pointer):
             raise InputError(
                 "alignment.mode = 'pretrain_then_drop_touch' needs a policy that does not use touch; got "
-                "policy.pointer_token = true with pointer.touch = true, whose points come from touches. Set "
+                "tokens of a pointer with pointer.touch = true, whose points come from touches. Set "
                 "pointer.touch = false or policy.pointer_token = false"
             )
         if self.batch_size % accumulate:

@@ -109,8 +109,7 @@ def test_with_stop_gradient_the_pointer_leaves_the_towers_to_the_alignment(small
 
 
 def test_a_policy_gets_the_predicted_point_as_one_token_and_acts_on_it_as_in_training(small_config: Maker) -> None:
-    policy = {**BLIND, "pointer_token": True}
-    config = pointing(small_config, hsa={"weight": 0.0}, policy=policy, pointer={**POINTER, "touch": True}, steps=2)
+    config = pointing(small_config, hsa={"weight": 0.0}, policy=BLIND, pointer={**POINTER, "touch": True}, steps=2)
     run = train(config, progress=False)
     acting = Policy.load(run)
     assert set(acting.needs.cameras) == {"top"} and set(acting.needs.touches) == {"tactile1"}
@@ -143,11 +142,11 @@ def test_a_policy_gets_the_predicted_point_as_one_token_and_acts_on_it_as_in_tra
         ({"policy": {"pointer_token": True}, "pointer": None}, "pointer_token = true needs a \\[pointer\\] table"),
         (
             {
-                "policy": {"pointer_token": True, "touch_tokens": False},
+                "policy": {"touch_tokens": False},
                 "pointer": {**POINTER, "touch": True},
                 "alignment": {"mode": "pretrain_then_drop_touch", "pretrain_steps": 1},
             },
-            "does not use touch; got policy.pointer_token = true with pointer.touch = true",
+            "does not use touch; got tokens of a pointer with pointer.touch = true",
         ),
     ],
 )
