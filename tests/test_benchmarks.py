@@ -4,9 +4,11 @@ import json
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.benchmarks import gpu, inputs, no_information, scale
+from tactile_align.diagnostics.pointing import POINTER, Pointed
+from tests.benchmarks import gpu, inputs, no_information, pointer, scale
 
 SCRIPTS = sorted(path.stem for path in (Path(__file__).parent / "benchmarks").glob("*.py"))
 
@@ -46,3 +48,23 @@ def test_the_gpu_benchmark_runs_dry_on_a_cpu(capsys: pytest.CaptureFixture[str])
     parts = [f"{part.removeprefix('| ').split()[0].rstrip(',')} {precision}" for part, precision in rows[1:]]
     expected = ["ViT-demo float32", "loss float32", "ViT-demo TF32", "loss TF32", "ViT-demo bfloat16"]
     assert parts == [*expected, "kinematics torch.float64", "kinematics torch.float32"]
+
+
+def test_pointers_are_compared_moment_by_moment_over_episodes() -> None:
+    rng = np.random.default_rng(3)
+    episode, time = np.repeat(np.arange(12), 6), np.tile(np.arange(6), 12)
+    away, done = rng.uniform(1, 20, (72, 1)), rng.random((72, 1)) < 0.5
+
+    def result(more: float, said: np.ndarray) -> Pointed:
+        px, yes = {POINTER: away + more}, np.ones((72, 1), bool)
+        places = np.zeros((72, 1, 2))
+        return Pointed("v", episode, time, yes, places, done, yes, {}, px, px, done.astype(float), said)
+
+    late = done.copy()
+    late[np.flatnonzero(done)[::2]] = False
+    own, other = [result(0, done)] * 2, [result(4, late)] * 2
+    *rows, f1 = pointer.apart(own, other)
+    assert len(rows) == 4 and all(line.endswith("| -4.0 [-4.0, -4.0] | -4.0 [-4.0, -4.0] |") for line in rows)
+    hits, misses = late.sum(), (done & ~late).sum()
+    gain = 1 - 2 * hits / (2 * hits + misses)
+    assert f1.startswith(f"v: F1 of done {gain:+.3f} [0.") and pointer.f1_text(own) == "1.000 [1.000, 1.000]"
