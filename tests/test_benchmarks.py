@@ -1,6 +1,7 @@
 """Benchmark scripts: each can be imported, and some run at tiny sizes."""
 
 import json
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -51,20 +52,24 @@ def test_the_gpu_benchmark_runs_dry_on_a_cpu(capsys: pytest.CaptureFixture[str])
 
 
 def test_pointers_are_compared_moment_by_moment_over_episodes() -> None:
-    rng = np.random.default_rng(3)
     episode, time = np.repeat(np.arange(12), 6), np.tile(np.arange(6), 12)
-    away, done = rng.uniform(1, 20, (72, 1)), rng.random((72, 1)) < 0.5
+    done = np.random.default_rng(3).random((72, 1)) < 0.5
 
-    def result(more: float, said: np.ndarray) -> Pointed:
-        px, yes = {POINTER: away + more}, np.ones((72, 1), bool)
-        places = np.zeros((72, 1, 2))
-        return Pointed("v", episode, time, yes, places, done, yes, {}, px, px, done.astype(float), said)
+    def result(px: np.ndarray, says: np.ndarray) -> Pointed:
+        known, places, by = np.ones((72, 1), bool), np.zeros((72, 1, 2)), {POINTER: px[:, None]}
+        return Pointed("v", episode, time, known, places, done, known, {}, by, by, done.astype(float), says)
 
     late = done.copy()
     late[np.flatnonzero(done)[::2]] = False
-    own, other = [result(0, done)] * 2, [result(4, late)] * 2
-    *rows, f1 = pointer.apart(own, other)
-    assert len(rows) == 4 and all(line.endswith("| -4.0 [-4.0, -4.0] | -4.0 [-4.0, -4.0] |") for line in rows)
+    none = [result(np.zeros(72), done)] * 2
+    # The errors of the second run are far above those of the first. Each draw of episodes has both, so its median
+    # lies between them; if the episodes of the two were mixed up, a draw could have more of one.
+    some = [result(more + episode, late) for more in (0.0, 100.0)]
+    *rows, f1 = pointer.apart(none, some)
+    assert len(rows) == 4
+    for line in rows:
+        middle, low, high = map(float, re.findall(r"[+-][0-9.]+", line)[:3])
+        assert middle == -55.5 and -61 <= low < middle < high <= -50
     hits, misses = late.sum(), (done & ~late).sum()
     gain = 1 - 2 * hits / (2 * hits + misses)
-    assert f1.startswith(f"v: F1 of done {gain:+.3f} [0.") and pointer.f1_text(own) == "1.000 [1.000, 1.000]"
+    assert f1.startswith(f"v: F1 of done {gain:+.3f} [+0.") and pointer.f1_text(none) == "1.000 [1.000, 1.000]"

@@ -4,7 +4,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from tactile_align.config.pointer import PointerOptions
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict
 
@@ -66,7 +65,7 @@ class PolicyConfig(Strict):
     pointer_token: bool | None = None
     """Give ACT one token for each view of the contact pointer: the place of the next contact that the pointer predicts,
     and the probability that there is none. The action loss does not train the pointer. None: true if the config has a
-    [pointer] table."""
+    [pointer] table and trains a policy; a loaded config states which."""
     d_model: Annotated[int, Field(ge=8)] = 512
     """Width of the transformer: the number of elements of each token."""
     heads: Annotated[int, Field(ge=1)] = 8
@@ -94,10 +93,6 @@ class PolicyConfig(Strict):
     init_gain: Annotated[float, Field(gt=0)] = 1.0
     """Factor that multiplies the initial weight matrices of ACT, except its ResNet. Use 0.5 if the initial outputs are
     too large."""
-
-    def reads_pointer(self, pointer: PointerOptions | None) -> bool:
-        """Return whether ACT gets tokens of a contact pointer with these options; None: there is no pointer."""
-        return pointer is not None and self.pointer_token is not False
 
     @model_validator(mode="after")
     def _head_uses_its_options(self) -> "PolicyConfig":

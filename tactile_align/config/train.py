@@ -226,13 +226,21 @@ class TrainConfig(Strict):
     choice."""
 
     @model_validator(mode="after")
+    def _states_the_pointer_token(self) -> "TrainConfig":
+        """State policy.pointer_token where it is None, so that a stored config does not depend on the default."""
+        if self.policy.pointer_token is None:
+            token = {"pointer_token": self.pointer is not None and self.train_policy}
+            object.__setattr__(self, "policy", self.policy.model_copy(update=token))
+        return self
+
+    @model_validator(mode="after")
     def _pretrains_alone(self) -> "TrainConfig":
         """Check that a config with [pretrain] sets no option that pretraining ignores."""
         if self.pretrain is None:
             return self
         needed = {"train_policy": False, "select_by": "last"}
         needed |= {name: type(self).model_fields[name].default for name in UNREAD_BY_PRETRAINING}
-        needed["hsa"] = HSAConfig(weight=0)
+        needed |= {"hsa": HSAConfig(weight=0), "policy": PolicyConfig(pointer_token=False)}
         wrong = [name for name, value in needed.items() if getattr(self, name) != value]
         for name, part, kept in (
             ("features", self.features, (self.pretrained_side, *READ_FEATURES)),
@@ -381,8 +389,7 @@ class TrainConfig(Strict):
                 f"tokens; got {'touch tokens' if policy.touch_tokens else 'no region tokens'}. Set "
                 f"policy.touch_tokens = false and policy.region_tokens = true"
             )
-        touched = self.pointer is not None and self.pointer.touch
-        if a.mode == "pretrain_then_drop_touch" and touched and policy.reads_pointer(self.pointer):
+        if a.mode == "pretrain_then_drop_touch" and policy.pointer_token and self.pointer and self.pointer.touch:
             raise InputError(
                 "alignment.mode = 'pretrain_then_drop_touch' needs a policy that does not use touch; got "
                 "tokens of a pointer with pointer.touch = true, whose points come from touches. Set "

@@ -254,7 +254,8 @@ def opening_only(config: TrainConfig, rate: float) -> TrainConfig:
     hsa = config.hsa.model_copy(update={"region_negatives": 0, "finger_negative": False, "camera_negative": False})
     alignment = config.alignment.model_copy(update={"mode": "joint", "pretrain_steps": 0, "cosine_every": 0})
     optimiser = config.optimiser.model_copy(update={"lr_head": rate})
-    parts = {"hsa": hsa, "alignment": alignment, "optimiser": optimiser}
+    policy = config.policy.model_copy(update={"pointer_token": False})
+    parts = {"hsa": hsa, "alignment": alignment, "optimiser": optimiser, "policy": policy}
     update = {"region": "opening", "train_policy": False, "out": out, "select_by": "auto", "patience": None, **parts}
     return TrainConfig.model_validate(config.model_copy(update=update).model_dump())
 

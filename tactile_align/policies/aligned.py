@@ -120,7 +120,7 @@ class AlignedPolicy(nn.Module):
         regions = touches = points = False
         if policy is not None:
             regions, touches = bool(views) and policy.region_tokens, bool(views) and policy.touch_tokens
-            points = policy.reads_pointer(pointer)
+            points = bool(policy.pointer_token)
             if policy.vision == "tower":
                 self.frame_keys = frame_keys(views)
             tokens = FRAME_GRID**2 * len(self.frame_keys)

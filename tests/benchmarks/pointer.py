@@ -151,9 +151,10 @@ def f1_text(own: Sequence[Pointed], other: Sequence[Pointed] = ()) -> str:
     """Return F1 of done over all results together, or its difference, with a 95 % interval over shared episodes."""
     counts = np.stack([sum(result.done_counts() for result in part) for part in (own, other) if part], axis=1)
     drawn = counts[np.random.default_rng(0).integers(0, len(counts), (DRAWS, len(counts)))].sum(axis=1)
-    value, draws = (of[..., 0] - of[..., 1] if other else of[..., 0] for of in (f1(counts.sum(axis=0)), f1(drawn)))
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return f"{value:{'+' if other else ''}.3f} [{low:.3f}, {high:.3f}]"
+    scores = f1(np.concatenate([counts.sum(axis=0)[None], drawn]))
+    values, sign = (scores[:, 0] - scores[:, 1], "+") if other else (scores[:, 0], "")
+    low, high = np.percentile(values[1:], [2.5, 97.5])
+    return f"{values[0]:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def apart(own: Sequence[Pointed], other: Sequence[Pointed]) -> list[str]:
@@ -167,32 +168,44 @@ def apart(own: Sequence[Pointed], other: Sequence[Pointed]) -> list[str]:
             episode = np.tile(own[0].episode[rows], len(own))
             cells = []
             for unit in ("px", "mm"):
-                values = [np.concatenate([getattr(r, unit)[POINTER][rows, k] for r in part]) for part in (own, other)]
-                m, low, high = bootstrap(np.stack(values, axis=1), episode)
+                errors = [np.concatenate([getattr(r, unit)[POINTER][rows, k] for r in part]) for part in (own, other)]
+                m, low, high = bootstrap(np.stack(errors, axis=1), episode)
                 cells.append(f"{m:+.1f} [{low:+.1f}, {high:+.1f}]")
             head = f"| {own[0].view} | {k + 1} | {period} | {len(rows)} of {len(np.unique(episode))} episodes"
             lines.append(f"{head} | {' | '.join(cells)} |")
     return [*lines, f"{own[0].view}: F1 of done {f1_text(own, other)}"]
 
 
+def pointed_by(folder: Path) -> dict[str, Pointed]:
+    """Return the errors of the pointer of a run on its test episodes, by key of the view."""
+    run, data = run_of(folder)
+    predicted = predictions(run)
+    return {key: pointed(data.judged, key, {POINTER: p}, done, says) for key, (p, done, says) in predicted.items()}
+
+
+def alike(first: Pointed, second: Pointed) -> bool:
+    """Return whether two results have the same moments and the same truth."""
+    names = ("episode", "time", "ahead", "done", "done_known")
+    same = all(np.array_equal(getattr(first, name), getattr(second, name)) for name in names)
+    return same and np.allclose(first.points, second.points, equal_nan=True)
+
+
 def compare(folders: Sequence[Path], others: Sequence[Path]) -> None:
     """Print the errors of runs minus those of other runs: of each pair, and of all pairs together."""
-    pairs: dict[str, list[tuple[Pointed, Pointed]]] = {}
+    own, other = ([pointed_by(folder) for folder in part] for part in (folders, others))
+    for folder, result in zip((*folders, *others), (*own, *other), strict=True):
+        if result.keys() != own[0].keys() or not all(alike(result[key], own[0][key]) for key in result):
+            raise SystemExit(
+                f"{folders[0]} and {folder} have other views, contacts ahead or test episodes. Compare runs with the "
+                f"same data, split_seed, test, views, pointer.most and pointer.horizon"
+            )
     print("| view | contact | rows | moments | median px minus the other's | median mm minus the other's |")
     print("|---|---:|---|---|---|---|")
-    for names in zip(folders, others, strict=True):
-        (first, data), (second, _) = (run_of(folder) for folder in names)
-        if [job.ref for job in first.moments.jobs] != [job.ref for job in second.moments.jobs]:
-            raise SystemExit(f"{names[0]} and {names[1]} have other test episodes; compare runs of one recording")
-        found = [predictions(run) for run in (first, second)]
-        print(f"\n{names[0]} minus {names[1]}", flush=True)
-        for key in found[0]:
-            pair = [pointed(data.judged, key, {POINTER: p}, done, said) for p, done, said in (of[key] for of in found)]
-            pairs.setdefault(key, []).append((pair[0], pair[1]))
-            print(*apart(pair[:1], pair[1:]), sep="\n", flush=True)
-    print("\nall pairs")
-    for of_view in pairs.values():
-        print(*apart([own for own, _ in of_view], [other for _, other in of_view]), sep="\n", flush=True)
+    parts = {f"{one} minus {two}": slice(i, i + 1) for i, (one, two) in enumerate(zip(folders, others, strict=True))}
+    for title, part in (parts | {"all pairs": slice(None)}).items():
+        print(f"\n{title}")
+        for key in own[0]:
+            print(*apart([by[key] for by in own[part]], [by[key] for by in other[part]]), sep="\n", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -206,6 +219,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--most", type=int, default=1, help="number of contacts ahead; 4 for tours")
     given = parser.parse_args(argv)
     if given.against:
+        if given.recording is not None:
+            parser.error("--against compares --runs; a recording has no pointer. Omit RECORDING")
         if len(given.runs) != len(given.against):
             parser.error(f"--against needs as many runs as --runs; got {len(given.against)} and {len(given.runs)}")
         compare(given.runs, given.against)

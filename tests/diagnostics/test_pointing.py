@@ -29,6 +29,7 @@ from tactile_align.moments.cache import Job
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.inputs import Input
 from tactile_align.training.loop import train
+from tests.benchmarks import pointer as pointer_benchmark
 from tests.training.conftest import small_training
 
 KEY, TRUE = "top-tactile1", (245, 245, 245)
@@ -129,6 +130,10 @@ def test_the_command_draws_points_and_states_their_errors(
     ring = sheet[round(v) + ink - 8 : round(v) + ink + 9, round(u) - 8 : round(u) + 9]
     assert (ring == TRUE).all(axis=2).sum() > 20
     assert run(["point", str(folder), str(episode)]) == 2  # the file exists
+    capsys.readouterr()
+    pointer_benchmark.compare([folder] * 2, [folder] * 2)
+    *_, title, row, _, done = capsys.readouterr().out.splitlines()[-8:]
+    assert "+0.0 [+0.0, +0.0] | +0.0 [+0.0, +0.0]" in row and "+0.000 [+0.000, +0.000]" in done, title
     monkeypatch.setattr("tactile_align.training.loop.train", lambda *args, **options: folder)
     assert run(["train", str(folder / "config.toml")]) == 0
     assert f"tactile-align point {folder} EPISODE" in capsys.readouterr().out

@@ -9,7 +9,9 @@ import torch
 
 from tactile_align.config.train import TrainConfig
 from tactile_align.datasets.episodes import open_episode
+from tactile_align.diagnostics.evaluation import opening_only
 from tactile_align.moments.augment import augment
+from tactile_align.policies.build import make_model
 from tactile_align.policies.checkpoint import load_checkpoint
 from tactile_align.policies.observation import checked
 from tactile_align.policies.runtime import Policy
@@ -133,6 +135,20 @@ def test_a_policy_gets_the_predicted_point_as_one_token_and_acts_on_it_as_in_tra
     weights = [*model.pointer.parameters()]
     assert all(g is None for g in torch.autograd.grad(loss, weights, allow_unused=True, retain_graph=True))
     assert all(bool(g.any()) for g in torch.autograd.grad(loss, [model.point_to_act.weight]))
+
+
+def test_a_pointer_beside_a_policy_gives_it_its_token_unless_the_config_says_no(small_config: Maker) -> None:
+    beside, alone, bare = pointing(small_config), pointing(small_config, alone=True), small_config(views=TOP)
+    assert [c.policy.pointer_token for c in (beside, alone, bare)] == [True, False, False]
+    said_no = pointing(small_config, policy={**BLIND, "pointer_token": False})
+    assert said_no.policy.pointer_token is False, "as runs before this default state it"
+    tokens = [
+        make_model(c, 7, 7, fill=False).point_to_act is not None  # widths of the state and of the action
+        for c in (beside, said_no)
+    ]
+    assert tokens == [True, False]
+    assert type(beside).model_validate(beside.model_dump()) == beside
+    assert opening_only(beside, 1e-3).policy.pointer_token is False
 
 
 @pytest.mark.parametrize(

@@ -169,8 +169,6 @@ def grown(config: TrainConfig) -> Iterator[tuple[str, object, TrainConfig]]:
         config: The complete training config.
     """
     joint = config.alignment.model_copy(update={"mode": "joint", "pretrain_steps": 0})
-    token = config.policy.reads_pointer(config.pointer)  # stated, so that its step shows true instead of None
-    config = config.model_copy(update={"policy": config.policy.model_copy(update={"pointer_token": token})})
     used = {section: part for section in OFF if (part := getattr(config, section)) is not None}
     if config.hsa.weight == 0:
         del used["hsa"]  # options of a loss that is off change nothing

@@ -156,6 +156,3 @@ def test_the_pieces_of_a_pointer_come_one_by_one_and_its_token_last(regrasp_fold
     grown_pieces = ("pointer", "pointer.history", "pointer.touch", "pointer.memory", "policy.pointer_token")
     assert names == ("train_policy", *grown_pieces)  # not hsa.learn_temperature, as the loss is off
     assert parts[0].pointer is None and parts[1].pointer.memory is False and parts[-1] == config
-    unstated = config.model_copy(update={"policy": config.policy.model_copy(update={"pointer_token": None})})
-    assert [step[:2] for step in grown(unstated)] == [step[:2] for step in grown(config)]
-    assert "policy.pointer_token" not in [name for name, _, _ in grown(unstated.model_copy(update={"pointer": None}))]
