@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def test_pointers_are_compared_moment_by_moment_over_episodes() -> None:
     # The errors of the second run are far above those of the first. Each draw of episodes has both, so its median
     # lies between them; if the episodes of the two were mixed up, a draw could have more of one.
     some = [result(more + episode, late) for more in (0.0, 100.0)]
+    assert pointer.alike(none[0], some[1]) and not pointer.alike(none[0], replace(none[0], done=late))
     *rows, f1 = pointer.apart(none, some)
     assert len(rows) == 4
     for line in rows:
