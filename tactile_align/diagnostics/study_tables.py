@@ -264,11 +264,11 @@ def _averages(cells: Sequence[RunResult], row: str, other: str) -> tuple[Values,
     if other == STANDING_STILL:
         second = {cell.seed: cell.by_place(cell.standing_still) for cell in cells if cell.row == row}
     seeds = sorted(first.keys() & second.keys())
-    a, b = (_average([values[seed] for seed in seeds]) for values in (first, second))
+    a, b = (average([values[seed] for seed in seeds]) for values in (first, second))
     return a, b, seeds
 
 
-def _average(runs: Sequence[Values]) -> Values:
+def average(runs: Sequence[Values]) -> Values:
     """Return the mean over `runs` of the value at each place that all of them have; see `RunResult.by_place`."""
     places = runs[0] if runs else {}
     return {

@@ -7,9 +7,9 @@
 
 `table` uses the recording and the config of the row `grid` of the study `alignment`: it pretrains one encoder a seed
 and objective on the training episodes, and then trains the alignment from scratch, with a frozen random touch encoder,
-and with each pretrained one, at the same steps (and the pretrained ones also at half the steps). One line a run: R@1 of
-64, and probes of the touch encoder's mean token. Then, for each seed, the paired difference of R@1 to the run from
-scratch. Before them stand probes of encoders that no alignment trained. Last, how many seeds say what. `choose`
+and with each pretrained one: tuned at the same steps, tuned at half of them, and frozen; and, as a control, touches
+with the gripper's opening alone. One line a run: R@1 of 64, and probes of the touch encoder's mean token. Before them
+stand probes of encoders that no alignment trained. Last, the paired differences of R@1, by seed and over all. `choose`
 compares the objectives with one seed on another recording. `collapse` prints the first collapsed pass and the first
 alarm of each run; healthy runs must have none. `codebook` prints the use of the codes, also at step 2,000. All runs are
 kept in --out with their CPU time, and a second call continues where the first stopped; --rows chooses rows.
@@ -30,10 +30,10 @@ from tactile_align.config.features import EncoderConfig
 from tactile_align.config.presets import PRETRAINING
 from tactile_align.config.study import merged
 from tactile_align.config.train import TrainConfig
-from tactile_align.diagnostics.evaluation import compare
 from tactile_align.diagnostics.intervals import interval_text
 from tactile_align.diagnostics.readouts import STATED, stated_probe
 from tactile_align.diagnostics.study import load_study, retrieval_of
+from tactile_align.diagnostics.study_tables import Values, average
 from tactile_align.diagnostics.summary import Difference
 from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
@@ -69,12 +69,12 @@ def recorded(args: argparse.Namespace) -> Path:
     return folder
 
 
-def aligned(out: Path, recording: Path, **changes: Any) -> TrainConfig:
-    """Return the config of the row `grid` of the study `alignment` on a recording, with changes."""
+def aligned(out: Path, recording: Path, row: str = "grid", **changes: Any) -> TrainConfig:
+    """Return the config of a row of the study `alignment` on a recording, with changes."""
     data = [{"path": str(recording), "rig": str(recording / "rig.toml")}]
     entries = {"data": data, "out": str(out), "cache": str(recording / "cache"), "device": "cpu"}
     entries["select_by"] = "auto"
-    return load_study("alignment").train_config("grid", **merged(entries, changes))
+    return load_study("alignment").train_config(row, **merged(entries, changes))
 
 
 def pretraining(base: TrainConfig, out: Path, steps: int, seed: int, **changes: Any) -> TrainConfig:
@@ -151,7 +151,7 @@ def choose(args: argparse.Namespace) -> None:
     data = load_data(base, args.processes, False)
     for objective in args.rows or OBJECTIVES:
         tower = tower_of(base, args, objective, seed)
-        changes = {"features": {"touch": {"pretrained": tower.pretrained}}}
+        changes: dict[str, Any] = {"features": {"touch": {"pretrained": tower.pretrained}}}
         config = aligned(args.out / objective, recording, seed=seed, steps=args.steps, **changes)
         run = trained(config)
         recall = retrieval_of(LoadedRun.load(run, config, data.judged, "retrieval"), args.gallery)["recall"]
@@ -160,44 +160,58 @@ def choose(args: argparse.Namespace) -> None:
 
 
 def table(args: argparse.Namespace) -> None:
-    """Print R@1 and probes of all rows and seeds."""
+    """Print R@1 and probes of all rows and seeds, and the paired differences of R@1."""
     recording = recorded(args)
     torch.set_num_threads(1)
-    differences: dict[str, list[Difference]] = {}
+    objectives = ("lejepa", *([args.other] if args.other else []))
+    hits: dict[str, list[Values]] = {}
     for seed in args.seeds:
-        base = aligned(args.out / f"scratch_{seed}", recording, seed=seed, steps=args.steps)
-        assert base.features.touch is not None
-        data = load_data(base, args.processes, False)
+        configs = configs_of(args, recording, seed, objectives)
+        assert configs["scratch"].features.touch is not None
+        data = load_data(configs["scratch"], args.processes, False)
         torch.manual_seed(seed)
-        print(
-            f"seed {seed} | random encoder | no alignment | {probed(encoder_of(base.features.touch), data)}", flush=True
-        )
-        touch: dict[str, tuple[dict[str, str], int]] = {
-            "scratch": ({}, args.steps),
-            "frozen": ({"tune": "frozen"}, args.steps),
-        }
-        for objective in ("lejepa", *([args.other] if args.other else [])):
-            tower = tower_of(base, args, objective, seed)
+        random = encoder_of(configs["scratch"].features.touch)
+        print(f"seed {seed} | random encoder | no alignment | {probed(random, data)}", flush=True)
+        for objective in objectives:
+            tower = tower_of(configs["scratch"], args, objective, seed)
             shown = f"{probed(encoder_of(tower), data)} | {cost(args.out / f'pre_{objective}_{seed}')}"
             print(f"seed {seed} | {objective} encoder | no alignment | {shown}", flush=True)
-            for row, steps in ((objective, args.steps), (f"{objective}_half", max(1, args.steps // 2))):
-                touch[row] = ({"pretrained": tower.pretrained}, steps)
-        runs = []
-        for row, (changes, steps) in touch.items():
-            config = aligned(args.out / f"{row}_{seed}", recording, seed=seed, steps=steps, features={"touch": changes})
-            runs.append(trained(config, data if row == "scratch" else None))
-            loaded = LoadedRun.load(runs[-1], config, data.judged, "retrieval")
-            shown = f"{probed(loaded.alignment.towers.touch, data)} | {cost(runs[-1])}"
-            print(f"seed {seed} | {row} | {steps} steps | {shown}", flush=True)
-        found = compare(runs, progress=False, baseline_rates=args.rates)
-        print(found.text(), flush=True)
-        for of_view in found.retrieval.values():
-            for row, difference in zip(list(touch)[1:], of_view.values(), strict=True):
-                differences.setdefault(row, []).append(difference)
-    for row, all_seeds in differences.items():
-        known = [d.interval for d in all_seeds if d.interval is not None]
-        above, below = sum(low > 0 for low, _ in known), sum(high < 0 for _, high in known)
-        print(f"{row}: R@1 above scratch in {above} and below in {below} of {len(all_seeds)} seeds, by the intervals")
+        for row, config in configs.items():
+            run = trained(config, data if row == "scratch" else None)
+            loaded = LoadedRun.load(run, config, data.judged, "retrieval")
+            found = retrieval_of(loaded, args.gallery)
+            places = zip(found["episodes"], found["places"], strict=True)
+            hits.setdefault(row, []).append(dict(zip(places, found["values"], strict=True)))
+            recall = found["recall"]
+            shown = f"R@1 of {recall.gallery} {recall.at[1]:.3f} {interval_text(recall.interval[1], '.3f')}"
+            probes = probed(loaded.alignment.towers.touch, data)
+            print(f"seed {seed} | {row} | {config.steps} steps | {shown} | {probes} | {cost(run)}", flush=True)
+    pairs = [(row, "scratch") for row in hits if row != "scratch"]
+    pairs += [(f"{objective}_frozen", "frozen") for objective in objectives]
+    print(f"differences of R@1; the {len(pairs)} intervals of a column hold together with 95 % (Bonferroni)")
+    for row, other in pairs:
+        columns = [*zip(hits[row], hits[other], strict=True), (average(hits[row]), average(hits[other]))]
+        differences = [Difference.at_common(a, b, bounds=(0, 1), comparisons=len(pairs)) for a, b in columns]
+        texts = ["-" if difference is None else difference.text("+z.3f") for difference in differences]
+        print(f"{row} minus {other} | {' | '.join(texts[:-1])} | all seeds {texts[-1]}", flush=True)
+
+
+def configs_of(
+    args: argparse.Namespace, recording: Path, seed: int, objectives: Sequence[str]
+) -> dict[str, TrainConfig]:
+    """Return the training configs of the rows of `table` with a seed, by row."""
+
+    def row(name: str, of: str = "grid", steps: int = args.steps, **touch: Any) -> dict[str, TrainConfig]:
+        out = args.out / f"{name}_{seed}"
+        return {name: aligned(out, recording, of, seed=seed, steps=steps, features={"touch": touch})}
+
+    rows = row("scratch") | row("opening", "opening") | row("frozen", tune="frozen")
+    for objective in objectives:
+        path = str(args.out / f"pre_{objective}_{seed}" / "tower.safetensors")
+        rows |= row(objective, pretrained=path)
+        rows |= row(f"{objective}_half", steps=max(1, args.steps // 2), pretrained=path)
+        rows |= row(f"{objective}_frozen", pretrained=path, tune="frozen")
+    return rows
 
 
 def first_passes(out: Path) -> tuple[int | None, str]:
@@ -278,11 +292,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--rows", nargs="+", default=[], help="rows of collapse or codebook, or objectives to choose from"
     )
-    parser.add_argument("--gallery", type=int, default=64, help="candidates of R@1 of choose")
+    parser.add_argument("--gallery", type=int, default=64, help="candidates of R@1")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="steps of a run; default: 320, 1000 or 2500")
     parser.add_argument("--pretrain-steps", type=int, default=1000)
-    parser.add_argument("--rates", type=float, nargs="*", default=[], help="rates of the opening-only baseline")
     parser.add_argument("--processes", type=int, default=1)
     args = parser.parse_args(argv)
     args.steps = args.steps or {"collapse": 1000, "codebook": 2500}.get(args.what, 320)
