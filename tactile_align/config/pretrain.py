@@ -1,6 +1,6 @@
 """Configuration of the self-supervised training of a touch encoder."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,9 +21,9 @@ class CodebookConfig(Strict):
     """Decay of the moving average by which codes of vq follow the tokens, once per optimiser step."""
     commitment: Annotated[float, Field(gt=0)] = 0.25
     """Weight of the loss that pulls tokens to their codes of vq. Less is gentler: 0.15."""
-    expire_below: Annotated[float, Field(ge=0)] = 0.0
+    expire_below: Annotated[float, Field(ge=0)] = 2.0
     """Number of tokens of a step, as a moving average, below which a code of vq is replaced at once by a token. 0:
-    codes never expire. A gentle value is 2."""
+    codes never expire, which is the default of codes that are trained by gradient, and of fsq."""
     refresh_every: Annotated[int, Field(ge=0)] = 0
     """Number of optimiser steps between two refreshes, in which tokens of the step replace all rare codes of vq. 0:
     never. A refresh moves tokens to other codes at once, which can end in a loop that loses codes."""
@@ -33,6 +33,13 @@ class CodebookConfig(Strict):
     """Train the codes of vq by gradient in place of the moving average; distances are then Euclidean."""
     levels: Annotated[tuple[Annotated[int, Field(ge=3)], ...], Field(min_length=1)] = (8, 5, 5, 5)
     """Number of levels of each coordinate of fsq; their product is the number of codes."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keeps_codes_that_do_not_follow(cls, stated: Any) -> Any:
+        if isinstance(stated, dict) and (stated.get("kind", "vq") != "vq" or stated.get("learn", False) is not False):
+            return {"expire_below": 0.0, **stated}
+        return stated
 
     @model_validator(mode="after")
     def _refreshes_what_moves(self) -> "CodebookConfig":

@@ -229,9 +229,10 @@ def first_passes(out: Path) -> tuple[int | None, str]:
     return collapsed[0] if collapsed else None, ", ".join(alarms) or "none"
 
 
-LOOP = {"size": 256, "commitment": 0.3, "refresh_every": 500, "refresh_below": 12.8}
+LOOP = {"size": 256, "commitment": 0.3, "refresh_every": 500, "refresh_below": 12.8, "expire_below": 0.0}
 CODEBOOKS: dict[str, dict[str, Any]] = {
     "default": {},
+    "no expiry": {"expire_below": 0.0},
     "loop": LOOP,
     "no refresh": {**LOOP, "refresh_every": 0},
     "commitment": {**LOOP, "commitment": 0.15},
@@ -253,6 +254,7 @@ def rows_of(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     healthy = {f"healthy {seed}": {"seed": seed, "steps": long if seed < 3 else short} for seed in range(10)}
     alone = {"sigreg_weight": 0.0, "steps": short}
     after = {"healthy next": {"next": {}, "steps": short}, "next alone": {"next": {}, **alone}}
+    after["loop alone"] = {"codebook": LOOP, **alone, "steps": long}
     return {**healthy, "invariance alone": alone, **after}
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tactile_align.config.presets import PRETRAINING
-from tactile_align.config.pretrain import PretrainConfig
+from tactile_align.config.pretrain import CodebookConfig, PretrainConfig
 from tactile_align.config.train import TrainConfig, config_text, load_config
 from tactile_align.features.encoder import encoder_of
 from tactile_align.features.tensor_files import header_of
@@ -273,6 +273,15 @@ def test_a_spike_of_a_pretraining_does_not_advise_what_pretraining_refuses() -> 
 def test_an_option_that_pretraining_ignores_is_refused(changes: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         pretraining(Path("recording"), Path("run"), **changes)
+
+
+@pytest.mark.parametrize(
+    ("stated", "expire_below"),
+    [({}, 2.0), ({"expire_below": 0.5}, 0.5), ({"kind": "fsq"}, 0.0), ({"learn": True}, 0.0), ({"learn": False}, 2.0)],
+)
+def test_codes_that_follow_the_tokens_expire_unless_stated(stated: dict[str, Any], expire_below: float) -> None:
+    config = CodebookConfig(**stated)
+    assert config.expire_below == expire_below and CodebookConfig(**config.model_dump()) == config
 
 
 def test_a_config_file_gets_the_defaults_of_pretraining_and_each_verb_wants_its_own(tmp_path: Path) -> None:
