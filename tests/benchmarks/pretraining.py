@@ -11,8 +11,9 @@ and with each pretrained one: tuned at the same steps, tuned at half of them, an
 with the gripper's opening alone. One line a run: R@1 of 64, and probes of the touch encoder's mean token. Before them
 stand probes of encoders that no alignment trained. Last, the paired differences of R@1, by seed and over all. `choose`
 compares the objectives with one seed on another recording. `collapse` prints the first collapsed pass and the first
-alarm of each run; healthy runs must have none. `codebook` prints the use of the codes, also at step 2,000. All runs are
-kept in --out with their CPU time, and a second call continues where the first stopped; --rows chooses rows.
+alarm of each run; healthy runs must have none. `codebook` prints the use of the codes, also at step 2,000, and that of
+codebooks without SIGReg. All runs are kept in --out with their CPU time, and a second call continues where the first
+stopped; --rows chooses rows.
 """
 
 import argparse
@@ -230,18 +231,17 @@ def first_passes(out: Path) -> tuple[int | None, str]:
 
 
 LOOP = {"size": 256, "commitment": 0.3, "refresh_every": 500, "refresh_below": 12.8, "expire_below": 0.0}
-CODEBOOKS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "no expiry": {"expire_below": 0.0},
+"""Settings with which a run lost its codes; codes below 5 % of the tokens, which is 12.8 even shares, are replaced."""
+CODEBOOKS: dict[str, dict[str, Any]] = {"default": {}, "no expiry": {"expire_below": 0.0}, "loop": LOOP}
+"""Codebooks by row."""
+ALONE: dict[str, dict[str, Any]] = {
     "loop": LOOP,
     "no refresh": {**LOOP, "refresh_every": 0},
     "commitment": {**LOOP, "commitment": 0.15},
-    "gentle refresh": {**LOOP, "refresh_every": 2000, "refresh_below": 0.1},
     "gradient": {**LOOP, "refresh_every": 0, "learn": True},
     "fsq": {"kind": "fsq"},
 }
-"""Codebooks by row. loop: the settings with which a run lost its codes; codes below 5 % of the tokens, which is 12.8
-even shares, are replaced. The rows after it change one thing of it."""
+"""Codebooks of the rows without SIGReg; those after the loop change one thing of it."""
 HEALTHY_AT = 2000
 """Step at which more than half of the codes of the row default must be used."""
 
@@ -249,12 +249,13 @@ HEALTHY_AT = 2000
 def rows_of(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Return the entries of [pretrain] and the number of steps, by row."""
     if args.what == "codebook":
-        return {name: {"codebook": book, "steps": args.steps} for name, book in CODEBOOKS.items()}
+        rows = {name: {"codebook": book, "steps": args.steps} for name, book in CODEBOOKS.items()}
+        alone = {"sigreg_weight": 0.0, "steps": max(1, args.steps * 2 // 5)}
+        return rows | {f"{name} alone": {"codebook": book, **alone} for name, book in ALONE.items()}
     long, short = args.steps, max(1, args.steps * 3 // 10)
     healthy = {f"healthy {seed}": {"seed": seed, "steps": long if seed < 3 else short} for seed in range(10)}
     alone = {"sigreg_weight": 0.0, "steps": short}
     after = {"healthy next": {"next": {}, "steps": short}, "next alone": {"next": {}, **alone}}
-    after["loop alone"] = {"codebook": LOOP, **alone, "steps": long}
     return {**healthy, "invariance alone": alone, **after}
 
 
@@ -278,7 +279,8 @@ def watched(args: argparse.Namespace) -> None:
         if "usage" in last:
             used = [(r["step"], r["usage"]) for r in passes if "usage" in r]
             step, usage = next((pair for pair in used if pair[0] >= HEALTHY_AT), used[-1])
-            values += f", usage at step {step} {usage:.3g}, lowest {min(value for _, value in used):.3g}"
+            lowest, at = min((value, step) for step, value in used)
+            values += f", usage at step {step} {usage:.3g}, lowest {lowest:.3g} at {at}"
         print(
             f"{name} | {steps} steps | collapsed: {collapsed} | alarms: {alarms} | {values} | {cost(run)}", flush=True
         )
