@@ -7,8 +7,8 @@
 
 `table` uses the recording and the config of the row `grid` of the study `alignment`: it pretrains one encoder a seed
 and objective on the training episodes, and then trains the alignment from scratch, with a frozen random touch encoder,
-and with each pretrained one: tuned at the same steps, tuned at half of them, and frozen; and, as a control, touches
-with the gripper's opening alone. One line a run: R@1 of 64, and probes of the touch encoder's mean token. Before them
+and with each pretrained one (that of LeJEPA also at half the steps, and frozen); and, as a control, touches with the
+gripper's opening alone. One line a run: R@1 of 64, and probes of the touch encoder's mean token. Before them
 stand probes of encoders that no alignment trained. Last, the paired differences of R@1, by seed and over all. `choose`
 compares the objectives with one seed on another recording. `collapse` prints the first collapsed pass and the first
 alarm of each run; healthy runs must have none. `codebook` prints the use of the codes, also at step 2,000, and that of
@@ -188,7 +188,7 @@ def table(args: argparse.Namespace) -> None:
             probes = probed(loaded.alignment.towers.touch, data)
             print(f"seed {seed} | {row} | {config.steps} steps | {shown} | {probes} | {cost(run)}", flush=True)
     pairs = [(row, "scratch") for row in hits if row != "scratch"]
-    pairs += [(f"{objective}_frozen", "frozen") for objective in objectives]
+    pairs.append(("lejepa_frozen", "frozen"))
     print(f"differences of R@1; the {len(pairs)} intervals of a column hold together with 95 % (Bonferroni)")
     for row, other in pairs:
         columns = [*zip(hits[row], hits[other], strict=True), (average(hits[row]), average(hits[other]))]
@@ -206,12 +206,12 @@ def configs_of(
         out = args.out / f"{name}_{seed}"
         return {name: aligned(out, recording, of, seed=seed, steps=steps, features={"touch": touch})}
 
+    start = {name: str(args.out / f"pre_{name}_{seed}" / "tower.safetensors") for name in objectives}
     rows = row("scratch") | row("opening", "opening") | row("frozen", tune="frozen")
-    for objective in objectives:
-        path = str(args.out / f"pre_{objective}_{seed}" / "tower.safetensors")
-        rows |= row(objective, pretrained=path)
-        rows |= row(f"{objective}_half", steps=max(1, args.steps // 2), pretrained=path)
-        rows |= row(f"{objective}_frozen", pretrained=path, tune="frozen")
+    for name, path in start.items():
+        rows |= row(name, pretrained=path)
+    rows |= row("lejepa_half", steps=max(1, args.steps // 2), pretrained=start["lejepa"])
+    rows |= row("lejepa_frozen", pretrained=start["lejepa"], tune="frozen")
     return rows
 
 
