@@ -26,7 +26,7 @@ class CodebookConfig(Strict):
     codes never expire, which is the default of codes that are trained by gradient, and of fsq."""
     refresh_every: Annotated[int, Field(ge=0)] = 0
     """Number of optimiser steps between two refreshes, in which tokens of the step replace all rare codes of vq. 0:
-    never. A refresh moves tokens to other codes at once, which can end in a loop that loses codes."""
+    never. A refresh moves tokens to other codes at once."""
     refresh_below: Annotated[float, Field(gt=0)] = 0.1
     """Fraction of an even share of the tokens (1 / `size`) below which a code is rare. 0.1: a tenth of it."""
     learn: bool = False
