@@ -283,7 +283,8 @@ class Watch:
             now, before = record["usage"], self._usage
             self._usage = now
             advice = (
-                "Set refresh_every = 0 and expire_below = 2 of pretrain.codebook, lower commitment, or use kind = 'fsq'"
+                "If a collapse is reported, too, follow its advice first. Else set refresh_every = 0 and "
+                "expire_below = 2 of pretrain.codebook, lower commitment, or use kind = 'fsq'"
             )
             measured = f"{now:.1%}, perplexity {record['perplexity']:.1%} of the codes"
             yield graded(LIMITS, "codebook-usage", now, measured=measured, advice=advice)

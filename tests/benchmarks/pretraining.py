@@ -232,13 +232,19 @@ def first_passes(out: Path) -> tuple[int | None, str]:
 
 LOOP = {"size": 256, "commitment": 0.3, "refresh_every": 500, "refresh_below": 12.8, "expire_below": 0.0}
 """Settings with which a run lost its codes; codes below 5 % of the tokens, which is 12.8 even shares, are replaced."""
-CODEBOOKS: dict[str, dict[str, Any]] = {"default": {}, "no expiry": {"expire_below": 0.0}, "loop": LOOP}
+NO_REFRESH = {**LOOP, "refresh_every": 0}
+CODEBOOKS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "no expiry": {"expire_below": 0.0},
+    "loop": LOOP,
+    "no refresh": NO_REFRESH,
+}
 """Codebooks by row."""
 ALONE: dict[str, dict[str, Any]] = {
     "loop": LOOP,
-    "no refresh": {**LOOP, "refresh_every": 0},
+    "no refresh": NO_REFRESH,
     "commitment": {**LOOP, "commitment": 0.15},
-    "gradient": {**LOOP, "refresh_every": 0, "learn": True},
+    "gradient": {**NO_REFRESH, "learn": True},
     "fsq": {"kind": "fsq"},
 }
 """Codebooks of the rows without SIGReg; those after the loop change one thing of it."""

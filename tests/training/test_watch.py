@@ -170,3 +170,12 @@ def test_a_run_that_pulls_pairs_together_and_nothing_apart_is_named_as_collapsed
     sides = ("touch", "region")
     assert {(one["id"], one["step"]) for one in records} == {(f"collapse/{s}/left_wrist-tactile1", 20) for s in sides}
     assert all("hsa.kind = 'hsa'" in one["advice"] for one in records)
+
+
+def test_codes_that_are_lost_are_named_at_their_first_pass_and_once(watch: Watch) -> None:
+    """The course is that of a codebook over features that collapse, recorded every 50 steps."""
+    course = [0.484, 0.074, 0.055, 0.035, 0.031, 0.031]
+    passes = [{"loss": 1.0, "usage": usage, "perplexity": usage / 3} for usage in course]
+    found = reported(watch, "validation", passes, every=50)
+    assert [(step, check.id) for step, check in found] == [(100, "codebook-halved"), (200, "codebook-usage")]
+    assert all(check.advice.startswith("If a collapse is reported, too, follow its advice first") for _, check in found)
